@@ -1,0 +1,147 @@
+"""Building blocks shared by the models. All images are (B, H, W, C); kernels are (k, k, in, out)."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+Dtype = Any
+
+
+def conv2d(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], bias: Float[Array, "o"] | None = None
+) -> Float[Array, "b h w o"]:
+    """Convolution with stride 1, zero padding k // 2 and odd k, so that the size stays.
+
+    Two cases are written as matrix products because XLA's CPU convolution is slow on them: 1x1 kernels
+    (their gradient is up to 9 times faster so), and a single output channel, where all taps are applied
+    at once and the k * k response planes are then shifted and added.
+    """
+    k, _, in_features, features = kernel.shape
+    if k == 1:
+        out = jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+    elif features == 1:
+        height, width = x.shape[1:3]
+        taps = jnp.einsum("bhwi,it->bhwt", x, kernel.reshape(k * k, in_features).T)
+        taps = jnp.pad(taps, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+        planes = (taps[:, t // k : t // k + height, t % k : t % k + width, t] for t in range(k * k))
+        out = sum(planes)[..., None]  # type: ignore[index]
+    else:
+        out = lax.conv_general_dilated(
+            x, kernel, (1, 1), [(k // 2, k // 2)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    return out if bias is None else out + bias
+
+
+def pixel_unshuffle(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h/f w/f c*f*f"]:
+    """Space to depth with PyTorch's channel order (c, dy, dx), c slowest."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, c * factor**2)
+
+
+def pixel_shuffle(x: Float[Array, "b h w c*f*f"], factor: int = 2) -> Float[Array, "b h*f w*f c"]:
+    """Depth to space, the inverse of `pixel_unshuffle` (Shi et al., CVPR 2016, Eq. 4)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, c // factor**2, factor, factor)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for Conv2d, for weight and bias alike: U(-b, b) with b = 1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: Any, dtype: Dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A convolution of odd size, padded to keep the image's size, initialised as PyTorch does it."""
+
+    in_features: int
+    features: int
+    kernel_size: int = 3
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Declares the parameters, which stay float32 whatever `dtype` the arithmetic has."""
+        k = self.kernel_size
+        init = torch_uniform(k * k * self.in_features)
+        self.kernel = self.param("kernel", init, (k, k, self.in_features, self.features))
+        self.bias = self.param("bias", init, (self.features,))
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Applies the convolution in `dtype`."""
+        return conv2d(x.astype(self.dtype), self.kernel.astype(self.dtype), self.bias.astype(self.dtype))
+
+
+def PReLU(name: str) -> nn.PReLU:
+    """Parametric ReLU with one learnt slope for all channels, 0.25 at the start (He et al., ICCV 2015)."""
+    return nn.PReLU(negative_slope_init=0.25, name=name)
+
+
+class ConvPReLU(nn.Module):
+    """Convolution, then PReLU."""
+
+    in_features: int
+    features: int
+    kernel_size: int = 3
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Applies both."""
+        x = Conv(self.in_features, self.features, self.kernel_size, self.dtype, name="conv")(x)
+        return PReLU("prelu")(x)
+
+
+class UnshuffleConv(nn.Module):
+    """Pixel-unshuffle by 2, then a convolution: the image at half its height and width.
+
+    Computed with the channels of a pixel kept together (dy, dx, c), which moves memory in long runs; the
+    kernel, stored in PyTorch's order (c, dy, dx), is permuted to fit, which costs next to nothing.
+    """
+
+    in_features: int  # before the unshuffle
+    features: int
+    kernel_size: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h/2 w/2 o"]:
+        """Applies both."""
+        conv = Conv(4 * self.in_features, self.features, self.kernel_size, self.dtype, name="conv")
+        b, h, w, c = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+        k = self.kernel_size
+        kernel = conv.kernel.reshape(k, k, c, 2, 2, -1).transpose(0, 1, 3, 4, 2, 5).reshape(conv.kernel.shape)
+        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), conv.bias.astype(self.dtype))
+
+
+class ConvShuffle(nn.Module):
+    """A convolution, then pixel-shuffle by 2: the image at twice its height and width.
+
+    As in `UnshuffleConv` the kernel is permuted, not the image.
+    """
+
+    in_features: int
+    features: int  # after the shuffle
+    kernel_size: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b 2*h 2*w o"]:
+        """Applies both."""
+        conv = Conv(self.in_features, 4 * self.features, self.kernel_size, self.dtype, name="conv")
+        k, c = self.kernel_size, self.features
+        kernel = conv.kernel.reshape(k, k, -1, c, 2, 2).transpose(0, 1, 2, 4, 5, 3).reshape(conv.kernel.shape)
+        bias = conv.bias.reshape(c, 2, 2).transpose(1, 2, 0).reshape(4 * c)
+        x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), bias.astype(self.dtype))
+        b, h, w, _ = x.shape
+        return x.reshape(b, h, w, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c)
