@@ -1,0 +1,317 @@
+"""AHMF's weights between PyTorch's names and layout and Flax's, by one table. NumPy in and out; no torch.
+
+Each row of the table names one tensor on both sides, with the layout it has there:
+
+=======  ===================  ==================
+kind     PyTorch              Flax
+=======  ===================  ==================
+`conv`   (out, in, k, k)      `kernel` (k, k, in, out)
+`bias`   (out,)               `bias` (out,)
+`prelu`  (1,)                 `negative_slope` ()
+=======  ===================  ==================
+
+The names are those of the authors' file (`zhwzhong/AHMF`), continued for any number of levels, for the paper's
+variant and for Table VI's ablations. `torch_modules.AHMF` is the PyTorch program that has them.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+
+if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
+    from ahmf_jax.models import AHMF
+
+
+class Row(NamedTuple):
+    """One tensor: its PyTorch name and shape, its path in the Flax parameters, and its kind."""
+
+    torch: str
+    flax: tuple[str, ...]
+    kind: str
+    shape: tuple[int, ...]
+
+
+def conv(torch: str, flax: str, inputs: int, outputs: int, kernel: int) -> Iterator[Row]:
+    """The weight and bias of one convolution."""
+    path = tuple(flax.split("/"))
+    yield Row(f"{torch}.weight", (*path, "kernel"), "conv", (outputs, inputs, kernel, kernel))
+    yield Row(f"{torch}.bias", (*path, "bias"), "bias", (outputs,))
+
+
+def prelu(torch: str, flax: str) -> Iterator[Row]:
+    """The slope of one PReLU."""
+    yield Row(f"{torch}.weight", (*flax.split("/"), "negative_slope"), "prelu", (1,))
+
+
+def res_block(torch: str, flax: str, features: int, release: bool) -> Iterator[Row]:
+    """Res of Eq. 17; the release has one more PReLU."""
+    yield from conv(f"{torch}.layers.0.layers", f"{flax}/conv_1/conv", features, features, 3)
+    yield from prelu(f"{torch}.layers.0.act", f"{flax}/conv_1/prelu")
+    yield from conv(f"{torch}.layers.1.layers", f"{flax}/conv_2", features, features, 3)
+    if release:
+        yield from prelu(f"{torch}.act", f"{flax}/prelu")
+
+
+def head(model: "AHMF", guide_channels: int) -> Iterator[Row]:
+    """Level 1 of both modalities (Eq. 1-3)."""
+    f, n, k = model.features, stages(model), stage_kernel(model)
+    yield from conv("head.depth_in.0", "depth_level_1/conv", 1, f, 3)
+    yield from prelu("head.depth_in.1", "depth_level_1/prelu")
+    if model.variant == "release":
+        yield from conv("head.guidance_in.0", "guide_level_1/input/conv", guide_channels, f, 3)
+        yield from prelu("head.guidance_in.1", "guide_level_1/input/prelu")
+        for i in range(n):
+            yield from conv(f"head.guidance_in.2.{3 * i + 1}", f"guide_level_1/down_{i}/conv", 4 * f, f, k)
+            yield from prelu(f"head.guidance_in.2.{3 * i + 2}", f"guide_level_1/down_{i}_prelu")
+    else:
+        channels = [guide_channels] + [f] * (n - 1)  # entering each unshuffle
+        for i in range(n - 1):
+            yield from conv(f"head.guidance_in.0.{3 * i + 1}", f"guide_level_1/down_{i}/conv", 4 * channels[i], f, k)
+            yield from prelu(f"head.guidance_in.0.{3 * i + 2}", f"guide_level_1/down_{i}_prelu")
+        yield from conv("head.guidance_in.1", f"guide_level_1/down_{n - 1}/conv", 4 * channels[-1], f, 3)
+        yield from prelu("head.guidance_in.2", f"guide_level_1/down_{n - 1}_prelu")
+
+
+def levels(model: "AHMF", torch: str, flax: str) -> Iterator[Row]:
+    """Levels 2..m of one modality (Eq. 4, 5)."""
+    for i in range(model.num_levels - 1):
+        yield from conv(f"{torch}.{i}.layers", f"{flax}_{i + 2}/conv", model.features, model.features, 3)
+        yield from prelu(f"{torch}.{i}.act", f"{flax}_{i + 2}/prelu")
+
+
+def mmaf(model: "AHMF", torch: str, flax: str) -> Iterator[Row]:
+    """One level's fusion (Eq. 10-16)."""
+    f, release = model.features, model.variant == "release"
+    if model.fusion in ("feb_frb", "feb"):
+        for block, modality in (("filter_conv", "guide"), ("filter_conv1", "depth")):
+            yield from conv(f"{torch}.{block}.Attention.0", f"{flax}/{modality}_feb/attention", f, f, 3)
+            yield from conv(f"{torch}.{block}.Feature.0", f"{flax}/{modality}_feb/feature", f, f, 3)
+            yield from prelu(f"{torch}.{block}.Feature.1", f"{flax}/{modality}_feb/prelu")
+    if model.fusion in ("feb_frb", "frb"):
+        squeezed = f // 2 if release else f
+        yield from conv(f"{torch}.attention_layer.squeeze.layers", f"{flax}/frb/squeeze/conv", 2 * f, squeezed, 3)
+        yield from prelu(f"{torch}.attention_layer.squeeze.act", f"{flax}/frb/squeeze/prelu")
+        for block, modality in (("excitation1", "depth"), ("excitation2", "guide")):
+            yield from conv(f"{torch}.attention_layer.{block}.layers", f"{flax}/frb/excite_{modality}", squeezed, f, 1)
+            if not release:
+                yield from prelu(f"{torch}.attention_layer.{block}.act", f"{flax}/frb/excite_{modality}_prelu")
+    else:
+        yield from conv(f"{torch}.reduce_conv.layers", f"{flax}/reduce", 2 * f, f, 1)
+    if release:
+        yield from res_block(f"{torch}.res_conv", f"{flax}/residual", f, release)
+
+
+def recurrence(model: "AHMF") -> Iterator[Row]:
+    """The ConvGRUs (Eq. 17-21): two layers per direction in the release, one in the paper."""
+    f = model.features
+    for direction, cell in (("forward", "forward_gru_cell"), ("backward", "reverse_gru_cell")):
+        if model.recurrence in (direction, "both"):
+            for layer in range(2 if model.variant == "release" else 1):
+                for gate in ("update_gate", "reset_gate", "out_gate"):
+                    yield from conv(
+                        f"{cell}.cell_list.{layer}.{gate}", f"bhfc/{direction}_gru/layer_{layer}/{gate}", 2 * f, f, 3
+                    )
+
+
+def reconstruction(model: "AHMF") -> Iterator[Row]:
+    """From the refined levels to the residual (Eq. 8)."""
+    f, n, k, release = model.features, stages(model), stage_kernel(model), model.variant == "release"
+    yield from conv("up_conv.0.layers", "reconstruction/reduce", model.num_levels * f, f, 1)
+    if release:
+        yield from prelu("up_conv.0.act", "reconstruction/reduce_prelu")
+    for i in range(n if release else n - 1):
+        yield from conv(f"up_conv.{3 * i + 1}", f"reconstruction/up_{i}/conv", f, 4 * f, k)
+        yield from prelu(f"up_conv.{3 * i + 3}", f"reconstruction/up_{i}_prelu")
+    if release:
+        yield from conv(f"up_conv.{3 * n + 1}.layers", "reconstruction/output", f, 1, 3)
+    else:
+        yield from conv(f"up_conv.{3 * n - 2}", "reconstruction/output/conv", f, 4, k)
+
+
+def stages(model: "AHMF") -> int:
+    """n of scale = 2^n."""
+    return model.scale.bit_length() - 1
+
+
+def stage_kernel(model: "AHMF") -> int:
+    """The size of the down- and up-sampling kernels."""
+    from ahmf_jax.models.ahmf import STAGE_KERNEL
+
+    return STAGE_KERNEL[stages(model)]
+
+
+def table(model: "AHMF", guide_channels: int = 3) -> list[Row]:
+    """Every tensor of a model, once, in the order of the authors' file.
+
+    Args:
+      model: its fields `scale`, `num_levels`, `features`, `variant`, `fusion` and `recurrence` are read.
+      guide_channels: channels of the guide.
+
+    Returns:
+      The rows; no PyTorch name and no Flax path occurs twice.
+    """
+    # fuse_conv and compress_out count in the order in which the levels enter BHFC, the release's deepest first.
+    order = list(enumerate(model.level_order))
+    return [
+        *head(model, guide_channels),
+        *levels(model, "rgb_conv", "guide_level"),
+        *itertools.chain(*(mmaf(model, f"fuse_conv.{i}", f"mmaf_{level}") for i, level in order)),
+        *levels(model, "depth_conv", "depth_level"),
+        *itertools.chain(
+            *(
+                res_block(
+                    f"compress_out.{i}.layers", f"bhfc/refine_{level}", model.features, model.variant == "release"
+                )
+                for i, level in order
+            )
+        ),
+        *recurrence(model),
+        *reconstruction(model),
+    ]
+
+
+def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple["AHMF", dict[str, Any]]:
+    """The model that PyTorch weights belong to, and its parameters.
+
+    Args:
+      arrays: `{name: array}`, all names with "module." or all without; any floating dtype.
+
+    Returns:
+      `(model, params)`: the fields read off names and shapes, and a nested dict of float32 NumPy arrays.
+
+    Raises:
+      InputError: the tensors are not exactly those of an AHMF; one message names all that are missing, not
+        known or of another shape or type.
+    """
+    if all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
+    model = infer({name: np.shape(value) for name, value in arrays.items()})
+    first = first_guide_row(model)
+    rows = {row.torch: row for row in table(model, guide_channels(arrays.get(first.torch), 1, first.shape[1]))}
+    check("the PyTorch weights", {name: row.shape for name, row in rows.items()}, arrays, model)
+    return model, nest({row.flax: to_flax_layout(row.kind, arrays[name]) for name, row in rows.items()})
+
+
+def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The same weights under PyTorch's names, float32, OIHW; `from_torch` is the exact inverse.
+
+    Args:
+      model: the model that the parameters belong to.
+      params: its nested parameters, JAX or NumPy arrays of any floating dtype.
+
+    Returns:
+      `{name: array}`, the names without "module.", in the order of the authors' file.
+
+    Raises:
+      InputError: the parameters are not the model's; one message names all that differ.
+    """
+    flat = flatten(params)
+    first = first_guide_row(model)
+    channels = guide_channels(flat.get("/".join(first.flax)), 2, first.shape[1])
+    rows = {"/".join(row.flax): row for row in table(model, channels)}
+    check("the Flax parameters", {path: flax_shape(row) for path, row in rows.items()}, flat, model)
+    return {row.torch: to_torch_layout(row.kind, flat[path]) for path, row in rows.items()}
+
+
+def flax_shape(row: Row) -> tuple[int, ...]:
+    """The shape that a row's tensor has in Flax."""
+    if row.kind == "prelu":
+        return ()
+    return tuple(row.shape[axis] for axis in (2, 3, 1, 0)) if row.kind == "conv" else row.shape
+
+
+def to_flax_layout(kind: str, value: np.ndarray) -> np.ndarray:
+    """A checked PyTorch tensor as Flax has it."""
+    value = np.asarray(value, np.float32)
+    value = value.transpose(2, 3, 1, 0) if kind == "conv" else value.reshape(()) if kind == "prelu" else value
+    return np.array(value, order="C")  # a copy: what was read may be a view of the reader's memory
+
+
+def to_torch_layout(kind: str, value: Any) -> np.ndarray:
+    """A checked Flax parameter as PyTorch has it."""
+    value = np.asarray(value, np.float32)
+    value = value.transpose(3, 2, 0, 1) if kind == "conv" else value.reshape(1) if kind == "prelu" else value
+    return np.array(value, order="C")
+
+
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> "AHMF":
+    """The model whose names fit best.
+
+    Best, not exactly: from a file with a few tensors missing or added, the error can then name just these.
+    """
+    from ahmf_jax.models import AHMF
+    from ahmf_jax.models.ahmf import SCALES, Fusion, Recurrence, Variant
+
+    # Indices are counted: the largest one, taken at its word, could ask for a table of any length.
+    prefixes = {"fuse_conv": 0, "compress_out": 0, "rgb_conv": 1, "depth_conv": 1}
+    found = Counter(prefix for prefix, _ in {tuple((name + ".").split(".")[:2]) for name in shapes})
+    num_levels = max(1, *(found[prefix] + offset for prefix, offset in prefixes.items()))
+    # Most bias vectors are as long as a feature map is deep.
+    widths = Counter(shape[0] for name, shape in shapes.items() if name.endswith(".bias") and len(shape) == 1)
+    features = max((width for width in widths if width > 0 and width % 2 == 0), key=widths.__getitem__, default=64)
+    choices = itertools.product(SCALES, get_args(Variant), get_args(Fusion), get_args(Recurrence))
+    candidates = [
+        AHMF(scale=scale, num_levels=num_levels, features=features, variant=variant, fusion=fusion, recurrence=rec)
+        for scale, variant, fusion, rec in choices
+    ]
+    return min(candidates, key=lambda model: len(shapes.keys() ^ {row.torch for row in table(model)}))
+
+
+def first_guide_row(model: "AHMF") -> Row:
+    """The weight that the guide enters, for a guide of one channel: its channels are in no field of the model."""
+    return next(row for row in head(model, 1) if row.flax[0] == "guide_level_1")
+
+
+def guide_channels(weight: Any, axis: int, per_channel: int) -> int:
+    """The guide's channels by the weight that it enters; any number without it, as `check` reports its absence."""
+    shape = np.shape(weight)
+    return max(1, shape[axis] // per_channel) if len(shape) == 4 else 3
+
+
+def check(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], model: "AHMF") -> None:
+    """Raises one InputError that names every tensor missing, unknown, or of another shape or type."""
+    if not expected.keys() & given.keys():
+        raise InputError(f"{what}: not one of the {len(given)} tensors is an AHMF's: give the weights of an AHMF")
+    missing = [f"{name} {expected[name]}" for name in expected if name not in given]
+    extra = [name if name.isprintable() else ascii(name) for name in given if name not in expected]
+    misshaped, mistyped = [], []
+    for name in expected.keys() & given.keys():
+        shape, dtype = np.shape(given[name]), np.asarray(given[name]).dtype
+        if shape != expected[name]:
+            misshaped.append(f"{name} {shape}, not {expected[name]}")
+        elif dtype.kind != "f" and dtype.name != "bfloat16":
+            mistyped.append(f"{name} {dtype.name}")
+    problems = {"missing": missing, "unknown": extra, "misshaped": sorted(misshaped), "not floating": sorted(mistyped)}
+    told = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
+    if told:
+        raise InputError(
+            f"{what} do not fit a {model.variant} AHMF x{model.scale} with {model.num_levels} levels, {model.features} "
+            f"features, fusion {model.fusion}, recurrence {model.recurrence}: {told}: give a complete set of one model"
+        )
+
+
+def nest(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
+    """{("a", "b"): x} -> {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
