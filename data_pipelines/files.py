@@ -1,0 +1,391 @@
+"""Depth maps and colour guides: files to NumPy arrays and back.
+
+Arrays keep the values that are stored: no scaling to a unit, no rotation, no colour management. What a value
+means (millimetres, disparity, 0 for unknown) belongs to the data set. NaN and infinity pass through: in a float
+file they often mean "unknown".
+
+Every failure is an `InputError` of one line that names the file, what is wrong and the remedy. The readers believe
+no header: the size it claims is held against the pixel limit and the length of the file before any memory is
+taken, and nothing is ever unpickled. The writers leave either the whole file or what was there before.
+"""
+
+import contextlib
+import errno
+import io
+import math
+import os
+import re
+import secrets
+import struct
+import threading
+import tokenize
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
+
+from ahmf_jax.errors import InputError
+
+MAX_PIXELS = 2**26
+
+DEPTH_SUFFIXES = (".png", ".npy", ".pfm")
+
+# The classes themselves, not `Image.open`: that one has a pixel limit of its own, below what a caller may allow.
+GUIDE_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    ".png": PngImagePlugin.PngImageFile,
+    ".jpg": JpegImagePlugin.JpegImageFile,
+    ".jpeg": JpegImagePlugin.JpegImageFile,
+    ".bmp": BmpImagePlugin.BmpImageFile,
+    ".ppm": PpmImagePlugin.PpmImageFile,
+    ".webp": WebPImagePlugin.WebPImageFile,
+}
+
+# The suffix says what may be written; the readers know float16 and float64 too and make float32 of them.
+WRITABLE = {
+    ".png": ("uint8", "uint16"),
+    ".npy": ("uint8", "uint16", "float16", "float32", "float64"),
+    ".pfm": ("float32",),
+}
+
+# What Pillow and NumPy raise on damaged files. MemoryError is not among them: it is no fault of the file.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+# Failures of the place, which the user can put right.
+_PLACE = {
+    errno.ENOSPC: "free some space or write elsewhere",
+    errno.EDQUOT: "free some space or write elsewhere",
+    errno.EFBIG: "write it in parts or elsewhere",
+    errno.EACCES: "change the rights of the folder or write elsewhere",
+    errno.EPERM: "change the rights of the folder or write elsewhere",
+    errno.EROFS: "write elsewhere",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+# `warnings.catch_warnings` swaps global state, and readers run in many threads.
+_quiet = threading.Lock()
+
+
+def read_depth(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Shaped[np.ndarray, "h w"]:
+    """Reads a depth map as it is stored.
+
+    Args:
+      path: one channel in an 8- or 16-bit grey PNG, a NPY (uint8, uint16, float16, float32 or float64) or a PFM.
+        The suffix names the format. A PFM's rows are turned so that row 0 is the top; the magnitude of its scale,
+        which writers use in different ways, is not applied.
+      max_pixels: files that claim more pixels than this are refused.
+
+    Returns:
+      (H, W), uint8 or uint16 where that is stored, float32 for every float. NaN and infinity are kept, and a float64
+      beyond the range of float32 becomes infinity: whoever computes with the values must look.
+
+    Raises:
+      InputError: the file is missing, empty, damaged, too large, or holds anything but one channel of these types.
+    """
+    path = Path(path)
+    with _open(path, DEPTH_SUFFIXES, "depth") as file:
+        match path.suffix.lower():
+            case ".png":
+                return _png_depth(file, path, max_pixels)
+            case ".npy":
+                depth = _npy(file, path, max_pixels, WRITABLE[".npy"], ())
+            case _:
+                depth = _pfm(file, path, max_pixels)
+    if depth.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            depth = depth.astype(np.float32, copy=False)
+    return depth
+
+
+def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a colour image as 8-bit RGB.
+
+    Grey is repeated over the three channels, a palette is looked up, alpha is dropped, and of 16 bits the upper 8
+    are kept. An image that asks (in EXIF) to be shown rotated or mirrored is refused: whether the depth lies as the
+    stored pixels do or as the picture is shown, the file does not say, and a guide that lies otherwise does harm
+    in silence.
+
+    Args:
+      path: a PNG, JPEG, BMP, PPM or WebP, or a NPY of (H, W, 3) uint8. The suffix names the format.
+      max_pixels: files that claim more pixels than this are refused.
+
+    Returns:
+      (H, W, 3) uint8, red first, as stored.
+
+    Raises:
+      InputError: the file is missing, empty, damaged, too large, rotated by a tag, or holds another kind of picture.
+    """
+    path = Path(path)
+    with _open(path, (*GUIDE_FORMATS, ".npy"), "guide") as file:
+        if path.suffix.lower() == ".npy":
+            return _npy(file, path, max_pixels, ("uint8",), (3,))
+        image = _picture(file, path, GUIDE_FORMATS[path.suffix.lower()], max_pixels)
+        orientation = _orientation(image)
+        if orientation not in (0, 1):
+            raise InputError(
+                f"{path}: its EXIF tag asks to show it turned (orientation {orientation}): turn the pixels or remove "
+                "the tag, so that the guide lies as the depth does"
+            )
+        if image.mode == "I;16":
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            raise InputError(f"{path}: holds colours of type {image.mode}: save it as 8-bit RGB")
+        # Dropped here because `convert` would warn of it, or make one colour transparent.
+        image.info.pop("transparency", None)
+        return np.array(image.convert("RGB"))
+
+
+def write_depth(path: str | os.PathLike[str], depth: Shaped[np.ndarray, "h w"]) -> None:
+    """Writes a depth map whole or not at all; `read_depth` gives the same values back.
+
+    Args:
+      path: `.png` holds uint8 and uint16, `.npy` these and floats, `.pfm` float32. An existing file is replaced.
+      depth: (H, W), at least one pixel. It is never converted: rounding and scaling to a unit are the caller's.
+
+    Raises:
+      InputError: the format cannot hold the array, or the place cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITABLE:
+        raise InputError(f"{path}: a depth map is written as {_listed(DEPTH_SUFFIXES)}: change the suffix")
+    if depth.ndim != 2 or depth.size == 0:
+        raise InputError(f"{path}: a depth map has shape (height, width), not {depth.shape}")
+    if depth.dtype.name not in WRITABLE[suffix]:
+        holders = [other for other, types in WRITABLE.items() if depth.dtype.name in types]
+        remedy = f"write {_listed(holders)} or convert the array" if holders else "convert the array"
+        raise InputError(f"{path}: {suffix} holds {_listed(WRITABLE[suffix])}, not {depth.dtype.name}: {remedy}")
+    depth = depth.astype(depth.dtype.newbyteorder("="), copy=False)
+    data = io.BytesIO()
+    match suffix:
+        case ".png":
+            Image.fromarray(depth).save(data, "PNG")
+        case ".npy":
+            np.lib.format.write_array(data, depth, allow_pickle=False)
+        case _:
+            height, width = depth.shape
+            data.write(f"Pf\n{width} {height}\n-1.0\n".encode())
+            data.write(depth[::-1].astype("<f4").tobytes())
+    _write(path, data)
+
+
+def write_picture(path: str | os.PathLike[str], rgb: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes an 8-bit RGB picture as PNG, whole or not at all.
+
+    Args:
+      path: ends in `.png`. An existing file is replaced.
+      rgb: (H, W, 3) uint8, red first, at least one pixel.
+
+    Raises:
+      InputError: another suffix or kind of array, or the place cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: a picture is written as .png: change the suffix")
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+        raise InputError(f"{path}: a picture is (height, width, 3) uint8, not {rgb.shape} {rgb.dtype}")
+    data = io.BytesIO()
+    Image.fromarray(rgb).save(data, "PNG")
+    _write(path, data)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; the file that the body writes there is renamed to `path` at the end.
+
+    On any failure, and on an interrupt, the temporary file is removed and `path` is as it was. The temporary name
+    ends in `.tmp`, so that no search by suffix finds what a killed process left; a writer that goes by the suffix
+    must be told the format.
+
+    Raises:
+      InputError: `path` is a folder or a device, its folder is missing or cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temp = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        # Not only a folder: renaming over /dev/null would destroy it.
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is not a file, and cannot be replaced by one: name a file")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}: create it or write elsewhere")
+        yield temp
+        os.replace(temp, path)
+    except OSError as error:
+        # The body may fail on other files too; those failures are its own.
+        if error.errno in _PLACE and error.filename in (None, str(temp), str(path)):
+            raise InputError(
+                f"{path}: cannot be written ({os.strerror(error.errno)}): {_PLACE[error.errno]}"
+            ) from error
+        raise
+    finally:
+        # After success the name is gone already. A disk that fails twice must not hide the first failure.
+        with contextlib.suppress(OSError):
+            temp.unlink()
+
+
+def _write(path: Path, data: io.BytesIO) -> None:
+    with atomic_write(path) as temp:
+        temp.write_bytes(data.getbuffer())
+
+
+@contextlib.contextmanager
+def _open(path: Path, suffixes: tuple[str, ...], role: str) -> Iterator[BinaryIO]:
+    """Opens a regular file with one of the suffixes that is not empty; a failure to read becomes an InputError."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: a {role} is read from {_listed(suffixes)}: convert it to one of these")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder: name a file")
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file: check the name and the folder")
+        # A pipe would block for ever, and the length of a device says nothing.
+        if not path.is_file():
+            raise InputError(f"{path}: is not a regular file: copy its contents to a file")
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise InputError(f"{path}: is empty: write or copy it again")
+            yield file
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}): check its rights and its disk"
+        ) from error
+
+
+def _damaged(path: Path, why: object) -> InputError:
+    # A library's message may run over several lines; ours is one.
+    reason = " ".join(str(why).split())
+    return InputError(f"{path}: is no readable {path.suffix.lower()} file ({reason}): write or copy it again")
+
+
+def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise InputError(f"{path}: has {height} x {width} pixels: write at least one")
+    if height * width > max_pixels:
+        raise InputError(
+            f"{path}: claims {height} x {width} pixels, and the limit is {max_pixels}: crop it or raise max_pixels"
+        )
+
+
+def _picture(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
+    """The decoded picture; its size is checked before it is decoded."""
+    try:
+        # Reading a header can warn (of damaged EXIF, for one), and that is no use to the caller.
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = format_(file)
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+    _check_size(path, image.height, image.width, max_pixels)
+    if format_ is PngImagePlugin.PngImageFile:
+        _check_png(file, path)
+    try:
+        image.load()
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+    return image
+
+
+def _check_png(file: BinaryIO, path: Path) -> None:
+    """Holds every chunk against its checksum, which Pillow does not: it would decode a changed byte to wrong values."""
+    place, size = file.tell(), os.fstat(file.fileno()).st_size
+    file.seek(8)
+    kind = b""
+    while kind != b"IEND":
+        start = file.read(8)
+        length = int.from_bytes(start[:4], "big")
+        kind = start[4:]
+        if len(start) < 8 or length + 4 > size - file.tell():
+            raise _damaged(path, "it is cut short")
+        checksum = zlib.crc32(file.read(length), zlib.crc32(kind))
+        if checksum != int.from_bytes(file.read(4), "big"):
+            raise _damaged(path, f"a checksum is wrong, before byte {file.tell()}")
+    file.seek(place)
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """EXIF orientation: 0 where the tag is missing or damaged, 1 upright, else turned or mirrored."""
+    try:
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(0x0112, 0))
+    except DAMAGE:
+        return 0
+
+
+def _png_depth(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+    # Pillow stretches 1, 2 and 4 bits to 8: what is stored must be read off the header.
+    header = file.read(26)
+    file.seek(0)
+    image = _picture(file, path, PngImagePlugin.PngImageFile, max_pixels)
+    bits, colour = header[24], header[25]
+    if header[12:16] != b"IHDR":
+        raise _damaged(path, "it does not begin with its header")
+    if colour != 0:
+        kind = {2: "colours", 3: "a palette", 4: "grey with alpha", 6: "colours with alpha"}[colour]
+        raise InputError(f"{path}: holds {kind}, not depth: save one channel as 8- or 16-bit grey PNG")
+    if bits not in (8, 16):
+        raise InputError(f"{path}: holds {bits}-bit grey: save it as 8- or 16-bit grey PNG")
+    return np.array(image)
+
+
+def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], channels: tuple[int, ...]) -> np.ndarray:
+    """(H, W, *channels) in native byte order."""
+    try:
+        version = np.lib.format.read_magic(file)
+        # Version 3 differs in the names of fields only, and an array of fields is refused below in any case.
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        # A header that Python 2 wrote is read with a warning.
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = read_header(file)
+    # NumPy parses the header as Python, and a parser has failures of its own (MemoryError: nested too deeply).
+    except (*DAMAGE, tokenize.TokenError, RecursionError, MemoryError) as error:
+        raise _damaged(path, error) from error
+    if dtype.name not in types:
+        raise InputError(
+            f"{path}: holds {dtype.name}, not {_listed(types)}: convert it to {types[min(1, len(types) - 1)]}"
+        )
+    if len(shape) < 2 or shape[2:] != channels:
+        right = ("height", "width", *channels)
+        raise InputError(f"{path}: has shape {shape}: save it as ({', '.join(map(str, right))})")
+    _check_size(path, shape[0], shape[1], max_pixels)
+    array = _values(file, path, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
+    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+
+
+def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+    start = file.read(256)
+    header = re.match(rb"(P[fF])\s+(\d{1,18})\s+(\d{1,18})\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)[ \t]*\r?\n", start)
+    if header is None:
+        raise _damaged(path, "its header is not 'Pf', width and height, scale")
+    if header[1] == b"PF":
+        raise InputError(f"{path}: holds three channels, not depth: save one channel, as PFM of type 'Pf'")
+    try:
+        scale = float(header[4])
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if scale == 0:
+        raise _damaged(path, "a scale of 0 does not say the byte order")
+    width, height = int(header[2]), int(header[3])
+    _check_size(path, height, width, max_pixels)
+    file.seek(header.end())
+    flat = _values(file, path, np.dtype("<f4" if scale < 0 else ">f4"), height * width)
+    return np.ascontiguousarray(flat.reshape(height, width)[::-1], dtype=np.float32)
+
+
+def _values(file: BinaryIO, path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    """The rest of the file, which must be exactly `count` values: checked before memory is taken."""
+    rest = os.fstat(file.fileno()).st_size - file.tell()
+    if rest != count * dtype.itemsize:
+        raise _damaged(path, f"{rest} bytes of values instead of {count * dtype.itemsize}")
+    return np.fromfile(file, dtype, count)
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last

@@ -1,0 +1,553 @@
+"""Readers and writers: values come back, and whatever is wrong with a file or a place is one line that names it."""
+
+import errno
+import io
+import os
+import stat
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ahmf_jax.errors import InputError
+from data_pipelines import files
+
+RNG = np.random.default_rng(0)
+
+
+def refused(path, call, *words):
+    """The call raises one line that begins with the file's name and holds the words; returns the line."""
+    with pytest.raises(InputError) as caught:
+        call()
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ") and "\n" not in line
+    for word in words:
+        assert word in line
+    return line
+
+
+def png(bits, colour, width, height, pixels):
+    """A PNG written by hand, so that what is in it is known without the library under test."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(pixels))
+    return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
+
+
+def npy_header(text):
+    text = text.encode() + b" " * (-(10 + len(text) + 1) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def npy_bytes(array, **options):
+    data = io.BytesIO()
+    np.save(data, array, **options)
+    return data.getvalue()
+
+
+# Reading depth
+
+
+def test_png_values_survive_an_independent_writer(tmp_path):
+    for dtype in (np.uint8, np.uint16):
+        depth = RNG.integers(0, np.iinfo(dtype).max, (7, 5), dtype, endpoint=True)
+        path = tmp_path / "d.png"
+        assert cv2.imwrite(str(path), depth)
+        read = files.read_depth(path)
+        assert read.dtype == dtype
+        np.testing.assert_array_equal(read, depth)
+        read[:] = 0  # writable
+
+
+def test_png_16_bit_byte_order_written_by_hand(tmp_path):
+    path = tmp_path / "d.PNG"
+    path.write_bytes(png(16, 0, 2, 2, b"\0\x01\x02\xff\xfe" + b"\0\x00\x07\x80\x00"))
+    np.testing.assert_array_equal(files.read_depth(str(path)), [[0x0102, 0xFFFE], [7, 0x8000]])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "<f2", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_values_in_every_type_and_order(tmp_path, dtype, order):
+    depth = np.asarray(RNG.uniform(0, 200, (4, 3)).astype(dtype), order=order)
+    path = tmp_path / "d.npy"
+    np.save(path, depth)
+    read = files.read_depth(path)
+    assert read.dtype == (np.float32 if depth.dtype.kind == "f" else depth.dtype.newbyteorder("="))
+    assert read.dtype.isnative and read.flags.c_contiguous and read.flags.writeable
+    np.testing.assert_array_equal(read, depth.astype(read.dtype))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_npy_versions(tmp_path, version):
+    path = tmp_path / "d.npy"
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.lib.format.write_array(data, np.float32([[1, 2]]), version=version)
+    path.write_bytes(data.getvalue())
+    np.testing.assert_array_equal(files.read_depth(path), [[1, 2]])
+
+
+def test_npy_of_python_2_reads_without_a_warning(tmp_path):
+    path = tmp_path / "d.npy"
+    path.write_bytes(
+        npy_header("{'descr': '<u2', 'fortran_order': False, 'shape': (1L, 2L), }") + struct.pack("<2H", 3, 4)
+    )
+    np.testing.assert_array_equal(files.read_depth(path), [[3, 4]])
+
+
+@pytest.mark.parametrize(("order", "scale"), [("<", "-1.0"), (">", "1"), ("<", "-0.003922"), (">", "2.5e1")])
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+def test_pfm_is_bottom_up_in_both_byte_orders_and_ignores_the_scales_size(tmp_path, order, scale, line):
+    path = tmp_path / "d.pfm"
+    # The first stored row is the lowest; its first byte may look like a line end (0x0a0a0a0a).
+    values = struct.pack(f"{order}6f", 6.640625e-33, 5, np.inf, 1, 2, 3)
+    path.write_bytes(f"Pf{line}3 2{line}{scale}{line}".encode() + values)
+    read = files.read_depth(path)
+    assert read.dtype == np.float32 and read.dtype.isnative
+    np.testing.assert_array_equal(read, np.float32([[1, 2, 3], [6.640625e-33, 5, np.inf]]))
+
+
+def test_pfm_agrees_with_opencv(tmp_path):
+    depth = RNG.normal(size=(5, 4)).astype(np.float32)
+    path = tmp_path / "d.pfm"
+    assert cv2.imwrite(str(path), depth)
+    np.testing.assert_array_equal(files.read_depth(path), depth)
+    files.write_depth(path, depth)
+    np.testing.assert_array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), depth)
+
+
+def test_nan_and_infinity_and_overflow_pass_silently(tmp_path):
+    path = tmp_path / "d.npy"
+    np.save(path, np.array([[np.nan, -np.inf, 1e300]]))
+    np.testing.assert_array_equal(files.read_depth(path), [[np.nan, -np.inf, np.inf]])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
+def test_png_that_is_no_grey_depth_is_refused(tmp_path, mode):
+    path = tmp_path / "d.png"
+    Image.new(mode, (3, 2)).save(path)
+    refused(path, lambda: files.read_depth(path), "grey PNG")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_png_of_few_bits_is_refused_because_pillow_would_stretch_it(tmp_path, bits):
+    path = tmp_path / "d.png"
+    path.write_bytes(png(bits, 0, 1, 1, b"\0\x80"))
+    refused(path, lambda: files.read_depth(path), f"{bits}-bit", "save it as 8- or 16-bit grey PNG")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 2), np.int32),
+        np.zeros((2, 2), np.int64),
+        np.zeros((2, 2), bool),
+        np.zeros((2, 2), complex),
+        np.zeros((2, 2), [("z", "f4")]),
+        np.zeros((2, 2), "U3"),
+        np.zeros(4, np.float32),
+        np.zeros((), np.float32),
+        np.zeros((2, 2, 1), np.float32),
+        np.zeros((1, 2, 2, 1), np.float32),
+        np.zeros((0, 2), np.float32),
+    ],
+    ids=lambda array: f"{array.dtype.name}{array.shape}",
+)
+def test_npy_of_another_type_or_shape_is_refused(tmp_path, array):
+    path = tmp_path / "d.npy"
+    np.save(path, array)
+    refused(path, lambda: files.read_depth(path))
+
+
+class Trap:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("read", [files.read_depth, files.read_guide])
+def test_npy_is_never_unpickled(tmp_path, read):
+    path = tmp_path / "d.npy"
+    np.save(path, np.array([[Trap(tmp_path / "sprung")]], object), allow_pickle=True)
+    refused(path, lambda: read(path), "object")
+    assert not (tmp_path / "sprung").exists()
+
+
+HUGE = {
+    "a.png": png(16, 0, 2**31 - 1, 2**31 - 1, b"\0\0\0"),
+    "b.png": png(16, 0, 20000, 20000, b"\0\0\0"),
+    "a.npy": npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }") + bytes(4),
+    "a.pfm": b"Pf\n999999999999999999 999999999999999999\n-1.0\n" + bytes(4),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_hostile_size_is_refused_by_the_limit_before_memory_is_taken(tmp_path, name, monkeypatch):
+    path = tmp_path / name
+    path.write_bytes(HUGE[name])
+    monkeypatch.setattr(Image.core, "fill", lambda *_: pytest.fail("memory was taken"))
+    monkeypatch.setattr(Image.core, "new", lambda *_: pytest.fail("memory was taken"))
+    monkeypatch.setattr(np, "fromfile", lambda *_: pytest.fail("memory was taken"))
+    refused(path, lambda: files.read_depth(path), "limit is 67108864", "max_pixels")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.pfm"])
+def test_a_hostile_size_within_a_raised_limit_is_held_against_the_files_length(tmp_path, name, monkeypatch):
+    path = tmp_path / name
+    path.write_bytes(HUGE[name])
+    monkeypatch.setattr(np, "fromfile", lambda *_: pytest.fail("memory was taken"))
+    refused(path, lambda: files.read_depth(path, max_pixels=2**130), "4 bytes of values instead of")
+
+
+def test_a_picture_beyond_pillows_own_limit_reads_without_a_word_if_allowed(tmp_path, monkeypatch):
+    path = tmp_path / "d.png"
+    depth = np.full((4, 5), 9, np.uint16)
+    files.write_depth(path, depth)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    np.testing.assert_array_equal(files.read_depth(path, max_pixels=20), depth)
+    assert files.read_guide(path, max_pixels=20).shape == (4, 5, 3)
+    refused(path, lambda: files.read_depth(path, max_pixels=19), "4 x 5 pixels", "limit is 19")
+    refused(path, lambda: files.read_guide(path, max_pixels=19), "4 x 5 pixels", "limit is 19")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npy", ".pfm"])
+def test_every_truncation_of_a_depth_map_is_refused(tmp_path, suffix):
+    path = tmp_path / f"d{suffix}"
+    files.write_depth(path, RNG.integers(0, 60000, (9, 8)).astype(np.float32 if suffix == ".pfm" else np.uint16))
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        refused(path, lambda: files.read_depth(path))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".ppm", ".webp", ".npy"])
+def test_a_truncated_guide_is_refused_not_padded(tmp_path, suffix):
+    path = tmp_path / f"g{suffix}"
+    guide = RNG.integers(0, 255, (32, 32, 3), np.uint8)
+    if suffix == ".npy":
+        np.save(path, guide)
+    else:
+        Image.fromarray(guide).save(path)
+    whole = path.read_bytes()
+    for part in (0, 1, 10, 30, len(whole) // 2, len(whole) - (20 if suffix == ".jpg" else 1)):
+        path.write_bytes(whole[:part])
+        refused(path, lambda: files.read_guide(path))
+
+
+def test_a_changed_byte_in_a_png_is_refused_never_read_as_other_values(tmp_path):
+    path = tmp_path / "d.png"
+    # Smooth, so that the stream is compressed: there a changed byte can decode to other values.
+    files.write_depth(path, np.cumsum(RNG.integers(0, 3, (40, 40)), axis=1).astype(np.uint16))
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        refused(path, lambda: files.read_depth(path))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pfm"])
+def test_damaged_bytes_give_one_line_or_values_never_a_traceback(tmp_path, suffix):
+    path = tmp_path / f"d{suffix}"
+    files.write_depth(path, np.arange(20, dtype=np.float32 if suffix == ".pfm" else np.uint16).reshape(4, 5))
+    whole = path.read_bytes()
+    refusals = 0
+    # Headers mostly: these formats hold no checksum, and a changed value is a value.
+    for at in range(min(len(whole), 140)):
+        for value in (0, 0xFF, whole[at] ^ 1):
+            path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            try:
+                assert files.read_depth(path).ndim == 2
+            except InputError as error:
+                assert "\n" not in str(error)
+                refusals += 1
+    assert refusals > 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5\n2 2\n255\n\0\0\0\0",
+        b"Pf\n2 x\n-1\n",
+        b"Pf\n2 1\n0\n" + bytes(8),
+        b"Pf\n2 1\n1.2.3\n" + bytes(8),
+        b"Pf\n0 1\n-1\n",
+        b"Pf\n2 1\n-1\n" + bytes(9),
+        b"PF\n2 1\n-1\n" + bytes(24),
+    ],
+)
+def test_a_pfm_of_another_kind_is_refused(tmp_path, content):
+    path = tmp_path / "d.pfm"
+    path.write_bytes(content)
+    refused(path, lambda: files.read_depth(path))
+
+
+@pytest.mark.parametrize("read", [files.read_depth, files.read_guide])
+def test_what_is_no_file_is_refused_by_name(tmp_path, read):
+    missing = tmp_path / "no" / "such.png"
+    refused(missing, lambda: read(missing), "no such file")
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    refused(folder, lambda: read(folder), "is a folder")
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    refused(empty, lambda: read(empty), "is empty")
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    refused(pipe, lambda: read(pipe), "not a regular file")
+    other = tmp_path / "d.xyz"
+    other.touch()
+    refused(other, lambda: read(other), ".png", ".npy")
+    renamed = tmp_path / "renamed.png"
+    Image.new("RGB", (2, 2)).save(renamed, "JPEG")
+    refused(renamed, lambda: read(renamed), "no readable .png file")
+    long = tmp_path / ("x" * 300 + ".png")
+    refused(long, lambda: read(long), "File name too long")
+
+
+# Reading guides
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".webp", ".npy"])
+def test_guide_values_survive(tmp_path, suffix):
+    guide = RNG.integers(0, 255, (6, 5, 3), np.uint8, endpoint=True)
+    path = tmp_path / f"g{suffix}"
+    if suffix == ".npy":
+        np.save(path, guide)
+    else:
+        Image.fromarray(guide).save(path, lossless=True)
+    read = files.read_guide(path)
+    assert read.dtype == np.uint8 and read.flags.writeable
+    np.testing.assert_array_equal(read, guide)
+
+
+def test_jpeg_guide_agrees_with_opencv(tmp_path):
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    guide = np.stack([np.tile(ramp, (32, 1)), np.tile(ramp[:, None], (1, 32)), np.full((32, 32), 40, np.uint8)], -1)
+    path = tmp_path / "g.jpg"
+    Image.fromarray(guide).save(path, quality=95)
+    read = files.read_guide(path)
+    np.testing.assert_allclose(read.astype(int), guide.astype(int), atol=12)
+    np.testing.assert_allclose(read.astype(int), cv2.imread(str(path))[..., ::-1].astype(int), atol=3)
+
+
+def test_guide_grey_palette_alpha_and_16_bits(tmp_path):
+    path = tmp_path / "g.png"
+    grey = np.uint8([[0, 7, 255]])
+    Image.fromarray(grey).save(path)
+    np.testing.assert_array_equal(files.read_guide(path), np.repeat(grey[..., None], 3, 2))
+
+    Image.fromarray(np.uint16([[0, 0x07FF, 0xFFFF]])).save(path)
+    np.testing.assert_array_equal(files.read_guide(path), np.repeat(grey[..., None], 3, 2))
+
+    colour = np.uint16([[[0x0102, 0x80FF, 0xFFFF]]])
+    assert cv2.imwrite(str(path), colour[..., ::-1])
+    np.testing.assert_array_equal(files.read_guide(path), [[[0x01, 0x80, 0xFF]]])
+
+    # Colours stay what they are where alpha says "invisible".
+    rgba = np.uint8([[[10, 20, 30, 0], [40, 50, 60, 255]]])
+    Image.fromarray(rgba).save(path)
+    np.testing.assert_array_equal(files.read_guide(path), rgba[..., :3])
+
+    # A palette with transparency, of which Pillow would warn.
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([1, 2, 3, 200, 100, 50])
+    palette.putdata([1, 0])
+    palette.save(path, transparency=b"\x00\x80")
+    np.testing.assert_array_equal(files.read_guide(path), [[[200, 100, 50], [1, 2, 3]]])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_guide_that_exif_turns_is_refused(tmp_path, suffix):
+    path = tmp_path / f"g{suffix}"
+    exif = Image.Exif()
+    for orientation in range(2, 9):
+        exif[0x0112] = orientation
+        Image.new("RGB", (4, 2)).save(path, exif=exif)
+        refused(path, lambda: files.read_guide(path), f"orientation {orientation}", "remove the tag")
+    exif[0x0112] = 1
+    Image.new("RGB", (4, 2)).save(path, exif=exif)
+    assert files.read_guide(path).shape == (2, 4, 3)
+
+
+def test_damaged_exif_is_no_reason_to_warn(tmp_path):
+    path = tmp_path / "g.jpg"
+    Image.new("RGB", (4, 2)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03")
+    assert files.read_guide(path).shape == (2, 4, 3)
+
+
+def test_cmyk_and_float_guides_are_refused(tmp_path):
+    path = tmp_path / "g.jpg"
+    Image.new("CMYK", (4, 2)).save(path)
+    refused(path, lambda: files.read_guide(path), "CMYK", "8-bit RGB")
+    path = tmp_path / "g.npy"
+    np.save(path, np.zeros((2, 2, 3), np.float32))
+    refused(path, lambda: files.read_guide(path), "float32", "uint8")
+    np.save(path, np.zeros((2, 2, 4), np.uint8))
+    refused(path, lambda: files.read_guide(path), "(2, 2, 4)", "(height, width, 3)")
+
+
+# Writing
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"), [(suffix, dtype) for suffix, dtypes in files.WRITABLE.items() for dtype in dtypes]
+)
+def test_what_is_written_is_read_again(tmp_path, suffix, dtype):
+    path = tmp_path / f"d{suffix}"
+    for shape in ((1, 1), (1, 9), (9, 1), (6, 7)):
+        for array in (
+            RNG.uniform(0, 250, shape).astype(dtype),
+            RNG.uniform(0, 250, shape[::-1]).astype(dtype).T,
+            RNG.uniform(0, 250, (2 * shape[0], shape[1])).astype(np.dtype(dtype).newbyteorder(">"))[::2],
+        ):
+            files.write_depth(path, array)
+            read = files.read_depth(path)
+            np.testing.assert_array_equal(read, array.astype(read.dtype))
+    if np.dtype(dtype).kind == "u":
+        extremes = np.array([[0, np.iinfo(dtype).max]], dtype)
+        files.write_depth(path, extremes)
+        np.testing.assert_array_equal(files.read_depth(path), extremes)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_numpy_and_opencv_read_what_is_written(tmp_path):
+    depth = RNG.integers(0, 65535, (5, 4)).astype(np.uint16)
+    files.write_depth(tmp_path / "d.png", depth)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "d.png"), cv2.IMREAD_UNCHANGED), depth)
+    files.write_depth(tmp_path / "d.npy", depth)
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), depth)
+    rgb = RNG.integers(0, 255, (5, 4, 3), np.uint8)
+    files.write_picture(tmp_path / "p.png", rgb)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "p.png"))[..., ::-1], rgb)
+
+
+def test_what_a_format_cannot_hold_is_refused_with_a_remedy(tmp_path):
+    for name, array, words in (
+        ("d.png", np.zeros((2, 2), np.float32), (".npy or .pfm",)),
+        ("d.png", np.zeros((2, 2), np.int32), ("convert the array",)),
+        ("d.pfm", np.zeros((2, 2), np.float64), ("write .npy",)),
+        ("d.npy", np.zeros((2, 2), object), ("convert the array",)),
+        ("d.npy", np.zeros((2, 2, 1), np.float32), ("(2, 2, 1)",)),
+        ("d.npy", np.zeros((0, 2), np.float32), ("(0, 2)",)),
+        ("d.tiff", np.zeros((2, 2), np.float32), (".png, .npy or .pfm",)),
+        ("d", np.zeros((2, 2), np.float32), ("change the suffix",)),
+    ):
+        refused(tmp_path / name, lambda name=name, array=array: files.write_depth(tmp_path / name, array), *words)
+    for name, array in (
+        ("p.jpg", np.zeros((2, 2, 3), np.uint8)),
+        ("p.png", np.zeros((2, 2, 3), np.float32)),
+        ("p.png", np.zeros((2, 2), np.uint8)),
+        ("p.png", np.zeros((2, 0, 3), np.uint8)),
+    ):
+        refused(tmp_path / name, lambda name=name, array=array: files.write_picture(tmp_path / name, array))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    depth = np.zeros((2, 2), np.uint8)
+    missing = tmp_path / "no" / "d.png"
+    refused(missing, lambda: files.write_depth(missing, depth), f"no folder {missing.parent}", "create it")
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    refused(folder, lambda: files.write_depth(folder, depth), "is not a file")
+    under_a_file = tmp_path / "f" / "d.png"
+    (tmp_path / "f").touch()
+    refused(under_a_file, lambda: files.write_depth(under_a_file, depth))
+    long = tmp_path / ("x" * 300 + ".png")
+    refused(long, lambda: files.write_depth(long, depth), "shorter name")
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    refused(pipe, lambda: files.write_depth(pipe, depth), "is not a file")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_folder_without_rights_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "d.png"
+
+    # Tests may run as root, whom no mode stops: the refusal of the system is played.
+    def deny(self, data):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", deny)
+    refused(path, lambda: files.write_depth(path, np.zeros((2, 2), np.uint8)), "Permission denied", "rights")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, code):
+    path = tmp_path / "d.png"
+    before = np.uint8([[1, 2]])
+    files.write_depth(path, before)
+
+    def half(self, data):
+        with self.open("wb") as file:
+            file.write(bytes(data)[: len(data) // 2])
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    refused(path, lambda: files.write_depth(path, np.uint8([[3, 4]])), "free some space")
+    refused(tmp_path / "new.npy", lambda: files.write_depth(tmp_path / "new.npy", before), "free some space")
+    assert os.listdir(tmp_path) == ["d.png"]
+    np.testing.assert_array_equal(files.read_depth(path), before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(tmp_path):
+    """No mock: the system itself cuts the file short."""
+    script = """
+import resource, sys, numpy as np
+from ahmf_jax.errors import InputError
+from data_pipelines import files
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    files.write_depth(sys.argv[1], np.zeros((100, 100), np.float32))
+except InputError as error:
+    print(error)
+"""
+    path = tmp_path / "d.npy"
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{path}: cannot be written (File too large): write it in parts or elsewhere\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_atomic_write_shows_the_name_only_at_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    with files.atomic_write(path) as temp:
+        assert temp.parent == tmp_path and temp.suffix == ".tmp"
+        temp.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), RuntimeError("body"), FileNotFoundError(2, "other", "other.txt")]
+)
+def test_atomic_write_passes_on_the_bodys_own_failures_and_cleans_up(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)) as caught, files.atomic_write(path) as temp:
+        temp.write_text("half")
+        raise error
+    assert caught.value is error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_atomic_write_gives_the_modes_that_a_plain_open_gives(tmp_path):
+    with files.atomic_write(tmp_path / "a") as temp:
+        temp.touch()
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
