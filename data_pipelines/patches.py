@@ -1,0 +1,134 @@
+"""Training patches: where to cut them, and how, so that each is what cutting a degraded whole image would give."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.datasets.base import Example
+from data_pipelines.degrade import degrade
+
+# A step between neighbours above this part of the range is a depth edge.
+EDGE_STEP = 0.01
+# Patches with less known depth than this are taken only from images that offer nothing better.
+MIN_KNOWN = 0.5
+# Positions drawn beyond the candidates, to replace those that are mostly unknown.
+SPARE = 8
+
+
+class EdgeTable(NamedTuple):
+    """Summed-area tables on the low-resolution grid: how many pixels of any patch are depth edges, and how many known.
+
+    Both are (h + 1, w + 1) int32; the sum over rows a to b and columns c to d is t[b, d] - t[a, d] - t[b, c] + t[a, c].
+    """
+
+    edges: np.ndarray
+    known: np.ndarray
+
+
+class Patch(NamedTuple):
+    """One patch: LR arrays (h, w, 1), HR arrays (sh, sw, 1 or 3); depth in the data set's unit, guide uint8."""
+
+    depth_lr: np.ndarray
+    guide: np.ndarray
+    depth_hr: np.ndarray
+    mask_lr: np.ndarray
+    mask_hr: np.ndarray
+
+
+def crop_to_multiple(example: Example, scale: int) -> Example:
+    """Cuts rows at the bottom and columns at the right until `scale` divides both sizes (views, no copies)."""
+    height, width = (n - n % scale for n in example.depth.shape)
+    guide, depth, mask = (array[:height, :width] for array in example[:3])
+    return Example(guide, depth, mask, example.name)
+
+
+def edge_table(example: Example, scale: int, step: float) -> EdgeTable:
+    """Counts an image's depth edges and known pixels once, so that any patch's count is four look-ups.
+
+    Args:
+      example: an image whose sizes are multiples of `scale`.
+      scale: HR pixels per step of the table's grid.
+      step: the difference to the pixel on the right or below, in the unit of the depth, above which there is an edge.
+        One of the two pixels must be known: next to most edges of a disparity map there is a hole, but edges that
+        the filling of holes has made inside them teach nothing.
+    """
+    depth, mask = example.depth, example.mask
+    edge = np.zeros(depth.shape, bool)
+    edge[:, :-1] |= (np.abs(np.diff(depth, axis=1)) > step) & (mask[:, 1:] | mask[:, :-1])
+    edge[:-1] |= (np.abs(np.diff(depth, axis=0)) > step) & (mask[1:] | mask[:-1])
+
+    def summed(flags: np.ndarray) -> np.ndarray:
+        height, width = (n // scale for n in flags.shape)
+        blocks = flags.reshape(height, scale, width, scale).sum(axis=(1, 3), dtype=np.int32)
+        return np.pad(blocks, ((1, 0), (1, 0))).cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
+
+    return EdgeTable(summed(edge), summed(mask))
+
+
+def choose(table: EdgeTable, size: int, scale: int, candidates: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Draws where a patch begins, on the low-resolution grid.
+
+    Args:
+      table: of the image, on the grid of `scale`.
+      size: the patch's side on the low-resolution grid; the image holds at least one such patch.
+      scale: as for the table.
+      candidates: how many positions are drawn; the one with the most depth edges wins. 1 is uniform.
+      rng: where the positions come from.
+
+    Returns:
+      `(top, left)` in low-resolution samples.
+    """
+    limits = np.array(table.edges.shape) - size
+    top, left = rng.integers(0, limits, (candidates + SPARE, 2)).T
+
+    def count(sums: np.ndarray) -> np.ndarray:
+        bottom, right = top + size, left + size
+        return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+
+    known = count(table.known)
+    usable = np.flatnonzero(known >= MIN_KNOWN * (size * scale) ** 2)[:candidates]
+    best = usable[np.argmax(count(table.edges)[usable])] if usable.size else np.argmax(known)
+    return int(top[best]), int(left[best])
+
+
+def cut(
+    example: Example,
+    top: int,
+    left: int,
+    size: int,
+    scale: int,
+    kernel: str,
+    flip_rows: bool = False,
+    flip_columns: bool = False,
+    transpose: bool = False,
+) -> Patch:
+    """Cuts a patch out of an image that is flipped and transposed first and degraded then.
+
+    In this order the low-resolution depth is always the named degradation of the patch that is returned:
+    `nearest_first` keeps taking the first sample of a block, where flipping a finished patch would make it the last.
+    The degradation sees the image around the patch, so the patch is what cutting the degraded whole image gives, at
+    the image's borders too.
+
+    Args:
+      example: an image whose sizes are multiples of `scale`.
+      top, left, size: where, in low-resolution samples of the image as it is stored.
+      scale, kernel: see `degrade`.
+      flip_rows, flip_columns, transpose: turn the image upside down, mirror it, exchange its rows and columns, in
+        this order.
+    """
+    guide, depth, mask = example[:3]  # turned as views: nothing is copied but the patch
+    if flip_rows:
+        guide, depth, mask = guide[::-1], depth[::-1], mask[::-1]
+        top = depth.shape[0] // scale - size - top
+    if flip_columns:
+        guide, depth, mask = guide[:, ::-1], depth[:, ::-1], mask[:, ::-1]
+        left = depth.shape[1] // scale - size - left
+    if transpose:
+        guide, depth, mask = guide.swapaxes(0, 1), depth.T, mask.T
+        top, left = left, top
+    rows, columns = slice(top, top + size), slice(left, left + size)
+    depth_lr, mask_lr = degrade(depth, mask, scale, kernel, rows, columns)
+    inside = slice(top * scale, (top + size) * scale), slice(left * scale, (left + size) * scale)
+    return Patch(
+        depth_lr[..., None], guide[inside], depth[inside][..., None], mask_lr[..., None], mask[inside][..., None]
+    )
