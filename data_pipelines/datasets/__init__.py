@@ -41,6 +41,7 @@ __all__ = [
 
 # Name -> "module:class" of the TFDS builder, resolved by `builder_class`.
 DATASETS = {
+    "scenes": "data_pipelines.datasets.scenes:Scenes",
     "middlebury": "data_pipelines.datasets.middlebury:Middlebury",
 }
 
