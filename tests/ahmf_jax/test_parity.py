@@ -1,0 +1,240 @@
+"""The Flax AHMF against its PyTorch twin, and both against numbers recorded from the authors' program.
+
+The run ends with a table of the largest differences.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
+FORWARD = 2e-6  # largest absolute difference
+GRADIENT = 1e-4  # norm of the difference over the norm, of every tensor
+# A tensor's norm is taken to be at least this share of the whole gradient's: the gradient of a single slope may be a
+# small difference of large numbers, and with one level the reset gates, whose state is zero, have none.
+FLOOR = 1e-5
+# torch's default weights halve the signal at every layer; times this they keep it, and the gradients stay above FLOOR.
+GAIN = 3**0.5
+FEATURES = 8
+
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE / "ahmf_release_x4.pth").exists(), reason="shared/reference is not beside this checkout"
+)
+# Every fusion and every recurrence: Models 0 to 6 of Table VI.
+ABLATIONS = [
+    ("concat", "none"),
+    ("feb", "none"),
+    ("frb", "none"),
+    ("feb_frb", "none"),
+    ("feb_frb", "forward"),
+    ("feb_frb", "backward"),
+    ("feb_frb", "both"),
+]
+# Gradients at every scale and every m; forward passes at all their combinations.
+GRADIENT_LEVELS = {2: 7, 4: 4, 8: 2, 16: 1, 32: 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def full_precision() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # images of a few pixels: threads only wait for each other
+    with jax.default_matmul_precision("highest"):
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def report(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, float, float | None]]]:
+    """Rows (what, forward, gradient), printed after the module's last test."""
+    rows: list[tuple[str, float, float | None]] = []
+    yield rows
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{'parity':<52}{'forward, max abs':>18}{'gradient, relative':>20}")
+        for what, forward, gradient in rows:
+            print(f"{what:<52}{forward:>18.2e}{'-' if gradient is None else f'{gradient:.2e}':>20}")
+
+
+def nhwc(x: Any) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(x.detach().numpy() if isinstance(x, torch.Tensor) else x, 1, -1))
+
+
+def nchw(x: Any) -> Any:
+    return torch.from_numpy(np.array(np.moveaxis(x, -1, 1)))
+
+
+def flax_aux(aux: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The Flax model's intermediates under the twin's names."""
+    named = {
+        "depth_bicubic": aux["depth_bicubic"],
+        "depth_features": aux["level_features"]["depth"][0],
+        "guidance_features": aux["level_features"]["guide"][0],
+    }
+    for kind in ("fused", "refined"):
+        named |= {f"{kind}_{i}": x for i, x in enumerate(aux[kind])}
+    return {name: np.asarray(x) for name, x in named.items()}
+
+
+def largest_difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].shape == theirs[name].shape for name in ours)
+    return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours)
+
+
+def differences(
+    scale: int, num_levels: int, size: tuple[int, int], gradients: bool, **fields: Any
+) -> tuple[float, float | None]:
+    """Largest forward and gradient difference between the twin and the model that its weights give."""
+    torch.manual_seed(scale + 100 * num_levels)
+    twin = torch_modules.AHMF(scale, num_levels, FEATURES, **fields)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            if weight.ndim == 4:
+                weight *= GAIN
+        for module in twin.modules():  # distinct slopes: two that are exchanged must show
+            if isinstance(module, torch.nn.PReLU):
+                module.weight.uniform_(0.1, 0.4)
+    stored = {name: value.numpy() for name, value in twin.state_dict().items()}
+    model, params = torch_weights.from_torch(stored)
+    asked = {"scale": scale, "num_levels": num_levels, "features": FEATURES} | fields
+    asked.pop("guide_channels", None)
+    assert {field: getattr(model, field) for field in asked} == asked
+
+    height, width = size
+    rng = np.random.default_rng(scale)
+    depth_lr = jnp.asarray(rng.random((2, height, width, 1), np.float32))
+    guide = jnp.asarray(rng.random((2, scale * height, scale * width, fields.get("guide_channels", 3)), np.float32))
+    weights = rng.random((2, scale * height, scale * width, 1), np.float32)
+    theirs, their_aux = twin.trace(nchw(depth_lr), nchw(guide))
+
+    def loss(p: Any) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
+        # A positive weight per pixel: the scalar slopes' gradients are then no small differences of large numbers.
+        depth, aux = model.apply({"params": p}, depth_lr, guide)
+        return (depth * weights).mean(), (depth, aux)
+
+    params = jax.tree.map(jnp.asarray, params)
+    # Operation by operation: to compile 60 networks would take minutes. The reference checks below are compiled.
+    with jax.disable_jit():
+        if gradients:
+            grads, (ours, our_aux) = jax.grad(loss, has_aux=True)(params)
+        else:
+            _, (ours, our_aux) = loss(params)
+    forward = largest_difference(
+        flax_aux(our_aux) | {"depth": np.asarray(ours)},
+        {k: nhwc(x) for k, x in their_aux.items()} | {"depth": nhwc(theirs)},
+    )
+    if not gradients:
+        return forward, None
+    (theirs * nchw(weights)).mean().backward()
+    grads = torch_weights.to_torch(model, grads)
+    expected = {name: p.grad.numpy() for name, p in twin.named_parameters()}
+    floor = FLOOR * np.linalg.norm([np.linalg.norm(g) for g in expected.values()])
+    return forward, max(
+        float(np.linalg.norm(grads[name] - g) / max(np.linalg.norm(g), floor)) for name, g in expected.items()
+    )
+
+
+def record(report: list[Any], what: str, result: tuple[float, float | None]) -> None:
+    report.append((what, *result))
+    forward, gradient = result
+    assert forward <= FORWARD
+    assert gradient is None or gradient <= GRADIENT
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 4, 7])
+@pytest.mark.parametrize("scale", [2, 4, 8, 16, 32])
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_flax_equals_the_twin(report: list[Any], variant: str, scale: int, num_levels: int) -> None:
+    size = (5, 4) if (scale, num_levels) == (4, 2) else (3, 5)
+    result = differences(scale, num_levels, size, GRADIENT_LEVELS[scale] == num_levels, variant=variant)
+    record(report, f"twin: {variant} x{scale} m={num_levels} LR {size[0]}x{size[1]}", result)
+
+
+@pytest.mark.parametrize(("fusion", "recurrence"), ABLATIONS)
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_ablations_equal_the_twin(report: list[Any], variant: str, fusion: str, recurrence: str) -> None:
+    result = differences(4, 2, (3, 5), True, variant=variant, fusion=fusion, recurrence=recurrence)
+    record(report, f"twin: {variant} x4 m=2 LR 3x5 {fusion}, {recurrence}", result)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("guide_channels", [1, 4])
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_other_guides_equal_the_twin(report: list[Any], variant: str, guide_channels: int, scale: int) -> None:
+    result = differences(scale, 2, (3, 5), False, variant=variant, guide_channels=guide_channels)
+    record(report, f"twin: {variant} x{scale} m=2 LR 3x5 guide of {guide_channels}", result)
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Any]:
+    """The authors' weights, and what their program makes of them: `recorded` (NHWC), `loss`, `norms`."""
+    with np.load(REFERENCE / "ahmf_release_x4.npz") as file:
+        recorded = {name: nhwc(file[name]) for name in file.files}
+    with np.load(REFERENCE / "ahmf_release_x4_grad.npz") as file:
+        norms = {name: float(file[name]) for name in file.files if name != "target"}
+        target = nhwc(file["target"])
+    inputs = recorded.pop("depth_lr"), recorded.pop("guidance")
+    arrays = torch_modules.read_pth(REFERENCE / "ahmf_release_x4.pth")
+    return {
+        "arrays": arrays,
+        "inputs": inputs,
+        "recorded": recorded,
+        "target": target,
+        "loss": norms.pop("loss"),
+        "norms": norms,
+    }
+
+
+def check_reference(
+    report: list[Any],
+    what: str,
+    reference: dict[str, Any],
+    aux: dict[str, np.ndarray],
+    loss: float,
+    norms: dict[str, float],
+) -> None:
+    assert norms.keys() == reference["norms"].keys()
+    gradient = max(abs(norms[name] / expected - 1) for name, expected in reference["norms"].items())
+    record(report, f"authors' numbers: {what}", (largest_difference(aux, reference["recorded"]), gradient))
+    assert loss == pytest.approx(reference["loss"], rel=GRADIENT)
+
+
+@needs_reference
+def test_flax_gives_the_authors_numbers(report: list[Any], reference: dict[str, Any]) -> None:
+    model, params = torch_weights.from_torch(reference["arrays"])
+
+    @jax.jit
+    def step(params: Any, depth_lr: jax.Array, guide: jax.Array, target: jax.Array) -> Any:
+        def loss(params: Any) -> Any:
+            depth, aux = model.apply({"params": params}, depth_lr, guide)
+            return abs(depth - target).mean(), aux | {"depth_sr": depth}
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (loss, aux), grads = step(params, *reference["inputs"], reference["target"])
+    norms = {name: float(np.linalg.norm(g)) for name, g in torch_weights.to_torch(model, grads).items()}
+    named = flax_aux(aux) | {"depth_sr": np.asarray(aux["depth_sr"])}
+    check_reference(report, "Flax, jitted", reference, named, float(loss), norms)
+
+
+@needs_reference
+def test_the_twin_gives_the_authors_numbers(report: list[Any], reference: dict[str, Any]) -> None:
+    twin = torch_modules.AHMF(4)
+    state = {name.removeprefix("module."): torch.from_numpy(value) for name, value in reference["arrays"].items()}
+    assert list(twin.state_dict()) == list(state)
+    twin.load_state_dict(state)
+    depth, aux = twin.trace(*map(nchw, reference["inputs"]))
+    loss = (depth - nchw(reference["target"])).abs().mean()
+    loss.backward()
+    norms = {name: float(p.grad.norm()) for name, p in twin.named_parameters()}
+    named = {name: nhwc(x) for name, x in (aux | {"depth_sr": depth}).items()}
+    check_reference(report, "PyTorch twin", reference, named, loss.item(), norms)

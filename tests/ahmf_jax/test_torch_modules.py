@@ -1,0 +1,197 @@
+"""The PyTorch twin's own behaviour, and weight files: exact, atomic, and never run."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
+from ahmf_jax.errors import InputError  # noqa: E402
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "ahmf_release_x4.pth"
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"a.weight": rng.random((2, 3, 1, 1), np.float32), "a.bias": rng.random(2, np.float32)}
+
+
+def twin(**fields: Any) -> Any:
+    torch.manual_seed(0)
+    return torch_modules.AHMF(**{"scale": 2, "num_levels": 1, "features": 4} | fields)
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+@pytest.mark.parametrize("scale", [2, 4, 8, 16, 32])
+@pytest.mark.parametrize(("fusion", "recurrence"), [("feb_frb", "both"), ("feb", "forward"), ("concat", "none")])
+def test_the_tables_names_are_the_twins(variant: str, scale: int, fusion: str, recurrence: str) -> None:
+    net = twin(scale=scale, num_levels=3, variant=variant, fusion=fusion, recurrence=recurrence, guide_channels=1)
+    state = {name: value.numpy() for name, value in net.state_dict().items()}
+    model, params = torch_weights.from_torch(state)
+    back = torch_weights.to_torch(model, params)
+    assert list(back) == list(state)
+    assert all(back[name].tobytes() == value.tobytes() for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": 3}, "scale is 3: choose one of 2, 4, 8, 16, 32"),
+        ({"variant": "published"}, "variant is 'published': choose one of release, paper"),
+        ({"fusion": "sum"}, "fusion is 'sum'"),
+        ({"recurrence": "up"}, "recurrence is 'up'"),
+        ({"num_levels": 0}, "num_levels is 0"),
+        ({"features": 5}, "features is 5"),
+        ({"guide_channels": 0}, "guide_channels is 0"),
+    ],
+)
+def test_wrong_fields(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        twin(**fields)
+
+
+def test_a_guide_of_another_size() -> None:
+    with pytest.raises(InputError, match="guide is 6x6 and depth_lr 3x4: the guide must be 2 times larger"):
+        twin()(torch.zeros(1, 1, 3, 4), torch.zeros(1, 3, 6, 6))
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_gradients_are_finite_on_constant_images(variant: str) -> None:
+    net = twin(variant=variant)
+    net(torch.zeros(1, 1, 3, 4), torch.zeros(1, 3, 6, 8)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_write_then_read(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "weights.pth"
+    torch_modules.write_pth(path, arrays)
+    back = torch_modules.read_pth(path)
+    assert list(back) == ["module.a.weight", "module.a.bias"]
+    assert all(back[f"module.{name}"].tobytes() == value.tobytes() for name, value in arrays.items())
+    torch_modules.write_pth(path, back)  # names that carry the prefix keep one
+    assert list(torch_modules.read_pth(path)) == list(back)
+    assert os.listdir(tmp_path) == ["weights.pth"]
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="shared/reference is not beside this checkout")
+def test_the_authors_file_comes_back_as_it_was(tmp_path: Path) -> None:
+    arrays = torch_modules.read_pth(REFERENCE)
+    model, params = torch_weights.from_torch(arrays)
+    torch_modules.write_pth(tmp_path / "ours.pth", torch_weights.to_torch(model, params))
+    theirs = torch.load(REFERENCE, weights_only=True)
+    ours = torch.load(tmp_path / "ours.pth", weights_only=True)
+    assert list(ours) == list(theirs) == ["state"]
+    assert list(ours["state"]) == list(theirs["state"])
+    for name, value in theirs["state"].items():
+        assert ours["state"][name].dtype == value.dtype
+        assert torch.equal(ours["state"][name], value)
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state": state}])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_reads_bare_and_wrapped_state_dicts(tmp_path: Path, wrap: Any, legacy: bool) -> None:
+    state = twin().state_dict()
+    torch.save(wrap(state), tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    back = torch_modules.read_pth(tmp_path / "w.pth")
+    assert list(back) == list(state)
+    assert all(np.array_equal(back[name], value.numpy()) for name, value in state.items())
+
+
+def test_parameters_and_bfloat16_become_arrays(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.5, -2.0]))
+    torch.save({"a": weight, "b": weight.detach().bfloat16(), "c": weight.detach().half()}, tmp_path / "w.pth")
+    back = torch_modules.read_pth(tmp_path / "w.pth")
+    assert [value.dtype for value in back.values()] == [np.float32, np.float32, np.float16]
+    assert all(value.tolist() == [1.5, -2.0] for value in back.values())
+
+
+@pytest.mark.parametrize("inside", ["pickle", "torch", "state", "value"])
+def test_a_hostile_file_is_refused_and_not_run(tmp_path: Path, inside: str) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "hostile.pth"
+    payload = Payload(marker)
+    if inside == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        torch.save({"torch": payload, "state": {"state": payload}, "value": {"state": {"a": payload}}}[inside], path)
+    with pytest.raises(InputError, match=r"hostile\.pth"):
+        torch_modules.read_pth(path)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(payload))  # the payload is live: run, it leaves its mark
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"a": torch.zeros(1), "epoch": 3}, "'epoch'"),
+        ({"state": {"a": [1.0]}}, "'a'"),
+        ({"a": torch.eye(2).to_sparse()}, "not dense real tensors: 'a'"),
+        ({1: torch.zeros(1)}, "1"),
+        ([torch.zeros(1)], "no state dict"),
+        ({"state": {}}, "no state dict"),
+        (torch.zeros(1), "no state dict"),
+    ],
+)
+def test_other_contents_are_refused(tmp_path: Path, stored: Any, message: str) -> None:
+    torch.save(stored, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=message) as raised:
+        torch_modules.read_pth(tmp_path / "w.pth")
+    assert "\n" not in str(raised.value)
+
+
+def test_damaged_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "w.pth"
+    torch_modules.write_pth(path, arrays)
+    whole = path.read_bytes()
+    for content in (b"", b"weights", whole[: len(whole) // 2], whole[:-1], b"\x80\x02" + os.urandom(64)):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"w\.pth") as raised:
+            torch_modules.read_pth(path)
+        assert "\n" not in str(raised.value)
+
+
+def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(InputError, match=str(path)):
+            torch_modules.read_pth(path)
+
+
+def test_a_failed_write_leaves_nothing_behind(
+    tmp_path: Path, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"before")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match="No space left"):
+        torch_modules.write_pth(path, arrays)
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["w.pth"]
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for place in ("absent/w.pth", "file/w.pth", "folder"):
+        with pytest.raises(InputError, match=place):
+            torch_modules.write_pth(tmp_path / place, arrays)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]

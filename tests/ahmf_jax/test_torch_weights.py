@@ -1,0 +1,183 @@
+"""The conversion table: bijective, exact both ways, and every fault in one message."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from ahmf_jax import torch_weights
+from ahmf_jax.errors import InputError
+from ahmf_jax.models import AHMF
+from ahmf_jax.models.ahmf import SCALES, Fusion, Recurrence, Variant
+
+VARIANTS = get_args(Variant)
+
+
+def every_model() -> Iterator[AHMF]:
+    """Every scale and number of levels of both variants, and every ablation."""
+    for variant in VARIANTS:
+        for scale in SCALES:
+            for num_levels in (1, 2, 4, 7):
+                yield AHMF(scale=scale, num_levels=num_levels, features=8, variant=variant)
+        for fusion in get_args(Fusion):
+            for recurrence in get_args(Recurrence):
+                yield AHMF(scale=4, num_levels=3, features=6, variant=variant, fusion=fusion, recurrence=recurrence)
+
+
+def random_arrays(model: AHMF, guide_channels: int = 3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {row.torch: rng.random(row.shape, np.float32) for row in torch_weights.table(model, guide_channels)}
+
+
+@pytest.fixture(scope="module")
+def model() -> AHMF:
+    return AHMF(scale=4, num_levels=2, features=8)
+
+
+@pytest.fixture
+def arrays(model: AHMF) -> dict[str, np.ndarray]:
+    return random_arrays(model)
+
+
+def test_no_name_and_no_path_occurs_twice() -> None:
+    for model in every_model():
+        rows = torch_weights.table(model)
+        assert len({row.torch for row in rows}) == len({row.flax for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("guide_channels", [1, 3, 4])
+def test_round_trip_is_exact_and_the_fields_are_found(guide_channels: int) -> None:
+    for model in every_model():
+        arrays = random_arrays(model, guide_channels)
+        found, params = torch_weights.from_torch(arrays)
+        assert found == model
+        back = torch_weights.to_torch(found, params)
+        assert list(back) == list(arrays)
+        for name, value in arrays.items():
+            assert back[name].dtype == np.float32
+            assert back[name].shape == value.shape
+            assert back[name].tobytes() == value.tobytes()
+        _, again = torch_weights.from_torch(back)
+        assert jax.tree.all(jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), params, again))
+
+
+@pytest.mark.parametrize(
+    ("scale", "num_levels", "fusion", "recurrence"),
+    [(2, 1, "feb_frb", "both"), (8, 3, "feb", "forward"), (4, 2, "frb", "backward"), (32, 2, "concat", "none")],
+)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_table_is_the_models_own_tree(
+    variant: Any, scale: int, num_levels: int, fusion: Any, recurrence: Any
+) -> None:
+    model = AHMF(scale=scale, num_levels=num_levels, features=4, variant=variant, fusion=fusion, recurrence=recurrence)
+    depth_lr, guide = jnp.zeros((1, 2, 3, 1)), jnp.zeros((1, 2 * scale, 3 * scale, 4))
+    params = jax.eval_shape(model.init, jax.random.key(0), depth_lr, guide)["params"]
+    rows = torch_weights.table(model, guide_channels=4)
+    assert {path: x.shape for path, x in flatten_dict(params).items()} == {
+        row.flax: torch_weights.flax_shape(row) for row in rows
+    }
+
+
+@pytest.mark.parametrize(("scale", "parameters", "tensors"), [(4, 2538922, 181), (8, 3358444, 187), (16, 5750830, 193)])
+def test_the_release_has_the_published_size(scale: int, parameters: int, tensors: int) -> None:
+    rows = torch_weights.table(AHMF(scale=scale))
+    assert (sum(int(np.prod(row.shape)) for row in rows), len(rows)) == (parameters, tensors)
+
+
+def test_layouts(arrays: dict[str, np.ndarray]) -> None:
+    _, params = torch_weights.from_torch(arrays)
+    weight = arrays["head.guidance_in.0.weight"]
+    kernel = params["guide_level_1"]["input"]["conv"]["kernel"]
+    assert kernel.shape == (3, 3, 3, 8)
+    assert kernel[0, 2, 1, 5] == weight[5, 1, 0, 2]
+    slope = params["depth_level_1"]["prelu"]["negative_slope"]
+    assert slope.shape == ()
+    assert slope == arrays["head.depth_in.1.weight"][0]
+
+
+def test_the_release_counts_its_fusions_from_the_deepest_level(arrays: dict[str, np.ndarray]) -> None:
+    _, params = torch_weights.from_torch(arrays)
+    np.testing.assert_array_equal(
+        params["mmaf_2"]["frb"]["squeeze"]["conv"]["bias"], arrays["fuse_conv.0.attention_layer.squeeze.layers.bias"]
+    )
+    paper = random_arrays(AHMF(scale=4, num_levels=2, features=8, variant="paper"))
+    _, params = torch_weights.from_torch(paper)
+    np.testing.assert_array_equal(
+        params["mmaf_1"]["frb"]["squeeze"]["conv"]["bias"], paper["fuse_conv.0.attention_layer.squeeze.layers.bias"]
+    )
+
+
+def test_names_with_the_module_prefix(model: AHMF, arrays: dict[str, np.ndarray]) -> None:
+    found, params = torch_weights.from_torch({f"module.{name}": value for name, value in arrays.items()})
+    assert found == model
+    assert list(torch_weights.to_torch(model, params)) == list(arrays)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
+def test_other_floating_types_become_float32(model: AHMF, arrays: dict[str, np.ndarray], dtype: Any) -> None:
+    given = {name: value.astype(dtype) for name, value in arrays.items()}
+    _, params = torch_weights.from_torch(given)
+    back = torch_weights.to_torch(model, jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params))
+    for name, value in given.items():
+        assert back[name].dtype == np.float32
+        np.testing.assert_array_equal(back[name], value.astype(jnp.bfloat16).astype(np.float32))
+
+
+def test_the_parameters_share_no_memory_with_what_was_given(arrays: dict[str, np.ndarray]) -> None:
+    _, params = torch_weights.from_torch(arrays)
+    for mine in jax.tree.leaves(params):
+        assert not any(np.shares_memory(mine, theirs) for theirs in arrays.values())
+
+
+def test_one_message_names_every_fault(arrays: dict[str, np.ndarray]) -> None:
+    del arrays["up_conv.0.act.weight"]
+    del arrays["rgb_conv.0.layers.bias"]
+    arrays["optimizer.step"] = np.zeros(1, np.float32)
+    arrays["two\nlines"] = np.zeros(1, np.float32)
+    arrays["up_conv.1.weight"] = np.zeros((32, 9, 1, 1), np.float32)
+    arrays["head.depth_in.0.bias"] = np.zeros(8, np.int64)
+    with pytest.raises(InputError) as raised:
+        torch_weights.from_torch(arrays)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "missing: rgb_conv.0.layers.bias (8,), up_conv.0.act.weight (1,)" in message
+    assert "unknown: optimizer.step, 'two\\nlines'" in message
+    assert "misshaped: up_conv.1.weight (32, 9, 1, 1), not (32, 8, 1, 1)" in message
+    assert "not floating: head.depth_in.0.bias int64" in message
+    assert "release AHMF x4 with 2 levels, 8 features" in message
+
+
+@pytest.mark.parametrize("given", [{}, {"encoder.weight": np.zeros((4, 4))}, {"fuse_conv.99999999999.x": np.zeros(())}])
+def test_weights_of_something_else(given: dict[str, np.ndarray]) -> None:
+    with pytest.raises(InputError, match="is an AHMF's"):
+        torch_weights.from_torch(given)
+
+
+def test_half_prefixed_names_are_unknown(arrays: dict[str, np.ndarray]) -> None:
+    arrays["module.up_conv.0.act.weight"] = arrays["up_conv.0.act.weight"]
+    with pytest.raises(InputError, match=r"unknown: module\.up_conv\.0\.act\.weight"):
+        torch_weights.from_torch(arrays)
+
+
+def test_parameters_of_another_model(arrays: dict[str, np.ndarray]) -> None:
+    model, params = torch_weights.from_torch(arrays)
+    del params["depth_level_1"]["prelu"]
+    params["extra"] = {"kernel": np.zeros(2, np.float32)}
+    params["reconstruction"]["output"]["bias"] = np.zeros(2, np.float32)
+    with pytest.raises(InputError) as raised:
+        torch_weights.to_torch(model, params)
+    message = str(raised.value)
+    assert "missing: depth_level_1/prelu/negative_slope ()" in message
+    assert "unknown: extra/kernel" in message
+    assert "misshaped: reconstruction/output/bias (2,), not (1,)" in message
+
+
+def test_importing_needs_neither_torch_nor_jax() -> None:
+    code = "import sys, ahmf_jax.torch_weights; assert not {'torch', 'jax', 'flax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
