@@ -1,0 +1,51 @@
+"""What a network sees of a depth map: its values as they are, or stretched over the sample's own span."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ahmf_jax.errors import InputError
+
+Scaling = Literal["range", "sample"]
+# A flatter sample is not stretched further: 1 grey level of 256, below which depth is mostly noise.
+MIN_SPAN = 1 / 256
+
+PerSample = Float[Array, "b 1 1 1"]
+
+
+def offset_and_span(
+    depth_lr: Float[Array, "b h w 1"], mask_lr: Bool[Array, "b h w 1"], scaling: Scaling
+) -> tuple[PerSample, PerSample]:
+    """The affine map from depth to what the network is given, `(depth - offset) / span`, sample by sample.
+
+    Args:
+      depth_lr: in units of the data set's range.
+      mask_lr: True where depth is known; the rest has no say.
+      scaling: `"range"`: the identity, as the authors' test program has it (their value / 255).
+        `"sample"`: the minimum and maximum of the sample's own low-resolution depth become 0 and 1, which
+        can be done on any sensor, and makes the network indifferent to the unit.
+
+    Returns:
+      offset and span, (B, 1, 1, 1) each.
+    """
+    if scaling not in get_args(Scaling):
+        raise InputError(f"scaling {scaling!r} is not one of {', '.join(get_args(Scaling))}")
+    one = jnp.ones((len(depth_lr), 1, 1, 1))
+    if scaling == "range":
+        return 0 * one, one
+    low = jnp.min(jnp.where(mask_lr, depth_lr, jnp.inf), (1, 2, 3), keepdims=True)
+    high = jnp.max(jnp.where(mask_lr, depth_lr, -jnp.inf), (1, 2, 3), keepdims=True)
+    known = jnp.any(mask_lr, (1, 2, 3), keepdims=True)
+    return jnp.where(known, low, 0.0), jnp.where(known, jnp.maximum(high - low, MIN_SPAN), 1.0)
+
+
+def predict(model: Any, scaling: Scaling, params: Any, batch: Mapping[str, Any]) -> tuple[Array, PerSample, PerSample]:
+    """Runs a model on a batch, in the scale that it works in.
+
+    Returns the output, the offset and the span: the depth in units of the range is `output * span + offset`.
+    """
+    offset, span = offset_and_span(batch["depth_lr"], batch["mask_lr"], scaling)
+    output, _ = model.apply({"params": params}, (batch["depth_lr"] - offset) / span, batch["guide"])
+    return output, offset, span

@@ -1,0 +1,141 @@
+"""The training step, a pure function, and the loop around it, which knows iterators and no data set."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from ahmf_jax.losses import LOSSES, masked_mean
+from ahmf_jax.scaling import predict
+from ahmf_jax.sharding import batch_sharding, replicated
+from ahmf_jax.state import TrainState
+
+Batch = Mapping[str, Any]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss is no longer a number; `step` says when that was first so."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"the loss at step {step} is {loss}")
+        self.step = step
+
+
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    """One step of the optimiser on the masked mean loss (Eq. 9), taken in the scale the network works in.
+
+    Returns the new state, and `loss`, `mae` (in units of the range) and `grad_norm`.
+    """
+
+    def loss_fn(params: Any) -> tuple[Array, Array]:
+        output, offset, span = predict(state.model, state.scaling, params, batch)
+        target = (batch["depth_hr"] - offset) / span
+        loss = masked_mean(LOSSES[state.loss](output, target), batch["mask_hr"])
+        return loss, masked_mean(jnp.abs(output - target) * span, batch["mask_hr"])
+
+    (loss, mae), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = state.optimiser.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": loss, "mae": mae, "grad_norm": optax.tree.norm(grads)}
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether SIGINT or SIGTERM has come; a second SIGINT is not caught.
+
+    Signals are handled in the main thread alone, so elsewhere it never tells so.
+    """
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def handler(number: int, _frame: Any) -> None:
+        caught.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)
+
+
+def fit(
+    state: TrainState,
+    batches: Iterator[Batch],
+    *,
+    steps: int,
+    mesh: Mesh,
+    log_every: int,
+    on_log: Callable[[int, dict[str, float]], None],
+    checkpoint_every: int,
+    on_checkpoint: Callable[[TrainState], None],
+) -> tuple[TrainState, bool]:
+    """Trains until `state.step` is `steps`, or a signal stops it.
+
+    Args:
+      state: on `mesh`; its buffers are donated, so use only the state that comes back.
+      batches: infinite; each array's leading axis is split over the mesh.
+      steps: of the whole run, those already done included.
+      mesh: from `sharding.make_mesh`.
+      log_every: steps between two calls of `on_log` with the means since the last, and between two
+        checks that the loss is a number.
+      on_log: called with the step and the means of `train_step`'s metrics.
+      checkpoint_every: steps between two calls of `on_checkpoint`.
+      on_checkpoint: validates and saves. Called with a state whose losses so far were all finite, and
+        once more at the end or when a signal stops the run.
+
+    Returns:
+      the last state, and whether a signal stopped it.
+
+    Raises:
+      NonFiniteLoss: found at the next check after it came; `on_checkpoint` never sees such a state.
+    """
+    step_fn = jax.jit(
+        train_step,
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=(replicated(mesh), replicated(mesh)),
+        donate_argnums=0,
+    )
+    pending: list[dict[str, Array]] = []
+    step, saved = int(state.step), -1
+
+    def flush() -> None:
+        if not pending:
+            return
+        values = [{name: float(x) for name, x in metrics.items()} for metrics in pending]
+        pending.clear()
+        first = step - len(values) + 1
+        for i, value in enumerate(values):
+            # The gradient as well: a finite loss may have an infinite one, and ruin the parameters.
+            if not (np.isfinite(value["loss"]) and np.isfinite(value["grad_norm"])):
+                raise NonFiniteLoss(first + i, value["loss"])
+        on_log(step, {name: float(np.mean([v[name] for v in values])) for name in values[0]})
+
+    with stop_on_signal() as stopped:
+        while step < steps and not stopped():
+            batch = jax.device_put(dict(next(batches)), batch_sharding(mesh))
+            state, metrics = step_fn(state, batch)
+            pending.append(metrics)
+            step += 1
+            if step % log_every == 0:
+                flush()
+            if step % checkpoint_every == 0 and step < steps:
+                flush()
+                on_checkpoint(state)
+                saved = step
+        flush()
+        if saved != step:
+            on_checkpoint(state)
+        return state, step < steps

@@ -1,0 +1,1 @@
+"""Training, evaluation and use from the command line: the only place that knows models and data sets."""

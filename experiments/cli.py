@@ -1,0 +1,334 @@
+"""`ahmf`: one command, its subcommands built from typed dataclasses.
+
+Exit status: 0 done; 2 the user's mistake, one line on stderr; 1 a failure of ours, with its traceback; 75 stopped
+by a signal, and resumable. Everything heavy is imported by the command that needs it: `ahmf --help` loads no JAX.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ahmf_jax.errors import InputError
+from experiments import config as configs
+from experiments.config import TrainConfig
+from experiments.data import PairsConfig
+
+STOPPED = 75  # EX_TEMPFAIL: try again, with --resume
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model, or go on with a run: `ahmf train CONFIG --help` lists every setting of a configuration."""
+
+    config: tyro.conf.Positional[str | None] = None
+    """Name of a configuration, or a Python file."""
+    resume: Path | None = None
+    """Folder of a run to go on with, exactly where it stopped."""
+    data_dir: Path | None = None
+    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
+
+    def __call__(self) -> None:
+        """Resumes; a configuration is handled by `TrainRun`."""
+        from experiments.train import resume
+
+        if self.resume is None:
+            raise InputError(f"ahmf train: give a configuration ({', '.join(configs.names())}) or --resume RUN")
+        print(resume(self.resume, self.data_dir))
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """Train by a configuration, any setting of it changed."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    name: tyro.conf.Suppress[str]
+    out: Path | None = None
+    """Folder of the new run (default: runs/NAME)."""
+    data_dir: Path | None = None
+    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
+
+    def __call__(self) -> None:
+        """Trains."""
+        from experiments.train import default_out, train
+
+        print(train(self.config, self.out or default_out(self.name), data_dir=self.data_dir))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a model on a data set: MAE, RMSE and PSNR of every image, beside interpolation's."""
+
+    weights: tyro.conf.Positional[Path]
+    """A run's folder or a .safetensors file."""
+    dataset: str
+    """A data set's name, or a folder of image pairs."""
+    split: str = "test"
+    """Split of a prepared data set."""
+    protocol: Literal["ahmf_middlebury", "b6", "float"] = "ahmf_middlebury"
+    """How the numbers are made: rounded to uint8 without a border as AHMF's test program does it; float with a
+    border of 6 as later papers do it; or float, for data that are not 0..255."""
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+    data_dir: Path | None = None
+    """Where data sets are prepared."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from ahmf_jax import upsample
+        from experiments import evaluate
+        from experiments.data import open_named
+
+        protocol = evaluate.PROTOCOLS[self.protocol]
+        dataset = open_named(self.dataset, self.split, self.data_dir, self.pairs)
+        upsampler = upsample.load(self.weights)
+        rows = evaluate.evaluate(upsampler, dataset, protocol)
+        trained = upsampler.trained
+        print(f"{self.weights} ({trained.origin}), x{upsampler.scale}, on {dataset.info.name}")
+        print(f"protocol {self.protocol}: {protocol}")
+        print(evaluate.table(rows, dataset.info.unit))
+        if self.out is not None:
+            evaluate.write_json(
+                self.out,
+                rows,
+                protocol,
+                weights=str(self.weights),
+                origin=trained.origin,
+                scale=upsampler.scale,
+                dataset=dataset.info.name,
+                unit=dataset.info.unit,
+            )
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Super-resolve a depth map of one's own with a colour image of the same view."""
+
+    weights: tyro.conf.Positional[Path]
+    """A run's folder or a .safetensors file."""
+    depth: Path
+    """Low-resolution depth: 8- or 16-bit PNG, NPY or PFM."""
+    guide: Path
+    """Colour image, the model's scale times as high and wide: PNG, JPEG, BMP, PPM, WebP or NPY."""
+    out: Path
+    """High-resolution depth, in the dtype and unit of the low: PNG, NPY or PFM."""
+    picture: Path | None = None
+    """Also write guide, bicubic and result side by side to this PNG."""
+    invalid: float | None = None
+    """Depth value that means unknown; it stays unknown in the result. May be nan."""
+    range: float | None = None
+    """Depth that the model takes for 1, if not its training data's (of no effect on models with scaling=sample)."""
+    max_pixels: int = 2**24
+    """Refuse images that claim more pixels than this; the whole image is held in memory, at some 2 kB a pixel."""
+
+    def __call__(self) -> None:
+        """Writes the files."""
+        from experiments.upsample import upsample_file
+
+        upsample_file(
+            self.weights,
+            self.depth,
+            self.guide,
+            self.out,
+            picture=self.picture,
+            invalid=self.invalid,
+            depth_range=self.range,
+            max_pixels=self.max_pixels,
+        )
+        print(self.out)
+
+
+@dataclass(frozen=True)
+class FromTorch:
+    """PyTorch weights to this program's: every tensor checked."""
+
+    source: tyro.conf.Positional[Path]
+    """The authors' .pth file, or .safetensors with the same names."""
+    out: tyro.conf.Positional[Path]
+    """The .safetensors file to write."""
+    scaling: Literal["range", "sample"] = "range"
+    """What the network was trained to see: depth / range, or each sample stretched over its own span."""
+    range: float = 255.0
+    """The depth that it takes for 1."""
+    unit: str = "grey level"
+    """The unit of its depth."""
+
+    def __call__(self) -> None:
+        """Converts."""
+        from experiments.convert import from_torch
+
+        print(from_torch(self.source, self.out, self.scaling, self.range, self.unit))
+
+
+@dataclass(frozen=True)
+class ToTorch:
+    """A run's or a converted file's weights to PyTorch, laid out as the authors' program loads them."""
+
+    source: tyro.conf.Positional[Path]
+    """A run's folder (its best checkpoint) or a .safetensors file."""
+    out: tyro.conf.Positional[Path]
+    """The .pth file to write (needs torch), or a .safetensors file with PyTorch's names (does not)."""
+
+    def __call__(self) -> None:
+        """Converts."""
+        from experiments.convert import to_torch
+
+        print(to_torch(self.source, self.out))
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Exchange weights with PyTorch."""
+
+    action: (
+        Annotated[FromTorch, tyro.conf.subcommand("from-torch")] | Annotated[ToTorch, tyro.conf.subcommand("to-torch")]
+    )
+
+    def __call__(self) -> None:
+        """Converts."""
+        self.action()
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Build a data set from its download, or generate it."""
+
+    name: tyro.conf.Positional[str]
+    """The data set's name (`ahmf data list`)."""
+    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """The folder of the download, in the layout of its archive."""
+    data_dir: Path | None = None
+    """Where to build it (default: $AHMF_DATA_DIR or the user's cache)."""
+
+    def __call__(self) -> None:
+        """Builds it."""
+        from data_pipelines import datasets
+
+        counts = datasets.prepare(self.name, self.data_dir or datasets.default_data_dir(), self.source)
+        print(f"{self.name}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+
+
+@dataclass(frozen=True)
+class ListSets:
+    """List the data sets: unit, range, splits, licence."""
+
+    data_dir: Path | None = None
+    """Where data sets are prepared."""
+
+    def __call__(self) -> None:
+        """Prints one paragraph each."""
+        from data_pipelines import datasets
+
+        data_dir = self.data_dir or datasets.default_data_dir()
+        for name in datasets.DATASETS:
+            info = datasets.builder_class(name).INFO
+            there = "prepared" if (data_dir / name).is_dir() else "not prepared"
+            print(f"{name} ({there}): depth in {info.unit}, range {info.range:g}; {info.licence}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepare and list data sets."""
+
+    action: Annotated[Prepare, tyro.conf.subcommand("prepare")] | Annotated[ListSets, tyro.conf.subcommand("list")]
+
+    def __call__(self) -> None:
+        """Does it."""
+        self.action()
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole story on generated scenes, in minutes: train, evaluate, super-resolve, convert; a page with pictures."""
+
+    out: Path = Path("demo")
+    """Folder for the page and everything that it shows; emptied of an earlier demo."""
+
+    def __call__(self) -> None:
+        """Runs it."""
+        from experiments.demo import demo
+
+        demo(self.out)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time this program against the same network in eager PyTorch, in turn, on this machine (needs torch)."""
+
+    rounds: int = 7
+    """Timings of each, taken in turn; the medians are compared."""
+    threads: int = 2
+    """Threads that each may use."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the ratios."""
+        from experiments.benchmark import benchmark
+
+        benchmark(self.rounds, self.threads, self.out)
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Upsample, tyro.conf.subcommand("upsample")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+)
+
+
+def one_line(message: str) -> str:
+    """What tyro prints in a box, as one line."""
+    words = "".join(" " if "\u2500" <= c <= "\u257f" else c for c in message).split()
+    text = " ".join(words).replace("For full helptext, run", "; see").replace("For full helptext, see", "; see")
+    return text.replace(" ;", ";")
+
+
+def parse(args: list[str]) -> Any:
+    """The command that the arguments describe; a usage error is an InputError of one line."""
+    errors = io.StringIO()
+    options: dict[str, Any] = {"prog": "ahmf", "description": "Guided depth super-resolution."}
+    command: Any = Command
+    if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
+        default = TrainRun(configs.load(args[1]), args[1])
+        command, options = TrainRun, {"prog": f"ahmf train {args[1]}", "default": default}
+        args = args[2:]
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(command, args=args, config=(tyro.conf.OmitSubcommandPrefixes,), **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(one_line(errors.getvalue()) or "usage: see `ahmf --help`") from None
+
+
+def main(args: list[str] | None = None) -> None:
+    """The console script."""
+    args = sys.argv[1:] if args is None else args
+    try:
+        parse(args or ["--help"])()
+    except InputError as error:
+        print(f"ahmf: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ahmf: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `ahmf ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except configs.Stopped as stop:
+        print(f"ahmf: {stop}", file=sys.stderr)
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    main()

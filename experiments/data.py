@@ -1,0 +1,62 @@
+"""Opening a data set by what a user calls it: a prepared set's name, or a folder of image pairs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ahmf_jax.errors import InputError
+from data_pipelines import datasets
+from data_pipelines.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """How a plain folder of image pairs is read; has no say for a prepared data set."""
+
+    depth: str = "*_depth.png"
+    """Names of the depth files; what `*` stands for names the pair."""
+    guide: str = "*_rgb.png"
+    """Names of the colour files."""
+    names: tuple[str, ...] = ()
+    """Only these pairs, in this order."""
+    unit: str = "grey level"
+    """Unit of the depth values."""
+    range: float = 255.0
+    """Depth, in that unit, that counts as 1."""
+    invalid: float | None = None
+    """Depth value that means unknown."""
+
+
+def open_named(
+    name: str, split: str, data_dir: Path | None = None, pairs: PairsConfig | None = None, prepare: bool = False
+) -> Dataset:
+    """A data set by name and split, or a folder of pairs.
+
+    Args:
+      name: a prepared data set's name, or a path with a separator in it or of an existing folder.
+      split: of a prepared data set; for a folder, the sub-folder of that name where there is one.
+      data_dir: where data sets are prepared; the default place if None.
+      pairs: how a folder is read.
+      prepare: build a generated data set that is not there yet.
+    """
+    data_dir = data_dir or datasets.default_data_dir()
+    if name in datasets.DATASETS:
+        generated = not datasets.builder_class(name).FROM_FILES
+        if prepare and generated and not (data_dir / name).is_dir():
+            datasets.prepare(name, data_dir)
+        return datasets.open_dataset(name, split, data_dir)
+    folder = Path(name)
+    if not folder.is_dir():
+        raise InputError(
+            f"{name!r} is neither a data set ({', '.join(datasets.DATASETS)}) nor a folder of image pairs: check the name"
+        )
+    inside = folder / split
+    pairs = pairs or PairsConfig()
+    return datasets.open_pairs(
+        inside if split and inside.is_dir() else folder,
+        depth=pairs.depth,
+        guide=pairs.guide,
+        names=pairs.names or None,
+        unit=pairs.unit,
+        range=pairs.range,
+        invalid=pairs.invalid,
+    )

@@ -1,0 +1,169 @@
+"""`ahmf evaluate`: a trained model against the truth, beside the bicubic floor of the same protocol."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ahmf_jax import resample
+from ahmf_jax.errors import InputError
+from ahmf_jax.metrics import Errors, errors
+from data_pipelines.datasets import Dataset
+from experiments.config import Kernel
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a number is made. Two numbers can be compared when these agree and the data do."""
+
+    kernel: Kernel = "matlab_bicubic"
+    """How low resolution is made of the whole image."""
+    floor: Kernel = "matlab_bicubic"
+    """The interpolation that stands beside the model."""
+    noise_sigma: float = 0.0
+    """Gaussian noise on the low-resolution depth, in units of the range, seeded by the image's place."""
+    rounding: Literal["uint8", "none"] = "uint8"
+    """`uint8`: output rounded and clipped to 0..255, for sets whose range is 255."""
+    border: int = 0
+    """Pixels left out on every side."""
+    peak: float = 255.0
+    """Of the PSNR, in the data's unit."""
+
+    def __str__(self) -> str:
+        noise = f", noise {self.noise_sigma:g} of the range" if self.noise_sigma else ""
+        rounding = "output rounded to uint8" if self.rounding == "uint8" else "output not rounded"
+        return (
+            f"LR by {self.kernel}{noise}, floor by {self.floor}, {rounding}, border {self.border} px, PSNR peak {self.peak:g}"
+        )
+
+
+# Section 8 of AHMF's protocols as its test program has them, and what later papers (DKN and on) use.
+PROTOCOLS = {
+    "ahmf_middlebury": Protocol(),
+    "b6": Protocol(kernel="pillow_bicubic", floor="pillow_bicubic", rounding="none", border=6),
+    "float": Protocol(rounding="none"),
+}
+
+
+def measure(prediction: np.ndarray, batch: dict[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
+    """The errors of one image's prediction (1, H, W, 1), in units of the data set."""
+    b = protocol.border
+    inside = (slice(None), slice(b, prediction.shape[1] - b), slice(b, prediction.shape[2] - b))
+    prediction = prediction[inside].astype(np.float64) * depth_range
+    if protocol.rounding == "uint8":
+        prediction = np.clip(np.rint(prediction), 0, 255)
+    # The truth was divided by the range in float32; multiplied back in float64 it is off by 1e-7 of itself.
+    target = batch["depth_hr"][inside].astype(np.float64) * depth_range
+    if protocol.rounding == "uint8":
+        target = np.rint(target)
+    return errors(prediction, target, batch["mask_hr"][inside])
+
+
+def interpolate(batch: dict[str, np.ndarray], kernel: str) -> np.ndarray:
+    """The low-resolution depth of a batch up-sampled to the guide's size."""
+    return resample.resize(batch["depth_lr"], batch["guide"].shape[1:3], kernel)
+
+
+def validate(state: Any, batches: Sequence[dict[str, np.ndarray]], depth_range: float) -> dict[str, float]:
+    """Mean over whole images of MAE and RMSE, and the MAE of the floor, unrounded, in the data set's unit."""
+    import jax.numpy as jnp
+
+    from ahmf_jax.upsample import super_resolve
+
+    protocol = PROTOCOLS["float"]
+    rows = []
+    for batch in batches:
+        wanted = {name: jnp.asarray(batch[name]) for name in ("depth_lr", "guide", "mask_lr")}
+        prediction = np.asarray(super_resolve(state.model, state.scaling, state.params, wanted))
+        ours = measure(prediction, batch, depth_range, protocol)
+        floor = measure(interpolate(batch, protocol.floor), batch, depth_range, protocol)
+        rows.append((ours.mae, ours.rmse, floor.mae))
+    mae, rmse, bicubic = np.mean(rows, axis=0)
+    return {"mae": float(mae), "rmse": float(rmse), "bicubic_mae": float(bicubic)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image's numbers, or the mean over images; `floor_*` are the interpolation's."""
+
+    name: str
+    mae: float
+    rmse: float
+    psnr: float
+    floor_mae: float
+    floor_rmse: float
+    floor_psnr: float
+
+
+def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
+    """One row an image, and the mean over the images last.
+
+    Args:
+      upsampler: an `ahmf_jax.upsample.Upsampler`.
+      dataset: whole images; cropped at the bottom and right to a multiple of the scale.
+      protocol: of the numbers.
+
+    Raises:
+      InputError: a protocol that the data do not fit.
+    """
+    from data_pipelines.loader import whole_example
+
+    info = dataset.info
+    if protocol.rounding == "uint8" and info.range != 255:
+        raise InputError(
+            f"this protocol rounds to uint8, and {info.name} has a range of {info.range:g} {info.unit}: use --protocol float"
+        )
+    rows = []
+    for i, example in enumerate(dataset):
+        batch = whole_example(
+            example,
+            info,
+            scale=upsampler.scale,
+            kernel=protocol.kernel,
+            noise_sigma=protocol.noise_sigma,
+            seed=i,
+        )
+        if 2 * protocol.border >= min(batch["depth_hr"].shape[1:3]):
+            raise InputError(f"{example.name} is smaller than the protocol's border of {protocol.border} pixels twice")
+        ours = measure(upsampler.batch(batch), batch, info.range, protocol)
+        floor = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
+        peak = protocol.peak
+        rows.append(
+            Row(example.name, ours.mae, ours.rmse, ours.psnr(peak), floor.mae, floor.rmse, floor.psnr(peak))
+        )
+    if not rows:
+        raise InputError(f"{info.name} has no image in this split")
+    means = {
+        f.name: float(np.mean([getattr(r, f.name) for r in rows])) for f in dataclasses.fields(Row) if f.name != "name"
+    }
+    return [*rows, Row("mean", **means)]
+
+
+def table(rows: Sequence[Row], unit: str) -> str:
+    """The rows as text, the floor in brackets."""
+    width = max(len(r.name) for r in rows)
+    lines = [f"{'':{width}}  {'MAE':>16}  {'RMSE':>16}  {'PSNR dB':>16}    ({unit}; in brackets the floor)"]
+    for r in rows:
+        cells = (
+            f"{ours:7.{digits}f} ({floor:6.{digits}f})"
+            for ours, floor, digits in ((r.mae, r.floor_mae, 3), (r.rmse, r.floor_rmse, 3), (r.psnr, r.floor_psnr, 2))
+        )
+        lines.append(f"{r.name:{width}}  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def write_json(path: Path, rows: Sequence[Row], protocol: Protocol, **facts: Any) -> None:
+    """The rows with their protocol and whatever else says how they were made."""
+    from data_pipelines.files import atomic_write
+
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    images = [{k: finite(v) for k, v in dataclasses.asdict(r).items()} for r in rows]
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({**facts, "protocol": dataclasses.asdict(protocol), "images": images}, indent=1))

@@ -1,0 +1,49 @@
+"""Depth as colours, and pictures side by side with their names. Pillow and NumPy only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Anchor colours of a perceptually ordered map, dark blue (small) to yellow (large), interpolated in between.
+_ANCHORS = np.array(
+    [(20, 11, 52), (60, 15, 112), (114, 31, 129), (167, 50, 126), (222, 73, 104), (249, 122, 93), (254, 176, 120), (252, 236, 174)],
+    np.float64,
+)
+GAP, CAPTION = 6, 22
+
+
+def depth_colours(depth: np.ndarray, low: float, high: float, mask: np.ndarray | None = None) -> np.ndarray:
+    """(H, W) depth to (H, W, 3) uint8; `low` to `high` is the scale of colours, unknown pixels are grey."""
+    position = np.clip((np.where(np.isfinite(depth), depth, low).astype(np.float64) - low) / max(high - low, 1e-9), 0, 1)
+    position = position * (len(_ANCHORS) - 1)
+    index = np.minimum(position.astype(int), len(_ANCHORS) - 2)
+    part = (position - index)[..., None]
+    colours = (1 - part) * _ANCHORS[index] + part * _ANCHORS[index + 1]
+    if mask is not None:
+        colours[~mask] = 128
+    return np.rint(colours).astype(np.uint8)
+
+
+def error_colours(error: np.ndarray, largest: float) -> np.ndarray:
+    """(H, W) absolute error to (H, W, 3) uint8: black is none, white is `largest` or more."""
+    grey = np.rint(255 * np.clip(error / max(largest, 1e-9), 0, 1)).astype(np.uint8)
+    return grey[..., None].repeat(3, -1)
+
+
+def side_by_side(pictures: Sequence[tuple[str, np.ndarray]], height: int | None = None) -> np.ndarray:
+    """Names and (H, W, 3) uint8 pictures in a row, brought to one height (the largest); (H', W', 3) uint8."""
+    height = height or max(p.shape[0] for _, p in pictures)
+    images = [
+        (name, Image.fromarray(p).resize((round(p.shape[1] * height / p.shape[0]), height), Image.Resampling.NEAREST))
+        for name, p in pictures
+    ]
+    width = sum(i.width for _, i in images) + GAP * (len(images) - 1)
+    sheet = Image.new("RGB", (width, height + CAPTION), "white")
+    draw = ImageDraw.Draw(sheet)
+    x = 0
+    for name, image in images:
+        draw.text((x + 4, 4), name, fill="black", font=ImageFont.load_default(13))
+        sheet.paste(image, (x, CAPTION))
+        x += image.width + GAP
+    return np.asarray(sheet)

@@ -1,0 +1,202 @@
+"""`ahmf train`: a configuration in, a run's folder out."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ahmf_jax.errors import InputError
+from experiments import config as configs
+from experiments.config import Stopped, TrainConfig
+from experiments.data import open_named
+
+METRICS = "metrics.jsonl"
+
+
+@contextlib.contextmanager
+def metrics_log(run: Path, step: int) -> Iterator[Any]:
+    """Yields `write(step, values)`, which goes to `metrics.jsonl` and to TensorBoard; lines after `step` are dropped.
+
+    They are of steps that a resumed run does again.
+    """
+    from tensorboardX import SummaryWriter
+
+    path = run / METRICS
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in lines))
+    with path.open("a") as file, SummaryWriter(str(run / "tensorboard"), purge_step=step + 1) as board:
+
+        def write(at: int, values: dict[str, float]) -> None:
+            file.write(json.dumps({"step": at, **values}) + "\n")
+            file.flush()
+            for name, value in values.items():
+                board.add_scalar(name, value, at)
+
+        yield write
+
+
+def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> None:
+    """Makes the run's folder with its configuration; an existing run is not touched."""
+    from ahmf_jax.checkpoint import CONFIG, write_atomically
+
+    if (out / CONFIG).exists():
+        raise InputError(f"{out} holds a run already: go on with `ahmf train --resume {out}`, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / CONFIG, json.dumps({"train": configs.to_json(config), "trained": trained}, indent=1))
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be written ({error.strerror}): choose a folder that can be, with --out"
+        ) from None
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Path | None = None) -> Path:
+    """Trains, or goes on training, the run in folder `out`.
+
+    Args:
+      config: of the run; when resuming, the one it was started with.
+      out: the run's folder.
+      resume: go on from the latest checkpoint, exactly as if the run had never stopped.
+      data_dir: where data sets are prepared.
+
+    Returns:
+      `out`.
+
+    Raises:
+      InputError: something in the configuration, the data or the folder; before anything is trained.
+      Stopped: by a signal, after saving.
+    """
+    import jax
+    from tqdm import tqdm
+
+    from ahmf_jax import sharding
+    from ahmf_jax.checkpoint import Checkpoints
+    from ahmf_jax.export import model_fields
+    from ahmf_jax.state import TrainState, create_state
+    from ahmf_jax.train import NonFiniteLoss, fit
+    from data_pipelines.loader import train_loader, whole_example
+    from experiments.evaluate import validate
+
+    started = time.perf_counter()
+    mesh = sharding.make_mesh()
+    if config.data.batch_size % mesh.size:
+        raise InputError(
+            f"data.batch_size is {config.data.batch_size}: it must be a multiple of the {mesh.size} devices"
+        )
+    model = config.model.build()
+    data = config.data
+    training = open_named(data.dataset, data.train, data_dir, prepare=True)
+    held_out = open_named(data.dataset, data.validation, data_dir, prepare=True)
+    batches = train_loader(
+        training,
+        scale=config.model.scale,
+        patch_size=data.patch_size,
+        batch_size=data.batch_size,
+        kernel=data.kernel,
+        noise_sigma=data.noise_sigma,
+        edge_candidates=data.edge_candidates,
+        seed=config.seed,
+    )
+    options: dict[str, Any] = {
+        "loss": config.loss,
+        "scaling": config.scaling,
+        "seed": config.seed,
+        "output_scale": config.output_scale,
+    }
+    trained = {
+        "model": {"name": "ahmf", **model_fields(model)},
+        "scaling": config.scaling,
+        "unit": training.info.unit,
+        "range": training.info.range,
+    }
+    if not resume:
+        new_run(config, out, trained)
+    optimiser = config.optimiser.build(config.steps)
+    with Checkpoints(out) as checkpoints:
+        if resume:
+            state, position = checkpoints.restore(create_state(model, optimiser, mesh, abstract=True, **options))
+            batches.set_state(position)
+        else:
+            state = create_state(model, optimiser, mesh, **options)
+        first = int(state.step)
+        validation = [
+            whole_example(e, held_out.info, scale=config.model.scale, kernel=data.kernel, noise_sigma=data.noise_sigma)
+            for e in held_out
+        ]
+        parameters = sum(x.size for x in jax.tree.leaves(state.params))
+        print(
+            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, {len(training)} images to train "
+            f"on, {len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, steps {first} to {config.steps}",
+            flush=True,
+        )
+        interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
+        bar = tqdm(total=config.steps, initial=first, unit="step", mininterval=interval, maxinterval=interval)
+        with metrics_log(out, first) as write, bar:
+
+            def on_log(step: int, values: dict[str, float]) -> None:
+                values["seconds"] = time.perf_counter() - started
+                write(step, values)
+                bar.set_postfix_str(f"loss {values['loss']:.5f}", refresh=False)
+                bar.update(step - bar.n)
+
+            def on_checkpoint(state: TrainState) -> None:
+                step = int(state.step)
+                values = validate(state, validation, training.info.range)
+                write(step, {f"validation_{name}": value for name, value in values.items()})
+                position = batches.get_state()
+                checkpoints.save(state, position, {"train": configs.to_json(config)}, values["mae"])
+                bar.write(
+                    f"step {step}: validation MAE {values['mae']:.4f} {training.info.unit} "
+                    f"(bicubic {values['bicubic_mae']:.4f}), saved",
+                    file=sys.stderr,
+                )
+
+            try:
+                state, stopped = fit(
+                    state,
+                    batches,
+                    steps=config.steps,
+                    mesh=mesh,
+                    log_every=config.log_every,
+                    on_log=on_log,
+                    checkpoint_every=config.checkpoint_every,
+                    on_checkpoint=on_checkpoint,
+                )
+            except NonFiniteLoss as error:
+                raise InputError(
+                    f"{error}: training stopped, and the last good checkpoint in {out} is kept; use a smaller "
+                    f"--optimiser.learning-rate (now {config.optimiser.learning_rate:g}) or --optimiser.clip"
+                ) from None
+            except OSError as error:
+                raise InputError(f"{out} could not be written ({error}): make room, then `ahmf train --resume {out}`") from None
+    if stopped:
+        raise Stopped(f"stopped at step {int(state.step)} of {config.steps}, saved: go on with `ahmf train --resume {out}`")
+    return out
+
+
+def resume(run: Path, data_dir: Path | None = None) -> Path:
+    """Goes on with the run in folder `run`, with the configuration it was started with."""
+    from ahmf_jax.checkpoint import latest_step, read_config
+
+    run = Path(run)
+    values = read_config(run)
+    try:
+        config = configs.from_json(values["train"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run}/config.json is not this program's ({error!r}): restore it from a copy") from None
+    if latest_step(run) >= config.steps:
+        raise InputError(f"{run} has done its {config.steps} steps: start another run to train longer")
+    return train(config, run, resume=True, data_dir=data_dir)
+
+
+def default_out(name: str) -> Path:
+    """A new folder for a run: runs/NAME, or NAME-2, NAME-3, ... where that is taken."""
+    stem = Path(name).stem
+    candidates = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10_000))
+    return next(c for c in candidates if not c.exists())
+
+
