@@ -4,6 +4,8 @@ A batch is a dict of NumPy arrays: `depth_lr` (B, h, w, 1), `guide` (B, sh, sw, 
 1), all float32, and `mask_lr`, `mask_hr`, bool, True = known. Depth is divided by the data set's range.
 """
 
+import functools
+
 import grain
 import numpy as np
 
@@ -15,6 +17,7 @@ from data_pipelines.degrade import add_noise, degrade
 
 # Threads that make batches. They share the interpreter's lock with the training loop, so more would not help.
 THREADS = 2
+ENDLESS = 2**62
 # The summed-area tables of this many bytes are kept: enough for thousands of images.
 TABLE_BYTES = 2**29
 
@@ -70,6 +73,8 @@ def train_loader(
     ):
         if value < 1:
             raise InputError(f"{option} {value}: must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed}: must be from 0 to {2**32 - 1}")
     if patch_size % scale:
         raise InputError(f"patch_size {patch_size}: must be a multiple of the scale {scale}")
     if kernel not in resample.KERNELS:
@@ -79,9 +84,21 @@ def train_loader(
     if not 0 <= process_index < process_count:
         raise InputError(f"process_index {process_index}: must be from 0 to {process_count - 1} for {process_count}")
     sample = PatchSampler(dataset, scale, patch_size, kernel, noise_sigma, edge_candidates)
-    stream = grain.MapDataset.range(len(dataset)).seed(seed).shuffle().repeat(None).random_map(sample)
+    order = functools.partial(_image_number, len(dataset), seed)
+    stream = grain.MapDataset.range(ENDLESS).seed(seed).map(order).random_map(sample)
     stream = stream[process_index::process_count].batch(batch_size)
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=prefetch)))
+
+
+def _image_number(count: int, seed: int, place: int) -> int:
+    """Which of `count` images stands at a place of the endless stream: every epoch is a permutation of its own."""
+    # Grain's own shuffle takes 0.5 ms for each index of 40, and 9 ms of 2: it is made for long data sets.
+    return int(_permutation(count, seed, place // count)[place % count])
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 class PatchSampler:

@@ -129,9 +129,9 @@ class _Prepared:
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         record = self._records[index]
-        return record["guide"], record["depth"]
+        return record["guide"], record["depth"], record["name"].decode()
 
     def __reduce__(self) -> tuple[type["_Prepared"], tuple[Path, str]]:
         return _Prepared, (self.directory, self.split)
@@ -151,15 +151,18 @@ def open_dataset(name: str, split: str, data_dir: str | os.PathLike[str], cache_
     """
     cls = builder_class(name)
     directory = Path(data_dir) / name / str(cls.VERSION)
+    source = " --from DIR" if cls.FROM_FILES else ""
     if not (directory / "dataset_info.json").is_file():
-        source = " --from DIR" if cls.FROM_FILES else ""
         raise InputError(f"data set {name!r} is not in {data_dir}: build it with `ahmf data prepare {name}{source}`")
+    import tensorflow_datasets as tfds
+
+    try:
+        splits = tfds.builder_from_directory(str(directory)).info.splits
+    except Exception as error:  # whatever its parsers raise on what is not theirs
+        raise InputError(f"{directory}: is damaged: build it again with `ahmf data prepare {name}{source}`") from error
     try:
         return Dataset(cls.INFO, _Prepared(directory, split), cache_bytes)
     except ValueError as error:
-        import tensorflow_datasets as tfds
-
-        splits = tfds.builder_from_directory(str(directory)).info.splits
         raise InputError(f"data set {name!r} has no split {split!r}: it has {', '.join(splits)}") from error
 
 
@@ -173,11 +176,11 @@ class _Pairs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         from data_pipelines.files import read_depth, read_guide
 
         depth, guide = self.files[index]
-        return read_guide(guide), read_depth(depth)
+        return read_guide(guide), read_depth(depth), self.names[index]
 
 
 def open_pairs(

@@ -62,8 +62,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(guide, depth)` as stored."""
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """`(guide, depth, name)`, the images as stored."""
 
 
 class ByteCache:
@@ -129,8 +129,7 @@ class Dataset(Sequence[Example]):
         return (self[i] for i in range(len(self)))
 
     def _decode(self, index: int) -> Example:
-        guide, stored = self._source.read(index)
-        name = self._source.names[index]
+        guide, stored, name = self._source.read(index)
         if guide.shape[:2] != stored.shape:
             raise InputError(
                 f"{name}: the depth is {stored.shape[0]} x {stored.shape[1]} and the guide {guide.shape[0]} x "

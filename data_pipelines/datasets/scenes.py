@@ -198,7 +198,7 @@ def _furnish(
             if stands and turn is upright:
                 centre[1] = floor - size[1]
             added = [(str(thing), centre, size, turn)]
-        solids += [Solid(kind, *place, material) for kind, *place in added]
+        solids += [Solid(kind, where, extent, about, material) for kind, where, extent, about in added]
     # What comes too near to the camera would fill the image.
     return [solid for solid in solids if (solid.centre @ view)[2] - np.linalg.norm(solid.size) > NEAR]
 
@@ -216,7 +216,7 @@ def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 def _window(solid: Solid, view: np.ndarray, focal: float, height: int, width: int) -> tuple[slice, slice]:
     """Rows and columns of the image that hold the solid's bounding sphere."""
     x, y, z = solid.centre @ view
-    radius = np.linalg.norm(solid.size)
+    radius = float(np.linalg.norm(solid.size))
     slices = []
     for position, length in ((y, height), (x, width)):
         # The sphere as seen in this plane: directions within asin(radius / distance) of its centre's.
