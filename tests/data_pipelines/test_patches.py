@@ -76,8 +76,9 @@ def test_the_table_counts_edges_and_known_pixels():
     beside, within = image.mask.copy(), image.mask.copy()
     beside[:, 3:] = False
     within[:, 2:4] = False
-    assert patches.edge_table(image._replace(mask=beside), 4, 0.1).edges[-1, -1] == 8
-    assert patches.edge_table(image._replace(mask=within), 4, 0.1).edges[-1, -1] == 0
+    for mask, edges in ((beside, 8), (within, 0)):
+        assert patches.edge_table(image._replace(mask=mask), 4, 0.1).edges[-1, -1] == edges
+        assert patches.edge_table(image._replace(depth=depth.T, mask=mask.T), 4, 0.1).edges[-1, -1] == edges
 
 
 def positions(image, size, scale, candidates, count, step=0.1):
