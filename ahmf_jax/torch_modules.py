@@ -273,7 +273,7 @@ class AHMF(nn.Module):
         kernel, steps = KERNELS[scale], scale.bit_length() - 1
         stages = [[conv(features, 4 * features, kernel), nn.PixelShuffle(2), nn.PReLU()] for _ in range(steps)]
         if release:
-            last = [ConvBlock(features, 1, 3, prelu=False)]
+            last: list[nn.Module] = [ConvBlock(features, 1, 3, prelu=False)]
         else:
             stages.pop()
             last = [conv(features, 4, kernel), nn.PixelShuffle(2)]

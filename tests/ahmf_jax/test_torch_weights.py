@@ -20,10 +20,10 @@ VARIANTS = get_args(Variant)
 
 
 def every_model() -> Iterator[AHMF]:
-    """Every scale and number of levels of both variants, and every ablation."""
+    """Every scale of both variants with one level and with four, and every ablation."""
     for variant in VARIANTS:
         for scale in SCALES:
-            for num_levels in (1, 2, 4, 7):
+            for num_levels in (1, 4):
                 yield AHMF(scale=scale, num_levels=num_levels, features=8, variant=variant)
         for fusion in get_args(Fusion):
             for recurrence in get_args(Recurrence):
@@ -51,10 +51,9 @@ def test_no_name_and_no_path_occurs_twice() -> None:
         assert len({row.torch for row in rows}) == len({row.flax for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("guide_channels", [1, 3, 4])
-def test_round_trip_is_exact_and_the_fields_are_found(guide_channels: int) -> None:
-    for model in every_model():
-        arrays = random_arrays(model, guide_channels)
+def test_round_trip_is_exact_and_the_fields_are_found() -> None:
+    for i, model in enumerate(every_model()):
+        arrays = random_arrays(model, guide_channels=(3, 1, 4)[i % 3])
         found, params = torch_weights.from_torch(arrays)
         assert found == model
         back = torch_weights.to_torch(found, params)
