@@ -1,0 +1,208 @@
+"""`ahmf demo`: the whole story on generated scenes, and a page that tells it."""
+
+import html
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ahmf_jax import resample, torch_weights, upsample
+from ahmf_jax.errors import InputError
+from data_pipelines import datasets
+from data_pipelines.files import atomic_write, read_depth, read_guide, write_depth, write_picture
+from data_pipelines.loader import whole_example
+from experiments import config as configs
+from experiments import convert, evaluate
+from experiments.pictures import depth_colours, error_colours, side_by_side
+from experiments.train import METRICS, train
+from experiments.upsample import upsample_file
+
+MARK = ".ahmf-demo"  # only a folder that holds this is ever emptied
+
+
+def demo(out: Path) -> None:
+    """Trains, evaluates, super-resolves, converts, and writes `index.html`; each step is timed and printed."""
+    if out.exists() and not (out / MARK).exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and no earlier demo's: choose another folder with --out")
+    try:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        (out / MARK).touch()
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): choose another folder with --out") from None
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - started:5.0f} s] {text}", flush=True)
+
+    config = configs.load("demo")
+    data_dir, run, scale = out / "data", out / "run", config.model.scale
+    counts = datasets.prepare("scenes", data_dir)
+    say("generated scenes: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+
+    train(config, run, data_dir=data_dir)
+    say(f"trained {config.steps} steps: {run}")
+
+    upsampler = upsample.load(run)
+    test = datasets.open_dataset("scenes", "test", data_dir)
+    protocol = evaluate.PROTOCOLS["float"]
+    rows = evaluate.evaluate(upsampler, test, protocol)
+    mean = rows[-1]
+    gain = 1 - mean.mae / mean.floor_mae
+    say(f"evaluated on {len(test)} scenes that it has not seen ({protocol}):")
+    print(evaluate.table(rows, test.info.unit))
+    print(f"mean absolute error {gain:.0%} below bicubic's", flush=True)
+
+    # As a user would: depth in millimetres in a 16-bit PNG, and a colour picture.
+    batch = whole_example(test[0], test.info, scale=scale, kernel=config.data.kernel)
+    files = {name: out / f"{name}.png" for name in ("depth_lr", "guide", "depth_hr", "side_by_side")}
+    millimetres = np.rint(batch["depth_lr"][0, ..., 0] * test.info.range * 1000)
+    write_depth(files["depth_lr"], np.clip(millimetres, 0, 65535).astype(np.uint16))
+    write_picture(files["guide"], np.rint(batch["guide"][0] * 255).astype(np.uint8))
+    upsample_file(run, files["depth_lr"], files["guide"], files["depth_hr"], picture=files["side_by_side"])
+    truth = batch["depth_hr"][0, ..., 0] * test.info.range * 1000
+    error = np.abs(read_depth(files["depth_hr"]).astype(np.float64) - truth).mean()
+    say(f"super-resolved {files['depth_lr']} to {files['depth_hr']}: mean error {error:.1f} mm")
+
+    say("converted: " + conversion(run, out, files["depth_lr"], files["guide"]))
+
+    pictures = []
+    for i in range(min(4, len(test))):
+        name = f"scene_{i}.png"
+        write_picture(out / name, story(upsampler, test[i], test.info, config.data.kernel))
+        pictures.append(name)
+    write_page(out, rows, test.info.unit, str(protocol), gain, pictures, time.perf_counter() - started, config)
+    say(f"open {out / 'index.html'}")
+
+
+def conversion(run: Path, out: Path, depth: Path, guide: Path) -> str:
+    """To PyTorch's names and back; says how the weights came through, and where torch is there, runs the twin."""
+    torch_file, back = out / "ahmf_torch.safetensors", out / "ahmf_back.safetensors"
+    convert.to_torch(run, torch_file)
+    original = upsample.load_trained(run)
+    convert.from_torch(torch_file, back, original.scaling, original.range, original.unit)
+    there = torch_weights.to_torch(original.model, original.params)
+    again = upsample.load_trained(back)
+    same = torch_weights.to_torch(again.model, again.params)
+    if there.keys() != same.keys() or any(not np.array_equal(there[k], same[k]) for k in there):
+        raise RuntimeError("weights changed on the way to PyTorch's names and back")
+    text = f"{len(there)} tensors to PyTorch's names and back, bit for bit the same"
+    try:
+        import torch
+
+        from ahmf_jax.torch_modules import AHMF
+    except ImportError:
+        return f"{text} (torch is not installed, so its twin was not run)"
+    m = original.model
+    twin = AHMF(m.scale, m.num_levels, m.features, m.variant)
+    twin.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in there.items()})
+    depth_lr = read_depth(depth).astype(np.float32)[None, None]
+    depth_lr = (depth_lr - depth_lr.min()) / (depth_lr.max() - depth_lr.min())
+    colour = read_guide(guide).astype(np.float32).transpose(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        theirs = twin(torch.from_numpy(depth_lr), torch.from_numpy(colour)).numpy()[0, 0]
+    ours, _ = m.apply({"params": original.params}, depth_lr.transpose(0, 2, 3, 1), colour.transpose(0, 2, 3, 1))
+    return f"{text}; PyTorch's twin gives the same depth to {np.abs(theirs - np.asarray(ours)[0, ..., 0]).max():.1e}"
+
+
+def story(upsampler: Any, example: datasets.Example, info: datasets.DatasetInfo, kernel: str) -> np.ndarray:
+    """One scene: guide, LR depth, bicubic, AHMF, truth, and the two errors; (H, W, 3) uint8."""
+    batch = whole_example(example, info, scale=upsampler.scale, kernel=kernel)
+    truth, low = batch["depth_hr"][0, ..., 0], batch["depth_lr"][0, ..., 0]
+    ours = upsampler.batch(batch)[0, ..., 0]
+    bicubic = resample.resize(batch["depth_lr"], truth.shape, "matlab_bicubic")[0, ..., 0]
+    span = float(truth.min()), float(truth.max())
+    largest = 0.1 * (span[1] - span[0])
+    return side_by_side(
+        [
+            ("guide", np.rint(batch["guide"][0] * 255).astype(np.uint8)),
+            (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(low, *span)),
+            ("bicubic", depth_colours(bicubic, *span)),
+            ("AHMF", depth_colours(ours, *span)),
+            ("truth", depth_colours(truth, *span)),
+            ("error of bicubic", error_colours(np.abs(bicubic - truth), largest)),
+            ("error of AHMF", error_colours(np.abs(ours - truth), largest)),
+        ]
+    )
+
+
+def curve(metrics: Path, width: int = 640, height: int = 200) -> str:
+    """The training loss and the validation error over the steps, as an SVG."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    loss = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    held_out = [(line["step"], line["validation_mae"]) for line in lines if "validation_mae" in line]
+    last = max(step for step, _ in loss)
+
+    def points(values: Sequence[tuple[int, float]], top: float) -> list[tuple[float, float]]:
+        return [(40 + (width - 60) * s / last, height - 30 - (height - 50) * min(v / top, 1)) for s, v in values]
+
+    tops = [1.05 * max(v for _, v in series) for series in (loss, held_out)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points(loss, tops[0]))
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#c2410c"/>' for x, y in points(held_out, tops[1]))
+    labels = "".join(
+        f'<text x="{x:.0f}" y="{y - 10:.0f}" text-anchor="end" font-size="12" fill="#c2410c">{value:.4f}</text>'
+        for (x, y), (_, value) in zip(points(held_out, tops[1]), held_out, strict=True)
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="training loss and validation error">'
+        f'<line x1="40" y1="{height - 30}" x2="{width - 20}" y2="{height - 30}" stroke="#999"/>'
+        f'<polyline points="{line}" fill="none" stroke="#1d4ed8" stroke-width="2"/>{dots}{labels}'
+        f'<text x="40" y="{height - 10}" font-size="12">0</text>'
+        f'<text x="{width - 20}" y="{height - 10}" text-anchor="end" font-size="12">{last} steps</text>'
+        f'<text x="{width - 20}" y="16" text-anchor="end" font-size="12" fill="#1d4ed8">training loss (line)</text>'
+        f'<text x="{width - 20}" y="32" text-anchor="end" font-size="12" fill="#c2410c">validation error in m (dots)</text>'
+        "</svg>"
+    )
+
+
+def write_page(
+    out: Path,
+    rows: Sequence[evaluate.Row],
+    unit: str,
+    protocol: str,
+    gain: float,
+    pictures: Sequence[str],
+    seconds: float,
+    config: configs.TrainConfig,
+) -> None:
+    """Writes `index.html`, which needs nothing but the pictures beside it."""
+    body = "".join(
+        f"<tr{' class=mean' if r.name == 'mean' else ''}><td>{html.escape(r.name)}</td><td>{r.mae:.4f}</td><td>{r.floor_mae:.4f}</td>"
+        f"<td>{r.rmse:.4f}</td><td>{r.floor_rmse:.4f}</td></tr>"
+        for r in rows
+    )
+    images = "".join(f'<p><img src="{name}" alt="guide, depth, bicubic, AHMF, truth and errors"></p>' for name in pictures)
+    mean = rows[-1]
+    page = f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>ahmf_jax demo</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }}
+img {{ width: 100%; height: auto }} svg {{ max-width: 640px; width: 100% }}
+table {{ border-collapse: collapse }} td, th {{ padding: .2em 1em; text-align: right; border-bottom: 1px solid #ddd }}
+td:first-child, th:first-child {{ text-align: left }} .mean td {{ font-weight: bold }}
+.big {{ font-size: 1.4em }}
+</style>
+<h1>Guided depth super-resolution, x{config.model.scale}</h1>
+<p class="big">On {len(rows) - 1} generated scenes that it has not seen, the mean absolute error is <b>{mean.mae:.4f} {unit}</b>,
+{gain:.0%} below bicubic's {mean.floor_mae:.4f} {unit}.</p>
+<p>A small AHMF (m = {config.model.num_levels}, {config.model.features} features) trained for {config.steps} steps; everything on this page took
+{seconds:.0f} seconds. Errors: black is none, white is a tenth of the scene's depth or more.</p>
+{images}
+<h2>Training</h2>
+{curve(out / "run" / METRICS)}
+<h2>Numbers</h2>
+<p>Protocol: {html.escape(protocol)}. In {unit}.</p>
+<table><tr><th>scene</th><th>MAE</th><th>bicubic</th><th>RMSE</th><th>bicubic</th></tr>{body}</table>
+<h2>One's own images</h2>
+<p><code>ahmf upsample {out / "run"} --depth depth_lr.png --guide guide.png --out depth_hr.png</code>: 16-bit millimetres in,
+16-bit millimetres out.</p>
+<p><img src="side_by_side.png" alt="guide, bicubic and AHMF"></p>
+</html>
+"""
+    with atomic_write(out / "index.html") as temporary:
+        temporary.write_text(page)
