@@ -68,7 +68,9 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._manager.close()
 
     def save(self, state: TrainState, data: dict[str, Any], config: dict[str, Any], error: float) -> None:

@@ -108,13 +108,19 @@ def load_bundle(path: str | os.PathLike[str]) -> Trained:
     arrays, header = read_safetensors(path)
     if header.get("format") != FORMAT:
         raise InputError(
-            f"{path} is a safetensors file, but not one of {FORMAT!r}: for PyTorch's names use `ahmf convert from-torch`"
+            f"{path} is a safetensors file, but not of format {FORMAT!r}: for PyTorch's names use `ahmf convert "
+            "from-torch`"
         )
     try:
         fields = json.loads(header["model"])
         model = MODELS[fields.pop("name")](**fields)
         trained = Trained(
-            model, {}, header["scaling"], header["unit"], float(header["range"]), header.get("origin", "")  # type: ignore[arg-type]
+            model,
+            {},
+            header["scaling"],
+            header["unit"],
+            float(header["range"]),
+            header.get("origin", ""),  # type: ignore[arg-type]
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} has a damaged header ({error!r}): write it again with `ahmf convert`") from None

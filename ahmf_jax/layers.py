@@ -37,14 +37,18 @@ def conv2d(
     return out if bias is None else out + bias
 
 
-def pixel_unshuffle(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h/f w/f c*f*f"]:
+def pixel_unshuffle(
+    x: Float[Array, "b h w c"], factor: int = 2
+) -> Float[Array, "b h//{factor} w//{factor} c*{factor}**2"]:
     """Space to depth with PyTorch's channel order (c, dy, dx), c slowest."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // factor, factor, w // factor, factor, c)
     return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, c * factor**2)
 
 
-def pixel_shuffle(x: Float[Array, "b h w c*f*f"], factor: int = 2) -> Float[Array, "b h*f w*f c"]:
+def pixel_shuffle(
+    x: Float[Array, "b h w c_in"], factor: int = 2
+) -> Float[Array, "b h*{factor} w*{factor} c_in//{factor}**2"]:
     """Depth to space, the inverse of `pixel_unshuffle` (Shi et al., CVPR 2016, Eq. 4)."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, c // factor**2, factor, factor)
@@ -114,7 +118,7 @@ class UnshuffleConv(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h/2 w/2 o"]:
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h//2 w//2 o"]:
         """Applies both."""
         conv = Conv(4 * self.in_features, self.features, self.kernel_size, self.dtype, name="conv")
         b, h, w, c = x.shape

@@ -17,9 +17,7 @@ class Errors:
 
     def __add__(self, other: "Errors") -> "Errors":
         """The errors over both sets of pixels."""
-        return Errors(
-            self.absolute + other.absolute, self.squared + other.squared, self.count + other.count
-        )
+        return Errors(self.absolute + other.absolute, self.squared + other.squared, self.count + other.count)
 
     @property
     def mae(self) -> float:
@@ -36,9 +34,7 @@ class Errors:
         return math.inf if self.squared == 0 else 20 * math.log10(peak / self.rmse)
 
 
-def errors(
-    prediction: Num[np.ndarray, "*n"], target: Num[np.ndarray, "*n"], mask: Bool[np.ndarray, "*n"]
-) -> Errors:
+def errors(prediction: Num[np.ndarray, "*n"], target: Num[np.ndarray, "*n"], mask: Bool[np.ndarray, "*n"]) -> Errors:
     """The errors of `prediction` where `mask` is True, summed in float64."""
     difference = prediction[mask].astype(np.float64) - target[mask].astype(np.float64)
     return Errors(float(np.abs(difference).sum()), float(np.square(difference).sum()), int(mask.sum()))

@@ -19,13 +19,16 @@ for NumPy and for JAX arrays alike. This module imports no JAX: the data pipelin
 
 import functools
 import math
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ahmf_jax.errors import InputError
 
-Array = TypeVar("Array")
+if TYPE_CHECKING:
+    import jax
+
+Array = TypeVar("Array", np.ndarray, "jax.Array")
 
 KERNELS = (
     "matlab_bicubic",

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Num
 from ahmf_jax import checkpoint, export
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
-from ahmf_jax.holes import fill_nearest
+from ahmf_jax.holes import fill_holes
 from ahmf_jax.models import MODELS
 from ahmf_jax.scaling import Scaling, predict
 
@@ -68,7 +68,7 @@ class Upsampler:
         """
         known = self._check_depth(depth_lr, invalid)
         colour = self._check_guide(guide, depth_lr.shape)
-        depth = fill_nearest(depth_lr, known).astype(np.float32)
+        depth = fill_holes(depth_lr, known)
         unit = self._unit(float(np.abs(depth).max()), depth_range)
         batch = {"depth_lr": depth[None, ..., None] / unit, "guide": colour[None], "mask_lr": known[None, ..., None]}
         result = (self.batch(batch)[0, ..., 0] * unit).astype(np.float64)

@@ -5,14 +5,11 @@ both resolutions.
 """
 
 import functools
-from typing import Literal
 
 import numpy as np
 
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
-
-Fill = Literal["nearest", "background"]
 
 # Rounding must not turn a block that is exactly half known, or a sample with one known part in 32 x 32, around.
 _SLACK = 1e-5
@@ -29,7 +26,7 @@ def degrade(
     """Shrinks a depth map and its mask by a whole factor.
 
     Args:
-      depth: (H, W) floating point, any unit, holes filled (see `fill_holes`). H and W are multiples of `scale`.
+      depth: (H, W) floating point, any unit, holes filled (see `ahmf_jax.holes`). H and W are multiples of `scale`.
       mask: (H, W) bool, True where the depth is known.
       scale: the factor, at least 1.
       kernel: one of `resample.KERNELS`.
@@ -93,41 +90,3 @@ def add_noise(depth_lr: np.ndarray, sigma: float, rng: np.random.Generator) -> n
         return depth_lr.astype(np.float32, copy=False)
     noise = rng.standard_normal(depth_lr.shape, np.float32) * np.float32(sigma)
     return np.clip(depth_lr + noise, 0, 1, dtype=np.float32)
-
-
-def fill_holes(depth: np.ndarray, mask: np.ndarray, method: Fill = "nearest") -> np.ndarray:
-    """Puts plausible values where depth is unknown, so that it can be resampled; the mask still says where.
-
-    Args:
-      depth: (H, W); what stands in the holes is not read.
-      mask: (H, W) bool, True where known.
-      method: "nearest": the nearest known sample. "background", for disparity: holes beside an object are mostly what
-        one camera did not see, the background; each is filled along its row from the neighbour with the smaller value,
-        and rows without a known sample from the nearest row.
-
-    Returns:
-      (H, W) float32.
-
-    Raises:
-      InputError: nothing is known, or an unknown method.
-    """
-    if method not in ("nearest", "background"):
-        raise InputError(f"fill method {method!r} is not known: choose nearest or background")
-    if not mask.any():
-        raise InputError("the depth map has no known sample at all: nothing can fill its holes")
-    depth = np.where(mask, depth, 0).astype(np.float32)
-    if mask.all():
-        return depth
-    if method == "background":
-        column = np.arange(depth.shape[1])
-        before = np.maximum.accumulate(np.where(mask, column, -1), axis=1)
-        after = np.minimum.accumulate(np.where(mask, column, depth.shape[1])[:, ::-1], axis=1)[:, ::-1]
-        # One more column on the right stands for "no neighbour on this side"; index -1 finds it as well.
-        padded = np.pad(depth, ((0, 0), (0, 1)), constant_values=np.inf)
-        filled = np.minimum(np.take_along_axis(padded, before, 1), np.take_along_axis(padded, after, 1))
-        depth = np.where(mask, depth, filled)
-        mask = np.isfinite(depth)
-    from scipy import ndimage  # slow to import, and most data sets need it never
-
-    nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    return depth[tuple(nearest)]

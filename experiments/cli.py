@@ -245,7 +245,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Demo:
-    """The whole story on generated scenes, in minutes: train, evaluate, super-resolve, convert; a page with pictures."""
+    """The whole story on generated scenes in minutes: train, evaluate, super-resolve, convert; a page with pictures."""
 
     out: Path = Path("demo")
     """Folder for the page and everything that it shows; emptied of an earlier demo."""

@@ -47,7 +47,8 @@ def open_named(
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
-            f"{name!r} is neither a data set ({', '.join(datasets.DATASETS)}) nor a folder of image pairs: check the name"
+            f"{name!r} is neither a data set ({', '.join(datasets.DATASETS)}) nor a folder of image pairs: "
+            "check the name"
         )
     inside = folder / split
     pairs = pairs or PairsConfig()

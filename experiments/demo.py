@@ -65,8 +65,8 @@ def demo(out: Path) -> None:
     write_picture(files["guide"], np.rint(batch["guide"][0] * 255).astype(np.uint8))
     upsample_file(run, files["depth_lr"], files["guide"], files["depth_hr"], picture=files["side_by_side"])
     truth = batch["depth_hr"][0, ..., 0] * test.info.range * 1000
-    error = np.abs(read_depth(files["depth_hr"]).astype(np.float64) - truth).mean()
-    say(f"super-resolved {files['depth_lr']} to {files['depth_hr']}: mean error {error:.1f} mm")
+    off = np.abs(read_depth(files["depth_hr"]).astype(np.float64) - truth).mean()
+    say(f"super-resolved {files['depth_lr']} to {files['depth_hr']}: mean error {off:.1f} mm")
 
     say("converted: " + conversion(run, out, files["depth_lr"], files["guide"]))
 
@@ -153,8 +153,8 @@ def curve(metrics: Path, width: int = 640, height: int = 200) -> str:
         f'<polyline points="{line}" fill="none" stroke="#1d4ed8" stroke-width="2"/>{dots}{labels}'
         f'<text x="40" y="{height - 10}" font-size="12">0</text>'
         f'<text x="{width - 20}" y="{height - 10}" text-anchor="end" font-size="12">{last} steps</text>'
-        f'<text x="{width - 20}" y="16" text-anchor="end" font-size="12" fill="#1d4ed8">training loss (line)</text>'
-        f'<text x="{width - 20}" y="32" text-anchor="end" font-size="12" fill="#c2410c">validation error in m (dots)</text>'
+        f'<text x="{width - 20}" y="16" text-anchor="end" font-size="12" fill="#1d4ed8">training loss</text>'
+        f'<text x="{width - 20}" y="32" text-anchor="end" font-size="12" fill="#c2410c">validation error, m</text>'
         "</svg>"
     )
 
@@ -171,11 +171,14 @@ def write_page(
 ) -> None:
     """Writes `index.html`, which needs nothing but the pictures beside it."""
     body = "".join(
-        f"<tr{' class=mean' if r.name == 'mean' else ''}><td>{html.escape(r.name)}</td><td>{r.mae:.4f}</td><td>{r.floor_mae:.4f}</td>"
+        f"<tr{' class=mean' if r.name == 'mean' else ''}><td>{html.escape(r.name)}</td><td>{r.mae:.4f}</td>"
+        f"<td>{r.floor_mae:.4f}</td>"
         f"<td>{r.rmse:.4f}</td><td>{r.floor_rmse:.4f}</td></tr>"
         for r in rows
     )
-    images = "".join(f'<p><img src="{name}" alt="guide, depth, bicubic, AHMF, truth and errors"></p>' for name in pictures)
+    images = "".join(
+        f'<p><img src="{name}" alt="guide, depth, bicubic, AHMF, truth and errors"></p>' for name in pictures
+    )
     mean = rows[-1]
     page = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -188,10 +191,11 @@ td:first-child, th:first-child {{ text-align: left }} .mean td {{ font-weight: b
 .big {{ font-size: 1.4em }}
 </style>
 <h1>Guided depth super-resolution, x{config.model.scale}</h1>
-<p class="big">On {len(rows) - 1} generated scenes that it has not seen, the mean absolute error is <b>{mean.mae:.4f} {unit}</b>,
-{gain:.0%} below bicubic's {mean.floor_mae:.4f} {unit}.</p>
-<p>A small AHMF (m = {config.model.num_levels}, {config.model.features} features) trained for {config.steps} steps; everything on this page took
-{seconds:.0f} seconds. Errors: black is none, white is a tenth of the scene's depth or more.</p>
+<p class="big">On {len(rows) - 1} generated scenes that it has not seen, the mean absolute error is
+<b>{mean.mae:.4f} {unit}</b>, {gain:.0%} below bicubic's {mean.floor_mae:.4f} {unit}.</p>
+<p>A small AHMF (m = {config.model.num_levels}, {config.model.features} features) trained for {config.steps} steps;
+everything on this page took {seconds:.0f} seconds. Errors:
+black is none, white is a tenth of the scene's depth or more.</p>
 {images}
 <h2>Training</h2>
 {curve(out / "run" / METRICS)}
@@ -199,8 +203,8 @@ td:first-child, th:first-child {{ text-align: left }} .mean td {{ font-weight: b
 <p>Protocol: {html.escape(protocol)}. In {unit}.</p>
 <table><tr><th>scene</th><th>MAE</th><th>bicubic</th><th>RMSE</th><th>bicubic</th></tr>{body}</table>
 <h2>One's own images</h2>
-<p><code>ahmf upsample {out / "run"} --depth depth_lr.png --guide guide.png --out depth_hr.png</code>: 16-bit millimetres in,
-16-bit millimetres out.</p>
+<p><code>ahmf upsample {out / "run"} --depth {out}/depth_lr.png --guide {out}/guide.png --out depth_hr.png</code>:
+16-bit millimetres in, 16-bit millimetres out.</p>
 <p><img src="side_by_side.png" alt="guide, bicubic and AHMF"></p>
 </html>
 """

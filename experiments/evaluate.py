@@ -37,9 +37,8 @@ class Protocol:
     def __str__(self) -> str:
         noise = f", noise {self.noise_sigma:g} of the range" if self.noise_sigma else ""
         rounding = "output rounded to uint8" if self.rounding == "uint8" else "output not rounded"
-        return (
-            f"LR by {self.kernel}{noise}, floor by {self.floor}, {rounding}, border {self.border} px, PSNR peak {self.peak:g}"
-        )
+        return f"LR by {self.kernel}{noise}, floor by {self.floor}, {rounding}, border {self.border} px, "
+            f"PSNR peak {self.peak:g}"
 
 
 # Section 8 of AHMF's protocols as its test program has them, and what later papers (DKN and on) use.
@@ -116,7 +115,8 @@ def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
     info = dataset.info
     if protocol.rounding == "uint8" and info.range != 255:
         raise InputError(
-            f"this protocol rounds to uint8, and {info.name} has a range of {info.range:g} {info.unit}: use --protocol float"
+            f"this protocol rounds to uint8, and {info.name} has a range of {info.range:g} {info.unit}: "
+            "use --protocol float"
         )
     rows = []
     for i, example in enumerate(dataset):
@@ -133,9 +133,7 @@ def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
         ours = measure(upsampler.batch(batch), batch, info.range, protocol)
         floor = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
         peak = protocol.peak
-        rows.append(
-            Row(example.name, ours.mae, ours.rmse, ours.psnr(peak), floor.mae, floor.rmse, floor.psnr(peak))
-        )
+        rows.append(Row(example.name, ours.mae, ours.rmse, ours.psnr(peak), floor.mae, floor.rmse, floor.psnr(peak)))
     if not rows:
         raise InputError(f"{info.name} has no image in this split")
     means = {
@@ -166,4 +164,6 @@ def write_json(path: Path, rows: Sequence[Row], protocol: Protocol, **facts: Any
 
     images = [{k: finite(v) for k, v in dataclasses.asdict(r).items()} for r in rows]
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({**facts, "protocol": dataclasses.asdict(protocol), "images": images}, indent=1))
+        temporary.write_text(
+            json.dumps({**facts, "protocol": dataclasses.asdict(protocol), "images": images}, indent=1)
+        )

@@ -7,7 +7,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 # Anchor colours of a perceptually ordered map, dark blue (small) to yellow (large), interpolated in between.
 _ANCHORS = np.array(
-    [(20, 11, 52), (60, 15, 112), (114, 31, 129), (167, 50, 126), (222, 73, 104), (249, 122, 93), (254, 176, 120), (252, 236, 174)],
+    [
+        (20, 11, 52),
+        (60, 15, 112),
+        (114, 31, 129),
+        (167, 50, 126),
+        (222, 73, 104),
+        (249, 122, 93),
+        (254, 176, 120),
+        (252, 236, 174),
+    ],
     np.float64,
 )
 GAP, CAPTION = 6, 22
@@ -15,7 +24,9 @@ GAP, CAPTION = 6, 22
 
 def depth_colours(depth: np.ndarray, low: float, high: float, mask: np.ndarray | None = None) -> np.ndarray:
     """(H, W) depth to (H, W, 3) uint8; `low` to `high` is the scale of colours, unknown pixels are grey."""
-    position = np.clip((np.where(np.isfinite(depth), depth, low).astype(np.float64) - low) / max(high - low, 1e-9), 0, 1)
+    position = np.clip(
+        (np.where(np.isfinite(depth), depth, low).astype(np.float64) - low) / max(high - low, 1e-9), 0, 1
+    )
     position = position * (len(_ANCHORS) - 1)
     index = np.minimum(position.astype(int), len(_ANCHORS) - 2)
     part = (position - index)[..., None]

@@ -130,7 +130,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
         print(
             f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, {len(training)} images to train "
-            f"on, {len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, steps {first} to {config.steps}",
+            f"on, {len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, "
+            f"steps {first} to {config.steps}",
             flush=True,
         )
         interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
@@ -172,9 +173,13 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
                     f"--optimiser.learning-rate (now {config.optimiser.learning_rate:g}) or --optimiser.clip"
                 ) from None
             except OSError as error:
-                raise InputError(f"{out} could not be written ({error}): make room, then `ahmf train --resume {out}`") from None
+                raise InputError(
+                    f"{out} could not be written ({error}): make room, then `ahmf train --resume {out}`"
+                ) from None
     if stopped:
-        raise Stopped(f"stopped at step {int(state.step)} of {config.steps}, saved: go on with `ahmf train --resume {out}`")
+        raise Stopped(
+            f"stopped at step {int(state.step)} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
+        )
     return out
 
 
@@ -198,5 +203,3 @@ def default_out(name: str) -> Path:
     stem = Path(name).stem
     candidates = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10_000))
     return next(c for c in candidates if not c.exists())
-
-

@@ -6,7 +6,7 @@ import numpy as np
 
 from ahmf_jax import resample, upsample
 from ahmf_jax.errors import InputError
-from ahmf_jax.holes import fill_nearest
+from ahmf_jax.holes import fill_holes
 from data_pipelines.files import read_depth, read_guide, write_depth, write_picture
 from experiments.pictures import depth_colours, side_by_side
 
@@ -50,7 +50,7 @@ def comparison(
         finite = np.isfinite(depth)
         return finite if invalid is None else finite & (depth != invalid)
 
-    filled = fill_nearest(depth_lr, known(depth_lr)).astype(np.float32)
+    filled = fill_holes(depth_lr, known(depth_lr))
     bicubic = resample.resize(filled[..., None], depth_hr.shape, "matlab_bicubic")[..., 0]
     mask = known(depth_hr)
     low, high = float(depth_hr[mask].min()), float(depth_hr[mask].max())

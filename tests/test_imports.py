@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = {"ahmf_jax", "data_pipelines", "experiments"}
 # What the pipelines may take from the library: neither module imports JAX.
-SHARED = ("ahmf_jax.resample", "ahmf_jax.errors")
+SHARED = ("ahmf_jax.resample", "ahmf_jax.errors", "ahmf_jax.holes")
 
 
 def imported(source: str, module: str) -> Iterator[tuple[str, bool]]:

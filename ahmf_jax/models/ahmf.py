@@ -236,9 +236,7 @@ class BHFC(nn.Module):
             states = []
             for direction, order in (("forward", 1), ("backward", -1)):
                 if self.recurrence in (direction, "both"):
-                    gru = ConvGRU(
-                        self.features, layers, self.dtype, self.unroll, self.remat, name=f"{direction}_gru"
-                    )
+                    gru = ConvGRU(self.features, layers, self.dtype, self.unroll, self.remat, name=f"{direction}_gru")
                     states.append(gru(xs[::order])[::order])
             fused = list(sum(states[1:], states[0]))
         block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
@@ -254,7 +252,7 @@ class GuidanceHead(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, guide: Image) -> Image:
+    def __call__(self, guide: Float[Array, "b H W g"]) -> Float[Array, "b H//{self.scale} W//{self.scale} f"]:
         """(B, s*h, s*w, C) -> (B, h, w, features)."""
         stages = int(math.log2(self.scale))
         k = STAGE_KERNEL[stages]
@@ -278,7 +276,7 @@ class Reconstruction(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, refined: Sequence[Image]) -> Image:
+    def __call__(self, refined: Sequence[Image]) -> Float[Array, "b h*{self.scale} w*{self.scale} 1"]:
         """List of (B, h, w, features) -> (B, s*h, s*w, 1)."""
         stages = int(math.log2(self.scale))
         k = STAGE_KERNEL[stages]

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.holes import Fill
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset, DatasetInfo, Example
-from data_pipelines.degrade import Fill
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.builder import DepthBuilder

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from data_pipelines.degrade import Fill, fill_holes
+from ahmf_jax.holes import Fill, fill_holes
 
 CACHE_BYTES = 2**30
 
@@ -25,7 +25,7 @@ class DatasetInfo:
       range: the depth, in that unit, that 1.0 stands for in a batch.
       invalid: the stored value that means unknown, or None. NaN and infinity mean unknown everywhere.
       licence, citation: the terms of use, and whom to cite.
-      fill: how holes are filled before resampling (`degrade.fill_holes`).
+      fill: how holes are filled before resampling (`ahmf_jax.holes.fill_holes`).
     """
 
     name: str

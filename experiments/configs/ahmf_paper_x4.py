@@ -1,4 +1,4 @@
-"""AHMF x4 by the paper's recipe (section VI-B): batch 16 of 256 x 256 patches, L1, Adam 1e-4 halved at epoch 200 of 250.
+"""AHMF x4 by the paper's recipe (section VI): batch 16 of 256 x 256 patches, L1, Adam 1e-4, halved at 4/5.
 
     ahmf train ahmf_paper_x4
 

@@ -2,7 +2,7 @@
 
     ahmf data prepare middlebury --from DIR
     ahmf train ahmf_short_x16
-    ahmf evaluate runs/ahmf_short_x16 --dataset DIR_OF_THE_SIX_SCENES --pairs.names art books dolls laundry moebius reindeer
+    ahmf evaluate runs/ahmf_short_x16 --dataset DIR --pairs.names art books dolls laundry moebius reindeer
 
 What was measured is in docs/results/middlebury.md.
 """
@@ -11,9 +11,7 @@ from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainCo
 
 config = TrainConfig(
     model=ModelConfig(scale=16, num_levels=4, features=32),
-    data=DataConfig(
-        dataset="middlebury", train="train+train_2003", patch_size=128, batch_size=8, edge_candidates=8
-    ),
+    data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=128, batch_size=8, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=6e-3, schedule="onecycle"),
     steps=2_500,
     scaling="sample",

@@ -2,7 +2,7 @@
 
     ahmf data prepare middlebury --from DIR
     ahmf train ahmf_short_x4
-    ahmf evaluate runs/ahmf_short_x4 --dataset DIR_OF_THE_SIX_SCENES --pairs.names art books dolls laundry moebius reindeer
+    ahmf evaluate runs/ahmf_short_x4 --dataset DIR --pairs.names art books dolls laundry moebius reindeer
 
 What was measured is in docs/results/middlebury.md.
 
@@ -16,9 +16,7 @@ from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainCo
 
 config = TrainConfig(
     model=ModelConfig(scale=4, num_levels=4, features=32),
-    data=DataConfig(
-        dataset="middlebury", train="train+train_2003", patch_size=64, batch_size=16, edge_candidates=8
-    ),
+    data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=64, batch_size=16, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=6e-3, schedule="onecycle"),
     steps=7_000,
     scaling="sample",

@@ -6,7 +6,8 @@ from PIL import Image
 
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
-from data_pipelines.degrade import add_noise, degrade, fill_holes
+from ahmf_jax.holes import fill_holes
+from data_pipelines.degrade import add_noise, degrade
 
 RNG = np.random.default_rng(1)
 DEPTH = RNG.uniform(0, 255, (24, 40)).astype(np.float32)
