@@ -201,7 +201,8 @@ class TrainConfig:
         _positive(self, "steps", "output_scale", "log_every", "checkpoint_every")
         if self.data.patch_size % self.model.scale:
             raise InputError(
-                f"DataConfig.patch_size is {self.data.patch_size}: it must be a multiple of the scale {self.model.scale}"
+                f"DataConfig.patch_size is {self.data.patch_size}: it must be a multiple of the scale, "
+                f"{self.model.scale}"
             )
 
 

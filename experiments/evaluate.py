@@ -37,8 +37,10 @@ class Protocol:
     def __str__(self) -> str:
         noise = f", noise {self.noise_sigma:g} of the range" if self.noise_sigma else ""
         rounding = "output rounded to uint8" if self.rounding == "uint8" else "output not rounded"
-        return f"LR by {self.kernel}{noise}, floor by {self.floor}, {rounding}, border {self.border} px, "
+        return (
+            f"LR by {self.kernel}{noise}, floor by {self.floor}, {rounding}, border {self.border} px, "
             f"PSNR peak {self.peak:g}"
+        )
 
 
 # Section 8 of AHMF's protocols as its test program has them, and what later papers (DKN and on) use.

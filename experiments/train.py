@@ -129,8 +129,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
         ]
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
         print(
-            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, {len(training)} images to train "
-            f"on, {len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, "
+            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, {len(training)} images to "
+            f"train on, {len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, "
             f"steps {first} to {config.steps}",
             flush=True,
         )
