@@ -114,14 +114,8 @@ def load_bundle(path: str | os.PathLike[str]) -> Trained:
     try:
         fields = json.loads(header["model"])
         model = MODELS[fields.pop("name")](**fields)
-        trained = Trained(
-            model,
-            {},
-            header["scaling"],
-            header["unit"],
-            float(header["range"]),
-            header.get("origin", ""),  # type: ignore[arg-type]
-        )
+        scaling: Scaling = "sample" if header["scaling"] == "sample" else "range"
+        trained = Trained(model, {}, scaling, header["unit"], float(header["range"]), header.get("origin", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} has a damaged header ({error!r}): write it again with `ahmf convert`") from None
     params = traverse_util.unflatten_dict(arrays, sep="/")

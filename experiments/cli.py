@@ -16,8 +16,7 @@ import tyro
 
 from ahmf_jax.errors import InputError
 from experiments import config as configs
-from experiments.config import TrainConfig
-from experiments.data import PairsConfig
+from experiments.config import PairsConfig, TrainConfig
 
 STOPPED = 75  # EX_TEMPFAIL: try again, with --resume
 

@@ -88,15 +88,34 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class PairsConfig:
+    """How a plain folder of image pairs is read; has no say for a prepared data set."""
+
+    depth: str = "*_depth.png"
+    """Names of the depth files; what `*` stands for names the pair."""
+    guide: str = "*_rgb.png"
+    """Names of the colour files."""
+    names: tuple[str, ...] = ()
+    """Only these pairs, in this order."""
+    unit: str = "grey level"
+    """Unit of the depth values."""
+    range: float = 255.0
+    """Depth, in that unit, that counts as 1."""
+    invalid: float | None = None
+    """Depth value that means unknown."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What it is trained on, and how low resolution is made from high."""
 
     dataset: str = "middlebury"
     """A data set's name (`ahmf data list`), or the folder of a set of image pairs."""
     train: str = "train"
-    """The split to train on; `+` joins several."""
+    """The split to train on (`+` joins several); of a folder of pairs, the folder of that name inside."""
     validation: str = "validation"
     """The split to validate on: whole images."""
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     kernel: Kernel = "matlab_bicubic"
     """How low resolution is made."""
     noise_sigma: float = 0.0
@@ -240,6 +259,9 @@ def from_json(values: dict[str, Any], cls: type[Any] = TrainConfig) -> Any:
             arguments[name] = from_json(value, hint)  # type: ignore[arg-type]
             continue
         allowed = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+        if typing.get_origin(hint) is tuple:  # JSON has lists alone
+            arguments[name] = tuple(value)
+            continue
         if float in allowed and type(value) is int:
             value = float(value)
         # Literals are checked by the dataclass itself, types are not.

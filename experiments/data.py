@@ -1,29 +1,11 @@
 """Opening a data set by what a user calls it: a prepared set's name, or a folder of image pairs."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
 from data_pipelines.datasets import Dataset
-
-
-@dataclass(frozen=True)
-class PairsConfig:
-    """How a plain folder of image pairs is read; has no say for a prepared data set."""
-
-    depth: str = "*_depth.png"
-    """Names of the depth files; what `*` stands for names the pair."""
-    guide: str = "*_rgb.png"
-    """Names of the colour files."""
-    names: tuple[str, ...] = ()
-    """Only these pairs, in this order."""
-    unit: str = "grey level"
-    """Unit of the depth values."""
-    range: float = 255.0
-    """Depth, in that unit, that counts as 1."""
-    invalid: float | None = None
-    """Depth value that means unknown."""
+from experiments.config import PairsConfig
 
 
 def open_named(

@@ -17,7 +17,7 @@ from data_pipelines.files import atomic_write, read_depth, read_guide, write_dep
 from data_pipelines.loader import whole_example
 from experiments import config as configs
 from experiments import convert, evaluate
-from experiments.pictures import depth_colours, error_colours, side_by_side
+from experiments.pictures import depth_colours, error_colours, grid
 from experiments.train import METRICS, train
 from experiments.upsample import upsample_file
 
@@ -115,17 +115,22 @@ def story(upsampler: Any, example: datasets.Example, info: datasets.DatasetInfo,
     truth, low = batch["depth_hr"][0, ..., 0], batch["depth_lr"][0, ..., 0]
     ours = upsampler.batch(batch)[0, ..., 0]
     bicubic = resample.resize(batch["depth_lr"], truth.shape, "matlab_bicubic")[0, ..., 0]
+    enlarged = resample.resize(batch["depth_lr"], truth.shape, "nearest_first")[0, ..., 0]
     span = float(truth.min()), float(truth.max())
     largest = 0.1 * (span[1] - span[0])
-    return side_by_side(
+    return grid(
         [
-            ("guide", np.rint(batch["guide"][0] * 255).astype(np.uint8)),
-            (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(low, *span)),
-            ("bicubic", depth_colours(bicubic, *span)),
-            ("AHMF", depth_colours(ours, *span)),
-            ("truth", depth_colours(truth, *span)),
-            ("error of bicubic", error_colours(np.abs(bicubic - truth), largest)),
-            ("error of AHMF", error_colours(np.abs(ours - truth), largest)),
+            [
+                ("colour guide", np.rint(batch["guide"][0] * 255).astype(np.uint8)),
+                ("bicubic", depth_colours(bicubic, *span)),
+                ("AHMF", depth_colours(ours, *span)),
+                ("truth", depth_colours(truth, *span)),
+            ],
+            [
+                (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(enlarged, *span)),
+                ("error of bicubic", error_colours(np.abs(bicubic - truth), largest)),
+                ("error of AHMF", error_colours(np.abs(ours - truth), largest)),
+            ],
         ]
     )
 

@@ -42,6 +42,13 @@ def error_colours(error: np.ndarray, largest: float) -> np.ndarray:
     return grey[..., None].repeat(3, -1)
 
 
+def grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Rows of named pictures one above the other, shorter rows filled with white; (H, W, 3) uint8."""
+    sheets = [side_by_side(row) for row in rows]
+    width = max(s.shape[1] for s in sheets)
+    return np.concatenate([np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets])
+
+
 def side_by_side(pictures: Sequence[tuple[str, np.ndarray]], height: int | None = None) -> np.ndarray:
     """Names and (H, W, 3) uint8 pictures in a row, brought to one height (the largest); (H', W', 3) uint8."""
     height = height or max(p.shape[0] for _, p in pictures)

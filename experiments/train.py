@@ -89,8 +89,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
         )
     model = config.model.build()
     data = config.data
-    training = open_named(data.dataset, data.train, data_dir, prepare=True)
-    held_out = open_named(data.dataset, data.validation, data_dir, prepare=True)
+    training = open_named(data.dataset, data.train, data_dir, data.pairs, prepare=True)
+    held_out = open_named(data.dataset, data.validation, data_dir, data.pairs, prepare=True)
     batches = train_loader(
         training,
         scale=config.model.scale,
