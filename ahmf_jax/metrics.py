@@ -30,8 +30,10 @@ class Errors:
         return math.sqrt(self.squared / self.count) if self.count else math.nan
 
     def psnr(self, peak: float) -> float:
-        """Peak signal-to-noise ratio in dB, 20 log10(peak / RMSE); infinite where there is no error."""
-        return math.inf if self.squared == 0 else 20 * math.log10(peak / self.rmse)
+        """Peak signal-to-noise ratio in dB, 20 log10(peak / RMSE); infinite without an error, not a number without a pixel."""
+        if self.count and self.squared == 0:
+            return math.inf
+        return 20 * math.log10(peak / self.rmse) if self.count else math.nan
 
 
 def errors(prediction: Num[np.ndarray, "*n"], target: Num[np.ndarray, "*n"], mask: Bool[np.ndarray, "*n"]) -> Errors:
