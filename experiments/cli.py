@@ -6,7 +6,9 @@ by a signal, and resumable. Everything heavy is imported by the command that nee
 
 import contextlib
 import io
+import itertools
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,13 +85,16 @@ class Evaluate:
         from ahmf_jax import upsample
         from experiments import evaluate
         from experiments.data import open_named
+        from experiments.upsample import check_place
 
+        if self.out is not None:
+            check_place(self.out)
         protocol = evaluate.PROTOCOLS[self.protocol]
         dataset = open_named(self.dataset, self.split, self.data_dir, self.pairs)
         upsampler = upsample.load(self.weights)
         rows = evaluate.evaluate(upsampler, dataset, protocol)
         trained = upsampler.trained
-        print(f"{self.weights} ({trained.origin}), x{upsampler.scale}, on {dataset.info.name}")
+        print(f"{self.weights} ({trained.origin}), x{upsampler.scale}, on {dataset.info.name}, {self.split}")
         print(f"protocol {self.protocol}: {protocol}")
         print(evaluate.table(rows, dataset.info.unit))
         if self.out is not None:
@@ -101,6 +106,7 @@ class Evaluate:
                 origin=trained.origin,
                 scale=upsampler.scale,
                 dataset=dataset.info.name,
+                split=self.split,
                 unit=dataset.info.unit,
             )
 
@@ -286,10 +292,11 @@ Command = (
 
 
 def one_line(message: str) -> str:
-    """What tyro prints in a box, as one line."""
-    words = "".join(" " if "\u2500" <= c <= "\u257f" else c for c in message).split()
-    text = " ".join(words).replace("For full helptext, run", "; see").replace("For full helptext, see", "; see")
-    return text.replace(" ;", ";")
+    """What tyro prints in a box, a title above and rules between its sections, as one line."""
+    lines = [line.strip(" \u2500\u2502\u256d\u256e\u2570\u256f+|") for line in message.splitlines()[1:]]
+    sections = [" ".join(part) for rule, part in itertools.groupby(lines, lambda line: not line.strip("-")) if not rule]
+    text = "; ".join(" ".join(section.split()).rstrip(".") for section in sections)
+    return re.sub(r"For full helptext, (?:run|see):? (.*)", r"see `\1`", text)
 
 
 def parse(args: list[str]) -> Any:
@@ -301,6 +308,11 @@ def parse(args: list[str]) -> Any:
         default = TrainRun(configs.load(args[1]), args[1])
         command, options = TrainRun, {"prog": f"ahmf train {args[1]}", "default": default}
         args = args[2:]
+    elif args[:1] == ["train"] and args[1:] and not any(a.startswith(("--resume", "--help", "-h")) for a in args):
+        raise InputError(
+            f"ahmf train {args[1]}: name the configuration first ({', '.join(configs.names())}, or a Python file) and "
+            "its options after it, or give --resume RUN"
+        )
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(command, args=args, config=(tyro.conf.OmitSubcommandPrefixes,), **options)

@@ -248,6 +248,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any], cls: type[Any] = TrainConfig) -> Any:
     """The configuration that `to_json` was given; a wrong or unknown field is an InputError."""
+    if not isinstance(values, dict):
+        raise InputError(f"{cls.__name__} is {values!r}: it must be an object with its fields")
     hints = typing.get_type_hints(cls)
     unknown = values.keys() - hints.keys()
     if unknown:
@@ -259,7 +261,9 @@ def from_json(values: dict[str, Any], cls: type[Any] = TrainConfig) -> Any:
             arguments[name] = from_json(value, hint)  # type: ignore[arg-type]
             continue
         allowed = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-        if typing.get_origin(hint) is tuple:  # JSON has lists alone
+        if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):  # JSON has lists alone
+            if not all(type(v) is typing.get_args(hint)[0] for v in value):
+                raise InputError(f"{cls.__name__}.{name} is {value!r}: it must be {hint}")
             arguments[name] = tuple(value)
             continue
         if float in allowed and type(value) is int:

@@ -1,5 +1,6 @@
 """`ahmf convert`: weights to and from PyTorch's names, in `.pth` files (with torch) or `.safetensors` (without)."""
 
+import math
 from pathlib import Path
 
 import jax
@@ -29,6 +30,8 @@ def _describe(trained: Trained) -> str:
 def from_torch(source: Path, out: Path, scaling: Scaling, depth_range: float, unit: str) -> str:
     """Reads PyTorch weights, writes a bundle, and says what they are."""
     _suffix(out, ".safetensors")
+    if not 0 < depth_range < math.inf:
+        raise InputError(f"--range {depth_range:g}: give the depth that the network takes for 1, above 0")
     if source.suffix == ".safetensors":
         arrays, _ = read_safetensors(source)
     else:

@@ -26,6 +26,8 @@ MARK = ".ahmf-demo"  # only a folder that holds this is ever emptied
 
 def demo(out: Path) -> None:
     """Trains, evaluates, super-resolves, converts, and writes `index.html`; each step is timed and printed."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: choose a folder with --out")
     if out.exists() and not (out / MARK).exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and no earlier demo's: choose another folder with --out")
     try:

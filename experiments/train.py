@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -24,10 +25,17 @@ def metrics_log(run: Path, step: int) -> Iterator[Any]:
     """
     from tensorboardX import SummaryWriter
 
+    from ahmf_jax.checkpoint import write_atomically
+
+    def keep(line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= step
+        except ValueError:  # cut off when the process was killed
+            return False
+
     path = run / METRICS
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in lines))
+        write_atomically(path, "".join(f"{line}\n" for line in path.read_text().splitlines() if keep(line)))
     with path.open("a") as file, SummaryWriter(str(run / "tensorboard"), purge_step=step + 1) as board:
 
         def write(at: int, values: dict[str, float]) -> None:
@@ -39,12 +47,28 @@ def metrics_log(run: Path, step: int) -> Iterator[Any]:
         yield write
 
 
-def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> None:
-    """Makes the run's folder with its configuration; an existing run is not touched."""
+def has_checkpoint(run: Path) -> bool:
+    """Whether there is a state to go on from."""
+    from ahmf_jax.checkpoint import latest_step
+
+    try:
+        return latest_step(run) >= 0
+    except InputError:
+        return False
+
+
+@contextlib.contextmanager
+def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> Iterator[None]:
+    """Makes the run's folder with its configuration; an existing run is not touched.
+
+    What fails before its first checkpoint cannot be resumed, and is taken away: it would bar the way to another try.
+    """
     from ahmf_jax.checkpoint import CONFIG, write_atomically
 
     if (out / CONFIG).exists():
-        raise InputError(f"{out} holds a run already: go on with `ahmf train --resume {out}`, or choose another --out")
+        on = f"go on with `ahmf train --resume {out}`" if has_checkpoint(out) else "remove it, as it has no checkpoint"
+        raise InputError(f"{out} holds a run already: {on}, or choose another --out")
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / CONFIG, json.dumps({"train": configs.to_json(config), "trained": trained}, indent=1))
@@ -52,6 +76,15 @@ def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> None:
         raise InputError(
             f"{out} cannot be written ({error.strerror}): choose a folder that can be, with --out"
         ) from None
+    try:
+        yield
+    except BaseException:
+        if not has_checkpoint(out):
+            if made:
+                shutil.rmtree(out, ignore_errors=True)
+            else:
+                (out / CONFIG).unlink(missing_ok=True)
+        raise
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Path | None = None) -> Path:
@@ -113,10 +146,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
         "unit": training.info.unit,
         "range": training.info.range,
     }
-    if not resume:
-        new_run(config, out, trained)
     optimiser = config.optimiser.build(config.steps)
-    with Checkpoints(out) as checkpoints:
+    with contextlib.nullcontext() if resume else new_run(config, out, trained), Checkpoints(out) as checkpoints:
         if resume:
             state, position = checkpoints.restore(create_state(model, optimiser, mesh, abstract=True, **options))
             batches.set_state(position)
@@ -168,8 +199,9 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
                     on_checkpoint=on_checkpoint,
                 )
             except NonFiniteLoss as error:
+                kept = f"the last good checkpoint in {out} is kept" if has_checkpoint(out) else "there is no checkpoint"
                 raise InputError(
-                    f"{error}: training stopped, and the last good checkpoint in {out} is kept; use a smaller "
+                    f"{error}: training stopped, and {kept}; use a smaller "
                     f"--optimiser.learning-rate (now {config.optimiser.learning_rate:g}) or --optimiser.clip"
                 ) from None
             except OSError as error:
@@ -193,6 +225,8 @@ def resume(run: Path, data_dir: Path | None = None) -> Path:
         config = configs.from_json(values["train"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{run}/config.json is not this program's ({error!r}): restore it from a copy") from None
+    except InputError as error:
+        raise InputError(f"{run}/config.json: {error}: restore it from a copy") from None
     if latest_step(run) >= config.steps:
         raise InputError(f"{run} has done its {config.steps} steps: start another run to train longer")
     return train(config, run, resume=True, data_dir=data_dir)

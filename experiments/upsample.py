@@ -7,7 +7,7 @@ import numpy as np
 from ahmf_jax import resample, upsample
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import fill_holes
-from data_pipelines.files import read_depth, read_guide, write_depth, write_picture
+from data_pipelines.files import WRITABLE, read_depth, read_guide, write_depth, write_picture
 from experiments.pictures import depth_colours, side_by_side
 
 
@@ -29,9 +29,18 @@ def upsample_file(
     upsampler = upsample.load(weights)
     depth_lr = read_depth(depth, max_pixels)
     colour = read_guide(guide, max_pixels)
-    for path in (out, picture):  # before minutes of work, not after
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}: create it or write elsewhere")
+    # Before minutes of work, not after.
+    kind = depth_lr.dtype.name
+    if kind not in WRITABLE.get(out.suffix.lower(), ()):
+        holders = " or ".join(suffix for suffix, kinds in WRITABLE.items() if kind in kinds)
+        raise InputError(f"{out}: the result is {kind} as {depth} is, which is written as {holders}: change the suffix")
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise InputError(f"{picture}: a picture is written as .png: change the suffix")
+    for path, others in ((out, (depth, guide)), (picture, (depth, guide, out))):
+        if path is not None:
+            check_place(path)
+            if path.resolve() in [other.resolve() for other in others]:
+                raise InputError(f"{path}: is named twice, and would be overwritten: choose another name")
     try:
         depth_hr = upsampler(depth_lr, colour, invalid=invalid, depth_range=depth_range)
     except InputError as error:
@@ -39,6 +48,14 @@ def upsample_file(
     write_depth(out, depth_hr)
     if picture is not None:
         write_picture(picture, comparison(depth_lr, colour, depth_hr, invalid))
+
+
+def check_place(path: Path) -> None:
+    """InputError where a file to be written has no folder, or is one."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}: create it or write elsewhere")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder: name a file")
 
 
 def comparison(
