@@ -7,6 +7,7 @@ by a signal, and resumable. Everything heavy is imported by the command that nee
 import contextlib
 import io
 import itertools
+import logging
 import os
 import re
 import sys
@@ -329,6 +330,7 @@ def main(args: list[str] | None = None) -> None:
         parse(args or ["--help"])()
     except InputError as error:
         print(f"ahmf: {' '.join(str(error).split())}", file=sys.stderr)
+        logging.disable()  # what libraries log on their way out would bury that line
         sys.exit(2)
     except KeyboardInterrupt:
         print("ahmf: interrupted", file=sys.stderr)

@@ -1,7 +1,6 @@
 """`ahmf demo`: the whole story on generated scenes, and a page that tells it."""
 
 import html
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from data_pipelines.files import atomic_write, read_depth, read_guide, write_dep
 from data_pipelines.loader import whole_example
 from experiments import config as configs
 from experiments import convert, evaluate
-from experiments.pictures import depth_colours, error_colours, grid
+from experiments.pictures import curve, depth_colours, error_colours, grid
 from experiments.train import METRICS, train
 from experiments.upsample import upsample_file
 
@@ -137,35 +136,6 @@ def story(upsampler: Any, example: datasets.Example, info: datasets.DatasetInfo,
     )
 
 
-def curve(metrics: Path, width: int = 640, height: int = 200) -> str:
-    """The training loss and the validation error over the steps, as an SVG."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    loss = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    held_out = [(line["step"], line["validation_mae"]) for line in lines if "validation_mae" in line]
-    last = max(step for step, _ in loss)
-
-    def points(values: Sequence[tuple[int, float]], top: float) -> list[tuple[float, float]]:
-        return [(40 + (width - 60) * s / last, height - 30 - (height - 50) * min(v / top, 1)) for s, v in values]
-
-    tops = [1.05 * max(v for _, v in series) for series in (loss, held_out)]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points(loss, tops[0]))
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#c2410c"/>' for x, y in points(held_out, tops[1]))
-    labels = "".join(
-        f'<text x="{x:.0f}" y="{y - 10:.0f}" text-anchor="end" font-size="12" fill="#c2410c">{value:.4f}</text>'
-        for (x, y), (_, value) in zip(points(held_out, tops[1]), held_out, strict=True)
-    )
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="training loss and validation error">'
-        f'<line x1="40" y1="{height - 30}" x2="{width - 20}" y2="{height - 30}" stroke="#999"/>'
-        f'<polyline points="{line}" fill="none" stroke="#1d4ed8" stroke-width="2"/>{dots}{labels}'
-        f'<text x="40" y="{height - 10}" font-size="12">0</text>'
-        f'<text x="{width - 20}" y="{height - 10}" text-anchor="end" font-size="12">{last} steps</text>'
-        f'<text x="{width - 20}" y="16" text-anchor="end" font-size="12" fill="#1d4ed8">training loss</text>'
-        f'<text x="{width - 20}" y="32" text-anchor="end" font-size="12" fill="#c2410c">validation error, m</text>'
-        "</svg>"
-    )
-
-
 def write_page(
     out: Path,
     rows: Sequence[evaluate.Row],
@@ -205,7 +175,7 @@ everything on this page took {seconds:.0f} seconds. Errors:
 black is none, white is a tenth of the scene's depth or more.</p>
 {images}
 <h2>Training</h2>
-{curve(out / "run" / METRICS)}
+{curve(out / "run" / METRICS, unit)}
 <h2>Numbers</h2>
 <p>Protocol: {html.escape(protocol)}. In {unit}.</p>
 <table><tr><th>scene</th><th>MAE</th><th>bicubic</th><th>RMSE</th><th>bicubic</th></tr>{body}</table>

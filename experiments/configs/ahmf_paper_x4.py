@@ -12,7 +12,7 @@ from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainCo
 
 config = TrainConfig(
     model=ModelConfig(scale=4, num_levels=4, features=64),
-    data=DataConfig(dataset="middlebury", train="train", patch_size=256, batch_size=16),
+    data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=256, batch_size=16),
     optimiser=OptimiserConfig(learning_rate=1e-4, schedule="step", halve_at=0.8),
     steps=21_000,
 )
