@@ -87,7 +87,8 @@ def curve(metrics: Path, unit: str, width: int = 640, height: int = 200) -> str:
         for (x, y), (_, value) in zip(points(held_out, tops[1]), held_out, strict=True)
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" viewBox="0 0 {width} {height}" role="img" aria-label="training loss and validation error">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" viewBox="0 0 {width} {height}" '
+        'role="img" aria-label="training loss and validation error">'
         f'<line x1="40" y1="{height - 30}" x2="{width - 20}" y2="{height - 30}" stroke="#999"/>'
         f'<polyline points="{line}" fill="none" stroke="#1d4ed8" stroke-width="2"/>{dots}{labels}'
         f'<text x="40" y="{height - 10}" font-size="12">0</text>'
