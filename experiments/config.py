@@ -45,9 +45,17 @@ def _positive(config: Any, *names: str) -> None:
 def _check_choices(config: Any) -> None:
     """Literal fields hold one of their values, also when the configuration comes from Python or JSON."""
     for name, hint in typing.get_type_hints(type(config)).items():
-        if typing.get_origin(hint) is Literal and getattr(config, name) not in typing.get_args(hint):
-            allowed = ", ".join(map(str, typing.get_args(hint)))
-            raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}: choose one of {allowed}")
+        parts, value = _parts(hint), getattr(config, name)
+        choices = [c for part in parts if typing.get_origin(part) is Literal for c in typing.get_args(part)]
+        others = tuple(part for part in parts if isinstance(part, type))
+        if choices and value not in choices and not isinstance(value, others):
+            allowed = ", ".join(map(str, (*choices, *(f"any {t.__name__}" for t in others))))
+            raise InputError(f"{type(config).__name__}.{name} is {value!r}: choose one of {allowed}")
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 @dataclass(frozen=True)
@@ -260,7 +268,7 @@ def from_json(values: dict[str, Any], cls: type[Any] = TrainConfig) -> Any:
         if dataclasses.is_dataclass(hint):
             arguments[name] = from_json(value, hint)  # type: ignore[arg-type]
             continue
-        allowed = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+        allowed = _parts(hint)
         if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):  # JSON has lists alone
             if not all(type(v) is typing.get_args(hint)[0] for v in value):
                 raise InputError(f"{cls.__name__}.{name} is {value!r}: it must be {hint}")
