@@ -1,0 +1,110 @@
+"""Weights to PyTorch's files and back, with torch and without."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ahmf_jax import checkpoint, export, torch_weights, upsample
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT.parent / "shared" / "reference" / "ahmf_release_x4.pth"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the reference weights (../shared/reference) are not here")
+def test_the_published_layout_comes_back_bit_for_bit(ahmf, tmp_path):
+    torch = pytest.importorskip("torch")
+    ended = ahmf("convert", "from-torch", PUBLISHED, tmp_path / "b.safetensors")
+    assert ended.code == 0, ended.err
+    assert "scale 4, num_levels 4, features 64, variant release" in ended.out
+    assert ahmf("convert", "to-torch", tmp_path / "b.safetensors", tmp_path / "again.pth").code == 0
+    theirs = torch.load(PUBLISHED, weights_only=True)
+    ours = torch.load(tmp_path / "again.pth", weights_only=True)
+    theirs = theirs.get("state", theirs)
+    assert list(ours) == ["state"]
+    assert all(name.startswith("module.") for name in ours["state"])
+    assert [n.removeprefix("module.") for n in ours["state"]] == [n.removeprefix("module.") for n in theirs]
+    for (name, wanted), found in zip(theirs.items(), ours["state"].values(), strict=True):
+        assert found.dtype == wanted.dtype and torch.equal(found, wanted), name
+    trained = upsample.load_trained(tmp_path / "b.safetensors")
+    assert (trained.scaling, trained.range, trained.unit) == ("range", 255.0, "grey level")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.pth", "b.safetensors"]
+
+
+def test_a_run_becomes_a_pth(ahmf, run, tmp_path):
+    torch = pytest.importorskip("torch")
+    ended = ahmf("convert", "to-torch", run, tmp_path / "ours.pth")
+    assert ended.code == 0 and "num_levels 1" in ended.out and "minimum is 0 and its maximum 1" in ended.out
+    state = torch.load(tmp_path / "ours.pth", weights_only=True)["state"]
+    trained = upsample.load_trained(run)
+    wanted = torch_weights.to_torch(trained.model, trained.params)
+    assert [f"module.{name}" for name in wanted] == list(state)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(state[f"module.{name}"].numpy(), array)
+    assert ahmf("convert", "from-torch", tmp_path / "ours.pth", tmp_path / "b.safetensors").code == 0
+    best = checkpoint.read_params(run)[0]
+    again = upsample.load_trained(tmp_path / "b.safetensors").params
+    kernel = again["mmaf_1"]["frb"]["squeeze"]["conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, best["mmaf_1"]["frb"]["squeeze"]["conv"]["kernel"])
+
+
+def test_without_torch(bundle, tmp_path):
+    """Both ways by .safetensors; a .pth is refused with the remedy."""
+    script = """
+import sys
+sys.modules["torch"] = None
+from experiments.cli import main
+bundle, folder = sys.argv[1:]
+main(["convert", "to-torch", bundle, f"{folder}/t.safetensors"])
+main(["convert", "from-torch", f"{folder}/t.safetensors", f"{folder}/b.safetensors"])
+open(f"{folder}/x.pth", "w").close()
+for args in (["to-torch", bundle, f"{folder}/y.pth"], ["from-torch", f"{folder}/x.pth", f"{folder}/y.safetensors"]):
+    try:
+        main(["convert", *args])
+    except SystemExit as stop:
+        assert stop.code == 2
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, bundle, tmp_path], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stderr.splitlines()
+    for name, line in (("y.pth", first), ("x.pth", second)):
+        assert line.startswith(f"ahmf: {tmp_path}/{name} is a PyTorch file, and torch is not installed: pip install")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.safetensors", "t.safetensors", "x.pth"]
+    wanted, found = load_file(bundle), load_file(tmp_path / "b.safetensors")
+    assert wanted.keys() == found.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_what_is_refused(refused, run, bundle, tmp_path, contents):
+    torch_names = bundle.parent / "torch.safetensors"
+    arrays = load_file(torch_names)
+    name = next(iter(arrays))
+    save_file({k: v for k, v in arrays.items() if k != name}, tmp_path / "missing.safetensors")
+    save_file({"nothing": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
+    (tmp_path / "out.safetensors").write_text("from an earlier time")
+    before = contents(tmp_path)
+    out = tmp_path / "out.safetensors"
+    refused("convert", "to-torch", run, tmp_path / "x.bin", said=r"x.bin: is written as .pth or .safetensors")
+    refused("convert", "from-torch", torch_names, tmp_path / "x.pth", said=r"x.pth: is written as .safetensors")
+    refused("convert", "from-torch", tmp_path / "missing.safetensors", out, said=rf"missing.safetensors: .*{name}")
+    refused("convert", "from-torch", tmp_path / "other.safetensors", out, said=r"other.safetensors: ")
+    refused("convert", "from-torch", bundle, out, said=r"tiny.safetensors: ")
+    refused("convert", "from-torch", tmp_path / "no.safetensors", out, said=r"no.safetensors does not exist")
+    refused("convert", "from-torch", torch_names, out, "--range", "0", said=r"--range 0: ")
+    refused("convert", "from-torch", torch_names, out, "--scaling", "none", said=r"'none'.*--scaling")
+    refused("convert", "to-torch", tmp_path / "no", out, said=r"no does not exist")
+    for place in (tmp_path / "no" / "x.safetensors", out / "x.safetensors"):
+        refused("convert", "from-torch", torch_names, place, said=r"cannot write .*x.safetensors")
+    assert contents(tmp_path) == before
+
+
+def test_the_bundle_says_what_it_is(bundle):
+    trained = export.load_bundle(bundle)
+    assert (trained.model.scale, trained.model.num_levels, trained.model.features) == (4, 1, 2)
+    assert (trained.origin, trained.unit) == ("a test", "grey level")

@@ -1,0 +1,174 @@
+"""Evaluation: numbers that can be worked out by hand, and the published protocol's floor."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ahmf_jax import resample
+from ahmf_jax.errors import InputError
+from data_pipelines.datasets import open_dataset, open_pairs
+from experiments import evaluate
+from experiments.evaluate import PROTOCOLS, Protocol
+
+TEST10 = Path(__file__).parents[3] / "shared" / "data" / "test10"
+
+
+class Fake:
+    """Stands in for a network: a function of the batch."""
+
+    def __init__(self, scale, function):
+        self.scale, self.batch = scale, function
+
+
+def bicubic(batch):
+    return resample.resize(batch["depth_lr"], batch["guide"].shape[1:3], "matlab_bicubic")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Two images of 4 x 4 whose 2 x 2 blocks begin with 100 and go on 10 away; one more pixel is 40 away."""
+    block = np.array([[100, 110], [110, 110]], np.uint8)
+    first, second = np.tile(block, (2, 2)), np.tile(block, (2, 2))
+    second[1, 1] = 140
+    for name, depth in (("a", first), ("b", second)):
+        Image.fromarray(depth).save(tmp_path / f"{name}_depth.png")
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}_rgb.png")
+    return tmp_path
+
+
+NEAREST = Protocol(kernel="nearest_first", floor="nearest_first")
+
+
+def test_rows_by_hand(pairs):
+    rows = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255)), open_pairs(pairs), NEAREST)
+    a, b, mean = rows
+    assert [r.name for r in rows] == ["a", "b", "mean"]
+    # The prediction is rounded to 105: 5 away everywhere, and once 35. The floor is 100 everywhere.
+    assert (a.mae, a.rmse) == (pytest.approx(5), pytest.approx(5))
+    assert a.psnr == pytest.approx(20 * math.log10(51))
+    assert (a.floor_mae, a.floor_rmse) == (pytest.approx(7.5), pytest.approx(math.sqrt(75)))
+    assert (b.mae, b.rmse) == (pytest.approx(110 / 16), pytest.approx(math.sqrt((15 * 25 + 35**2) / 16)))
+    assert b.floor_mae == pytest.approx((11 * 10 + 40) / 16)
+    # The mean of the images' measures, not the measure of all pixels.
+    for name in ("mae", "rmse", "psnr", "floor_mae", "floor_rmse", "floor_psnr"):
+        assert getattr(mean, name) == pytest.approx((getattr(a, name) + getattr(b, name)) / 2)
+
+
+def test_rounding_and_border_are_the_protocols(pairs):
+    dataset = open_pairs(pairs)
+    fake = Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255))
+    unrounded = evaluate.evaluate(fake, dataset, Protocol("nearest_first", "nearest_first", rounding="none"))
+    assert unrounded[0].mae == pytest.approx((12 * 4.6 + 4 * 5.4) / 16, rel=1e-5)
+    # Inside a border of one pixel are the four middle ones: 110 110 / 110 100, in b 140 110 / 110 100.
+    inside = evaluate.evaluate(fake, dataset, Protocol("nearest_first", "nearest_first", border=1))
+    assert inside[0].mae == pytest.approx(5) and inside[1].mae == pytest.approx((35 + 5 + 5 + 5) / 4)
+    assert inside[0].floor_mae == pytest.approx(7.5)
+    clipped = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 2.0)), dataset, NEAREST)
+    assert clipped[0].mae == pytest.approx((12 * 145 + 4 * 155) / 16)  # 255, not 510
+    with pytest.raises(InputError, match=r"a is smaller than the protocol's border of 6 pixels twice"):
+        evaluate.evaluate(fake, dataset, PROTOCOLS["b6"])
+
+
+@pytest.mark.parametrize("protocol", ["ahmf_middlebury", "float"])
+def test_bicubic_in_place_of_the_network_is_the_floor(pairs, protocol):
+    for row in evaluate.evaluate(Fake(2, bicubic), open_pairs(pairs), PROTOCOLS[protocol]):
+        assert (row.mae, row.rmse, row.psnr) == (row.floor_mae, row.floor_rmse, row.floor_psnr)
+        assert row.mae > 1
+
+
+def test_unknown_pixels_do_not_count(pairs):
+    depth = np.asarray(Image.open(pairs / "b_depth.png")).copy()
+    depth[1, 1] = 0
+    Image.fromarray(depth).save(pairs / "b_depth.png")
+    dataset = open_pairs(pairs, names=["b"], invalid=0)
+    rows = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 105 / 255)), dataset, NEAREST)
+    assert rows[0].mae == pytest.approx(5)
+
+
+def test_noise_differs_between_images_and_not_between_runs(pairs):
+    seen = []
+
+    def keep(batch):
+        seen.append(batch["depth_lr"])
+        return batch["depth_hr"]
+
+    protocol = Protocol("nearest_first", "nearest_first", noise_sigma=0.1)
+    for _ in range(2):
+        evaluate.evaluate(Fake(2, keep), open_pairs(pairs), protocol)
+    np.testing.assert_array_equal(seen[0], seen[2])
+    assert (seen[0] != seen[1]).all() and "noise 0.1 of the range" in str(protocol)
+
+
+def test_a_range_that_cannot_be_rounded(data_dir):
+    dataset = open_dataset("scenes", "test", data_dir)
+    with pytest.raises(InputError, match=r"scenes has a range of 10 m: use --protocol float"):
+        evaluate.evaluate(Fake(4, bicubic), dataset, PROTOCOLS["ahmf_middlebury"])
+
+
+def test_the_command_prints_and_writes_what_it_measured(ahmf, run, tmp_path, data_dir):
+    out = tmp_path / "numbers.json"
+    args = ("evaluate", run, "--dataset", "scenes", "--protocol", "float", "--data-dir", data_dir, "--out", out)
+    ended = ahmf(*args)
+    assert ended.code == 0, ended.err
+    written = json.loads(out.read_text())
+    assert [image["name"] for image in written["images"]] == ["test-00000", "test-00001", "mean"]
+    assert {k: written[k] for k in ("scale", "dataset", "split", "unit")} == {
+        "scale": 4,
+        "dataset": "scenes",
+        "split": "test",
+        "unit": "m",
+    }
+    assert written["protocol"]["rounding"] == "none" and written["protocol"]["kernel"] == "matlab_bicubic"
+    floors = evaluate.evaluate(Fake(4, bicubic), open_dataset("scenes", "test", data_dir), PROTOCOLS["float"])
+    for image, floor in zip(written["images"], floors, strict=True):
+        assert image["floor_mae"] == pytest.approx(floor.mae, rel=1e-6)
+        assert f"{image['mae']:7.3f} ({image['floor_mae']:6.3f})" in ended.out
+    assert "scenes, test" in ended.out and "m; in brackets the floor" in ended.out
+    assert str(PROTOCOLS["float"]) in ended.out
+
+
+def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents):
+    before = contents(pairs)
+    given = ("evaluate", run, "--data-dir", data_dir)
+    refused(*given, "--dataset", "scenes", said=r"range of 10 m: use --protocol float")
+    refused(*given, "--dataset", "scenes", "--split", "tset", said=r"no split 'tset': it has .*test")
+    refused(*given, "--dataset", "middlebury", said=r"ahmf data prepare middlebury --from DIR")
+    refused(*given, "--dataset", pairs, "--pairs.names", "zebra", said=r"zebra_depth.png: is missing")
+    refused(*given, "--dataset", pairs, "--out", pairs / "no" / "x.json", said=r"x.json: there is no folder")
+    refused(*given, "--dataset", pairs, "--protocol", "b6", said=r"border of 6")
+    (pairs / "b_rgb.png").write_bytes(before["b_rgb.png"][:-20])
+    refused(*given, "--dataset", pairs, said=r"b_rgb.png: .*cut short")
+    assert sorted(contents(pairs)) == sorted(before)
+
+
+def test_an_image_without_error_is_null_in_json(pairs, tmp_path):
+    rows = evaluate.evaluate(Fake(2, lambda b: b["depth_hr"]), open_pairs(pairs), NEAREST)
+    assert rows[0].mae == 0 and rows[0].psnr == math.inf
+    evaluate.write_json(tmp_path / "x.json", rows, NEAREST)
+    assert json.loads((tmp_path / "x.json").read_text())["images"][0]["psnr"] is None
+    assert "inf" in evaluate.table(rows, "m")
+
+
+NAMES = ("art", "books", "dolls", "laundry", "moebius", "reindeer")
+
+
+@pytest.mark.skipif(not TEST10.is_dir(), reason="the ten evaluation images (../shared/data/test10) are not here")
+@pytest.mark.parametrize(
+    ("scale", "floors"),
+    [
+        (4, (0.973, 0.291, 0.302, 0.516, 0.296, 0.493)),
+        (8, (1.852, 0.592, 0.593, 1.006, 0.594, 0.942)),
+        (16, (3.621, 1.156, 1.126, 1.890, 1.125, 1.844)),
+    ],
+)
+def test_the_published_floor(scale, floors):
+    """Bicubic's MAE by AHMF's test program on its six images, which its tables stand beside."""
+    dataset = open_pairs(TEST10, names=NAMES)
+    *rows, mean = evaluate.evaluate(Fake(scale, lambda b: b["depth_hr"]), dataset, PROTOCOLS["ahmf_middlebury"])
+    assert [r.name for r in rows] == list(NAMES)
+    np.testing.assert_allclose([r.floor_mae for r in rows], floors, atol=1e-3, rtol=0)
+    assert mean.mae == 0

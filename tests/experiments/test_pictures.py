@@ -1,0 +1,67 @@
+"""Depth as colours, and pictures in rows."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments.pictures import _ANCHORS, CAPTION, GAP, curve, depth_colours, error_colours, grid, side_by_side
+
+
+def test_depth_runs_from_dark_to_bright():
+    colours = depth_colours(np.linspace(2, 4, 50, dtype=np.float32)[None], 2, 4)
+    assert colours.dtype == np.uint8 and colours.shape == (1, 50, 3)
+    np.testing.assert_array_equal(colours[0, 0], _ANCHORS[0])
+    np.testing.assert_array_equal(colours[0, -1], _ANCHORS[-1])
+    brightness = colours[0].astype(int) @ [3, 6, 1]
+    assert (np.diff(brightness) >= 0).all()
+    half = depth_colours(np.array([[2 + 2 * 2.5 / 7]]), 2, 4)[0, 0]  # halfway between the third colour and the fourth
+    np.testing.assert_allclose(half, (_ANCHORS[2] + _ANCHORS[3]) / 2, atol=0.51)
+
+
+def test_what_lies_outside_or_is_unknown():
+    depth = np.array([[-9.0, 99.0, np.nan, np.inf]])
+    mask = np.array([[True, True, True, False]])
+    found = depth_colours(depth, 0, 1, mask)[0]
+    np.testing.assert_array_equal(found, [_ANCHORS[0], _ANCHORS[-1], _ANCHORS[0], (128, 128, 128)])
+    np.testing.assert_array_equal(depth_colours(np.full((1, 2), 5), 5, 5)[0], [_ANCHORS[0]] * 2)  # a constant map
+
+
+def test_errors_are_grey():
+    found = error_colours(np.array([[0.0, 0.5, 1.0, 7.0]]), 1.0)
+    np.testing.assert_array_equal(found[0, :, 0], [0, 128, 255, 255])
+    assert (found == found[..., :1]).all()
+    assert not error_colours(np.zeros((2, 2)), 0.0).any()
+
+
+def test_pictures_stand_where_they_should():
+    red, blue = np.zeros((8, 6, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    sheet = side_by_side([("a", red), ("b", blue)])
+    assert sheet.shape == (8 + CAPTION, 6 + GAP + 10, 3)
+    np.testing.assert_array_equal(sheet[CAPTION:, :6], red)
+    np.testing.assert_array_equal(sheet[CAPTION:, 6 + GAP :], blue.repeat(2, 0).repeat(2, 1))
+    assert (sheet[CAPTION:, 6 : 6 + GAP] == 255).all()
+    assert (sheet[:CAPTION] == 0).all(-1).any(), "no caption"
+    assert side_by_side([("a", red)], height=16).shape == (16 + CAPTION, 12, 3)
+
+
+def test_rows_stand_one_above_the_other():
+    picture = np.zeros((8, 40, 3), np.uint8)
+    sheet = grid([[("a", picture), ("b", picture)], [("c", picture)]])
+    assert sheet.shape == (2 * (8 + CAPTION), 80 + GAP, 3)
+    assert not sheet[-8:, :40].any() and (sheet[-8:, 40:] == 255).all()
+
+
+@pytest.mark.parametrize("lines", [[(1, 0.5)], [(1, 0.5), (2, 0.25), (3, 0.1)]])
+def test_the_curve_stays_inside_its_frame(tmp_path, lines):
+    log = [{"step": s, "loss": v} for s, v in lines] + [{"step": lines[-1][0], "validation_mae": 0.3}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    svg = curve(tmp_path / "metrics.jsonl", "m", 640, 200)
+    (polyline,) = re.findall(r'polyline points="([^"]*)"', svg)
+    points = np.array([[float(x) for x in point.split(",")] for point in polyline.split()])
+    assert len(points) == len(lines)
+    assert (points >= 0).all() and (points <= [640, 200]).all()
+    if len(lines) > 1:  # the loss falls, and an SVG's y grows downwards
+        assert (np.diff(points[:, 1]) > 0).all() and (np.diff(points[:, 0]) > 0).all()

@@ -1,0 +1,245 @@
+"""Training: what a run leaves, and that stopping, failing and going on lose and change nothing."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ahmf_jax import checkpoint, upsample
+from ahmf_jax.errors import InputError
+from data_pipelines import loader
+from experiments import train as train_module
+
+ROOT = Path(__file__).parents[2]
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(run, *without):
+    """The logged lines without the clock, and without the validations at the steps `without`."""
+    kept = [line for line in lines(run) if not ("validation_mae" in line and line["step"] in without)]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in kept]
+
+
+def assert_same_end(run, other):
+    wanted, found = checkpoint.read_params(run, 6)[0], checkpoint.read_params(other, 6)[0]
+    jax.tree.map(np.testing.assert_array_equal, wanted, found)
+
+
+class Tampered(Iterator):
+    """A loader that calls `action` with its batch before it hands out the batch of a place (from 1)."""
+
+    def __init__(self, batches, place, action):
+        self.batches, self.place, self.action, self.drawn = batches, place, action, 0
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        batch = next(self.batches)
+        self.drawn += 1
+        if self.drawn == self.place:
+            self.action(batch)
+        return batch
+
+
+def tamper(monkeypatch, place, action):
+    make = loader.train_loader
+    monkeypatch.setattr(loader, "train_loader", lambda *args, **kwargs: Tampered(make(*args, **kwargs), place, action))
+
+
+def test_what_a_run_holds(run, tiny):
+    config = json.loads((run / "config.json").read_text())
+    assert config["train"] == json.loads(json.dumps(dataclasses.asdict(tiny)))
+    assert config["trained"]["model"]["num_levels"] == 1
+    assert {k: config["trained"][k] for k in ("scaling", "unit", "range")} == {
+        "scaling": "sample",
+        "unit": "m",
+        "range": 10.0,
+    }
+    logged = [line for line in lines(run) if "loss" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
+    assert all(set(line) == {"step", "loss", "mae", "grad_norm", "seconds"} for line in logged)
+    assert all(np.isfinite(list(line.values())).all() for line in logged)
+    validations = [line for line in lines(run) if "validation_mae" in line]
+    assert [line["step"] for line in validations] == [2, 4, 6]
+    assert all(
+        set(line) == {"step", "validation_mae", "validation_rmse", "validation_bicubic_mae"} for line in validations
+    )
+    steps = sorted(int(p.name) for p in (run / "checkpoints").iterdir())
+    best = min(validations, key=lambda line: line["validation_mae"])["step"]
+    assert set(steps) == {4, 6, best}
+    assert checkpoint.best_step(run) == best
+    (events,) = (run / "tensorboard").iterdir()
+    assert events.name.startswith("events.out.tfevents") and events.stat().st_size > 500
+
+
+def test_the_logged_validation_is_that_of_the_checkpoint(run, data_dir):
+    from data_pipelines.datasets import open_dataset
+    from experiments.evaluate import PROTOCOLS, evaluate
+
+    rows = evaluate(upsample.load(run), open_dataset("scenes", "validation", data_dir), PROTOCOLS["float"])
+    best = min((line for line in lines(run) if "validation_mae" in line), key=lambda line: line["validation_mae"])
+    assert rows[-1].mae == pytest.approx(best["validation_mae"], rel=1e-5)
+    assert rows[-1].floor_mae == pytest.approx(best["validation_bicubic_mae"], rel=1e-6)
+
+
+def test_an_existing_run_is_refused(refused, run, recipe, data_dir, contents):
+    before = contents(run)
+    said = rf"{run} holds a run already: go on with `ahmf train --resume {run}`, or choose another --out"
+    refused("train", recipe, "--out", run, "--data-dir", data_dir, said=said)
+    refused("train", "--resume", run, "--data-dir", data_dir, said=rf"{run} has done its 6 steps: start another run")
+    assert contents(run) == before
+
+
+@pytest.mark.skipif(jax.device_count() == 1, reason="every batch can be divided by one device")
+def test_a_batch_that_the_devices_cannot_share(refused, recipe, tmp_path, data_dir):
+    odd = jax.device_count() + 1
+    said = rf"batch_size is {odd}: it must be a multiple of the {jax.device_count()} devices"
+    refused("train", recipe, "--data.batch-size", odd, "--out", tmp_path / "run", "--data-dir", data_dir, said=said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_before_its_first_checkpoint_leaves_no_folder(ahmf, refused, recipe, tmp_path, data_dir):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    (tmp_path / "file").touch()
+    for out in ("run", "mine"):
+        # Only the loader knows the images' size, after the run has begun.
+        args = ("train", recipe, "--data.patch-size", 96, "--out", tmp_path / out, "--data-dir", data_dir)
+        ended = ahmf(*args)
+        assert ended.code == 2 and "64 x 80" in ended.err.splitlines()[-1] and "96" in ended.err.splitlines()[-1]
+        assert "Traceback" not in ended.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"]
+    assert not (tmp_path / "mine" / "config.json").exists() and (tmp_path / "mine" / "notes").exists()
+    said = "file/run cannot be written"
+    refused("train", recipe, "--out", tmp_path / "file" / "run", "--data-dir", data_dir, said=said)
+    said = r"data set 'middlebury' is not in .*`ahmf data prepare middlebury --from DIR`"
+    refused("train", recipe, "--data.dataset", "middlebury", "--out", tmp_path / "r", "--data-dir", data_dir, said=said)
+    said = r"'scenes' has no split 'training': it has"
+    refused("train", recipe, "--data.train", "training", "--out", tmp_path / "r", "--data-dir", data_dir, said=said)
+    assert not (tmp_path / "r").exists()
+
+
+def poison(batch):
+    batch["depth_hr"][:] = np.inf
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(monkeypatch, ahmf, recipe, tmp_path, data_dir, place=3):
+    tamper(monkeypatch, place, poison)
+    ended = ahmf("train", recipe, "--out", tmp_path / "run", "--data-dir", data_dir)
+    said = ended.err.splitlines()[-1]
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert said.startswith("ahmf: the loss at step 3 is") and f"checkpoint in {tmp_path}/run is kept" in said
+    assert "--optimiser.learning-rate (now 0.001)" in said
+    assert checkpoint.latest_step(tmp_path / "run") == 2
+    upsampler = upsample.load(tmp_path / "run")
+    result = upsampler(np.full((4, 4), 7, np.uint8), np.zeros((16, 16, 3), np.uint8))
+    assert result.shape == (16, 16)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 2]
+
+
+def test_a_signal_stops_and_a_resumed_run_drops_what_it_does_again(monkeypatch, ahmf, recipe, run, tmp_path, data_dir):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        tamper(patch, 3, lambda batch: signal.raise_signal(signal.SIGTERM))
+        ended = ahmf("train", recipe, "--out", out, "--data-dir", data_dir)
+    said = f"ahmf: stopped at step 3 of 6, saved: go on with `ahmf train --resume {out}`"
+    assert (ended.code, ended.err.splitlines()[-1]) == (75, said)
+    assert checkpoint.latest_step(out) == 3
+    with (out / "metrics.jsonl").open("a") as file:  # as if the process had gone on, and was then killed
+        file.write('{"step": 4, "loss": 99.0}\n{"step": 5, "lo')
+    ended = ahmf("train", "--resume", out, "--data-dir", data_dir)
+    assert ended.code == 0, ended.err
+    assert timeless(out, 3) == timeless(run)
+    assert_same_end(run, out)
+
+
+PAUSED = """
+import sys
+from data_pipelines import loader
+from experiments.cli import main
+
+class Paused:
+    def __init__(self, batches):
+        self.batches, self.drawn = batches, 0
+        self.get_state = batches.get_state
+    def __next__(self):
+        self.drawn += 1
+        if self.drawn == 3:
+            print("ready", flush=True)
+            sys.stdin.readline()
+        return next(self.batches)
+
+make = loader.train_loader
+loader.train_loader = lambda *args, **kwargs: Paused(make(*args, **kwargs))
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(ahmf, recipe, run, tmp_path, data_dir, compiled):
+    out = tmp_path / "run"
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAUSED, "train", recipe, "--out", out, "--data-dir", data_dir],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    with process:
+        while (line := process.stdout.readline()) not in ("ready\n", ""):
+            pass
+        assert line, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate("\n", timeout=300)
+    assert process.returncode == 75, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == f"ahmf: stopped at step 3 of 6, saved: go on with `ahmf train --resume {out}`"
+    ended = ahmf("train", "--resume", out, "--data-dir", data_dir)
+    assert ended.code == 0, ended.err
+    assert timeless(out, 3) == timeless(run)
+    assert_same_end(run, out)
+
+
+def test_resuming_what_is_no_run(refused, run, tmp_path):
+    refused("train", "--resume", tmp_path / "nowhere", said=r"nowhere is not a training run")
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    config = json.loads((run / "config.json").read_text())
+    for values, said in (
+        ({"train": 3}, r"run/config.json: TrainConfig is 3"),
+        ({"train": config["train"] | {"stpes": 3}}, r"run/config.json: TrainConfig has no field stpes"),
+        ({"train": config["train"] | {"steps": 1.5}}, r"run/config.json: TrainConfig.steps is 1.5"),
+        ({}, r"run/config.json is not this program's"),
+    ):
+        (other / "config.json").write_text(json.dumps(values))
+        refused("train", "--resume", other, said=said)
+    shutil.rmtree(other / "manifests")
+    refused("train", "--resume", other, said=r"holds no complete checkpoint")
+    config = other / "config.json"
+    with pytest.raises(InputError, match="remove it, as it has no checkpoint"), train_module.new_run(None, other, {}):
+        pass
+    assert config.exists()
+
+
+def test_names_of_new_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train_module.default_out("demo") == Path("runs/demo")
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo-2").mkdir()
+    assert train_module.default_out("somewhere/demo.py") == Path("runs/demo-3")
