@@ -31,15 +31,13 @@ class Protocol:
     """`uint8`: output rounded and clipped to 0..255, for sets whose range is 255."""
     border: int = 0
     """Pixels left out on every side."""
-    peak: float = 255.0
-    """Of the PSNR, in the data's unit."""
 
     def __str__(self) -> str:
         noise = f", noise {self.noise_sigma:g} of the range" if self.noise_sigma else ""
         rounding = "output rounded to uint8" if self.rounding == "uint8" else "output not rounded"
         return (
             f"LR by {self.kernel}{noise}, floor by {self.floor}, {rounding}, border {self.border} px, "
-            f"PSNR peak {self.peak:g}"
+            "PSNR peak = the data's range"
         )
 
 
@@ -134,7 +132,7 @@ def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
             raise InputError(f"{example.name} is smaller than the protocol's border of {protocol.border} pixels twice")
         ours = measure(upsampler.batch(batch), batch, info.range, protocol)
         floor = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
-        peak = protocol.peak
+        peak = info.range
         rows.append(Row(example.name, ours.mae, ours.rmse, ours.psnr(peak), floor.mae, floor.rmse, floor.psnr(peak)))
     if not rows:
         raise InputError(f"{info.name} has no image in this split")
