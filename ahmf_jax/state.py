@@ -8,8 +8,8 @@ import optax
 from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
+from ahmf_jax.errors import InputError
 from ahmf_jax.losses import LOSSES
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.sharding import replicated
@@ -18,7 +18,7 @@ from ahmf_jax.sharding import replicated
 class TrainState(struct.PyTreeNode):
     """Everything that a training step changes, and, as static fields, how it changes it."""
 
-    step: Int[Array, ""]
+    step: Any  # () int32; like every leaf also what describes it, a shape or a sharding, in a tree of those
     params: Any
     opt_state: Any
     model: nn.Module = struct.field(pytree_node=False)
@@ -58,7 +58,7 @@ def create_state(
 ) -> TrainState:
     """A new state on `mesh`, or, with `abstract`, only its shapes, dtypes and shardings (what a restore needs)."""
     if loss not in LOSSES:
-        raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
+        raise InputError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
 
     def build() -> TrainState:
         params = init_params(model, seed, output_scale=output_scale)

@@ -37,7 +37,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 
     def loss_fn(params: Any) -> tuple[Array, Array]:
         output, offset, span = predict(state.model, state.scaling, params, batch)
-        target = (batch["depth_hr"] - offset) / span
+        # Before the loss, not after: what stands in a hole may be NaN, and its gradient would be as well.
+        target = jnp.where(batch["mask_hr"], (batch["depth_hr"] - offset) / span, output)
         loss = masked_mean(LOSSES[state.loss](output, target), batch["mask_hr"])
         return loss, masked_mean(jnp.abs(output - target) * span, batch["mask_hr"])
 
