@@ -1,11 +1,13 @@
 """Trained weights in one file: safetensors, with all that it takes to use them in its header."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -35,6 +37,13 @@ class Trained:
     unit: str = "grey level"
     range: float = 255.0
     origin: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong value fails where it is written."""
+        if self.scaling not in get_args(Scaling):
+            raise InputError(f"scaling {self.scaling!r} is not one of {', '.join(get_args(Scaling))}")
+        if not 0 < self.range < math.inf:
+            raise InputError(f"the range is {self.range}: a positive depth is needed")
 
 
 def model_fields(model: Any) -> dict[str, Any]:
@@ -88,7 +97,8 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], header: dict[st
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {path} ({error}): choose a folder that exists and can be written") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what stopped the writing stops this as well
+            temporary.unlink()
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -114,9 +124,9 @@ def load_bundle(path: str | os.PathLike[str]) -> Trained:
     try:
         fields = json.loads(header["model"])
         model = MODELS[fields.pop("name")](**fields)
-        scaling: Scaling = "sample" if header["scaling"] == "sample" else "range"
+        scaling: Any = header["scaling"]  # `Trained` checks it
         trained = Trained(model, {}, scaling, header["unit"], float(header["range"]), header.get("origin", ""))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} has a damaged header ({error!r}): write it again with `ahmf convert`") from None
     params = traverse_util.unflatten_dict(arrays, sep="/")
     check_params(model, params, str(path), guide_channels(params))
@@ -124,10 +134,9 @@ def load_bundle(path: str | os.PathLike[str]) -> Trained:
 
 
 def guide_channels(params: Any) -> int:
-    """The number of channels of the guide that an AHMF's parameters were made for."""
-    head = params.get("guide_level_1", {})
-    if "input" in head:
-        return int(np.shape(head["input"]["conv"]["kernel"])[2])
-    if "down_0" in head:
-        return int(np.shape(head["down_0"]["conv"]["kernel"])[2]) // 4
+    """The number of channels of the guide that an AHMF's parameters were made for; 3 where they do not say."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    for name, pixels in (("guide_level_1/input/conv/kernel", 1), ("guide_level_1/down_0/conv/kernel", 4)):
+        if np.ndim(flat.get(name)) == 4:
+            return max(1, np.shape(flat[name])[2] // pixels)
     return 3

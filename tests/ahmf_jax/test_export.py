@@ -1,0 +1,211 @@
+"""The bundle: bit for bit, checked when read, whole or not at all when written."""
+
+import dataclasses
+import functools
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from ahmf_jax import InputError, export
+from ahmf_jax.export import Trained, load_bundle, read_safetensors, save_bundle
+from ahmf_jax.models import AHMF
+from ahmf_jax.state import init_params
+
+FIELDS: dict[str, Any] = {"scale": 4, "num_levels": 2, "features": 4, "fusion": "frb", "recurrence": "forward"}
+
+
+def random_params(model: AHMF, guide_channels: int = 3) -> Any:
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(functools.partial(init_params, model, guide_channels=guide_channels))
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    model = AHMF(**FIELDS)
+    return Trained(model, random_params(model), "sample", "millimetre", 0.1 + 0.2, "step 3 of a run, ümlaut")
+
+
+@pytest.fixture
+def bundle(trained: Trained, tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "w.safetensors", trained)
+    return tmp_path / "w.safetensors"
+
+
+def flat(params: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x) for name, x in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def rewrite(path: Path, arrays: dict[str, Any] | None = None, **header: str) -> None:
+    """The same file with other tensors or header entries."""
+    old_arrays, old_header = read_safetensors(path)
+    save_file(old_arrays if arrays is None else arrays, path, {**old_header, **header})
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+@pytest.mark.parametrize("guide_channels", [1, 3, 4])
+def test_round_trip_bit_for_bit(tmp_path: Path, trained: Trained, variant: Any, guide_channels: int) -> None:
+    model = AHMF(**FIELDS, variant=variant, remat=True)
+    params = random_params(model, guide_channels)
+    first = np.float32([np.nan, -0.0, 1e-45, 3.4e38])  # values that a detour through another type would change
+    params["depth_level_1"]["conv"]["bias"] = first
+    save_bundle(tmp_path / "w.safetensors", dataclasses.replace(trained, model=model, params=params))
+    found = load_bundle(tmp_path / "w.safetensors")
+    # How it is computed is not stored.
+    assert found.model == AHMF(**FIELDS, variant=variant)
+    assert dataclasses.replace(found, params={}, model=model) == dataclasses.replace(trained, params={}, model=model)
+    assert {k: x.tobytes() for k, x in flat(found.params).items()} == {k: x.tobytes() for k, x in flat(params).items()}
+    assert export.guide_channels(found.params) == guide_channels
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_an_array_that_is_not_contiguous(tmp_path: Path, trained: Trained) -> None:
+    params = jax.tree.map(lambda x: np.asarray(x, order="F"), trained.params)
+    save_bundle(tmp_path / "w.safetensors", dataclasses.replace(trained, params=params))
+    found = flat(load_bundle(tmp_path / "w.safetensors").params)
+    assert all(np.array_equal(x, found[name]) for name, x in flat(trained.params).items())
+
+
+def test_the_header(bundle: Path) -> None:
+    arrays, header = read_safetensors(bundle)
+    assert json.loads(header.pop("model")) == {"name": "ahmf", "variant": "release", **FIELDS}
+    assert header == {
+        "format": "ahmf_jax 1",
+        "scaling": "sample",
+        "unit": "millimetre",
+        "range": repr(0.1 + 0.2),
+        "origin": "step 3 of a run, ümlaut",
+    }
+    assert "mmaf_1/frb/squeeze/conv/kernel" in arrays
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"model": "{"},
+        {"model": "[]"},
+        {"model": '"ahmf"'},
+        {"model": "3"},
+        {"model": "{}"},
+        {"model": json.dumps({"name": "dada"})},
+        {"model": json.dumps({"name": "ahmf"})},
+        {"model": json.dumps({"name": "ahmf", **FIELDS, "scale": 3})},
+        {"model": json.dumps({"name": "ahmf", **FIELDS, "num_levels": "4"})},
+        {"model": json.dumps({"name": "ahmf", **FIELDS, "depth": 3})},
+        {"scaling": "log"},
+        {"range": "far"},
+        {"range": "0"},
+        {"range": "nan"},
+        {"range": "-5"},
+    ],
+)
+def test_a_damaged_header(bundle: Path, header: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse some first
+    rewrite(bundle, **header)
+    with pytest.raises(InputError, match=r"w\.safetensors has a damaged header"):
+        load_bundle(bundle)
+
+
+def test_files_that_are_no_bundles(bundle: Path, tmp_path: Path) -> None:
+    for name, content in {
+        "empty": b"",
+        "foreign": b"PK\x03\x04 and so on",
+        "truncated": bundle.read_bytes()[:-1],
+        "header cut": bundle.read_bytes()[:50],
+        "boastful": struct.pack("<Q", 2**62) + b"{}",
+    }.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.safetensors is not a readable safetensors file"):
+            load_bundle(path)
+    with pytest.raises(InputError, match=r"none\.safetensors does not exist"):
+        load_bundle(tmp_path / "none.safetensors")
+    save_file({"module.conv.weight": np.zeros(2, np.float32)}, tmp_path / "theirs.safetensors")
+    with pytest.raises(InputError, match=r"not of format 'ahmf_jax 1'.*from-torch"):
+        load_bundle(tmp_path / "theirs.safetensors")
+    rewrite(bundle, format="ahmf_jax 2")
+    with pytest.raises(InputError, match="not of format 'ahmf_jax 1'"):
+        load_bundle(bundle)
+
+
+def test_weights_of_another_model_are_named_one_by_one(bundle: Path, trained: Trained) -> None:
+    arrays = flat(trained.params)
+    del arrays["mmaf_1/frb/excite_guide/bias"], arrays["depth_level_1/prelu/negative_slope"]
+    arrays["mmaf_9/frb/excite_guide/bias"] = np.zeros(4, np.float32)
+    arrays["depth_level_2/conv/kernel"] = np.zeros((3, 3, 4, 8), np.float32)
+    rewrite(bundle, arrays)
+    with pytest.raises(InputError) as error:
+        load_bundle(bundle)
+    assert str(error.value).endswith(
+        "depth_level_1/prelu/negative_slope is missing; mmaf_1/frb/excite_guide/bias is missing; "
+        "mmaf_9/frb/excite_guide/bias is not of this model; "
+        "depth_level_2/conv/kernel is (3, 3, 4, 8), not (3, 3, 4, 4)"
+    )
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_without_the_kernel_that_tells_the_guides_channels(tmp_path: Path, trained: Trained, variant: Any) -> None:
+    model = AHMF(**FIELDS, variant=variant)
+    path = tmp_path / "w.safetensors"
+    save_bundle(path, dataclasses.replace(trained, model=model, params=random_params(model)))
+    name = f"guide_level_1/{'input' if variant == 'release' else 'down_0'}/conv/kernel"
+    rewrite(path, {k: x for k, x in read_safetensors(path)[0].items() if k != name})
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        load_bundle(path)
+    rewrite(path, {"guide_level_1": np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match="guide_level_1 is not of this model"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "range_", "message"), [("log", 1.0, "'log' is not one of range, sample"), ("range", 0.0, "range is 0")]
+)
+def test_a_wrong_field_fails_at_construction(
+    monkeypatch: pytest.MonkeyPatch, scaling: Any, range_: float, message: str
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse the name first
+    with pytest.raises(InputError, match=message):
+        Trained(AHMF(scale=2), {}, scaling, "metre", range_)
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, trained: Trained) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.safetensors").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for path in ("none/w.safetensors", "file/w.safetensors", "folder.safetensors", f"{'n' * 250}.safetensors"):
+        with pytest.raises(InputError, match=f"cannot write {tmp_path / path}.*choose a folder"):
+            save_bundle(tmp_path / path, trained)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    bundle: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bundle.read_bytes()
+
+    def full(arrays: Any, path: Any, header: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "save_file", full)
+        with pytest.raises(InputError, match=r"cannot write .*w\.safetensors .*No space left"):
+            save_bundle(bundle, trained)
+    assert bundle.read_bytes() == before and list(bundle.parent.iterdir()) == [bundle]
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_bundle(bundle, trained)
+    assert bundle.read_bytes() == before and list(bundle.parent.iterdir()) == [bundle]
