@@ -1,5 +1,6 @@
 """A trained model on a whole image of one's own: units, dtypes and holes in, the same out."""
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -61,7 +62,7 @@ class Upsampler:
             data's range by default. A model trained with `scaling="sample"` has no use for it.
 
         Returns:
-          (scale * h, scale * w), dtype and unit of `depth_lr`; integers rounded and clipped to the dtype.
+          (scale * h, scale * w), dtype and unit of `depth_lr`; rounded and clipped to the dtype.
 
         Raises:
           InputError: a shape, dtype or value that cannot be used; the line says what would be right.
@@ -75,16 +76,20 @@ class Upsampler:
 
         if depth_lr.dtype.kind == "u":
             result = np.clip(np.rint(result), 0, np.iinfo(depth_lr.dtype).max)
+        elif depth_lr.dtype == np.float16:
+            result = np.clip(result, -np.finfo(np.float16).max, np.finfo(np.float16).max)
         result = result.astype(depth_lr.dtype)
         if invalid is None:
             return result
         holes = ~known.repeat(self.scale, 0).repeat(self.scale, 1)
-        if not np.isnan(invalid):  # a known pixel must not come out as a hole: the next value stands for it
-            upwards = invalid == 0 or depth_lr.dtype.kind == "f"
-            step = 1 if depth_lr.dtype.kind == "u" else np.spacing(depth_lr.dtype.type(invalid))
-            beside = depth_lr.dtype.type(invalid + step if upwards else invalid - step)
-            result[result == depth_lr.dtype.type(invalid)] = beside
-        result[holes] = invalid
+        hole = depth_lr.dtype.type(invalid)
+        if not np.isnan(hole):  # a known pixel must not come out as a hole: the next value stands for it
+            if depth_lr.dtype.kind == "u":
+                beside = hole - 1 if hole else hole + 1
+            else:
+                beside = np.nextafter(hole, depth_lr.dtype.type(0 if hole > 0 else np.inf))
+            result[result == hole] = beside
+        result[holes] = hole
         return result
 
     def _check_depth(self, depth: np.ndarray, invalid: float | None) -> np.ndarray:
@@ -95,6 +100,7 @@ class Upsampler:
         if invalid is None:
             known = np.ones(depth.shape, bool)
         else:
+            self._check_invalid(depth.dtype, invalid)
             known = ~np.isnan(depth) if np.isnan(invalid) else depth != depth.dtype.type(invalid)
         if not known.any():
             raise InputError(f"every sample of the depth is {invalid}, which means unknown: nothing to start from")
@@ -105,6 +111,17 @@ class Upsampler:
                 " (--invalid nan)"
             )
         return known
+
+    def _check_invalid(self, dtype: np.dtype, invalid: float) -> None:
+        if dtype.kind == "u":
+            largest = np.iinfo(dtype).max
+            if not (0 <= invalid <= largest and invalid == int(invalid)):
+                raise InputError(
+                    f"the invalid value is {invalid:g}, which no {dtype} depth can hold: give a whole number from 0 to "
+                    f"{largest}, or none if every sample is known"
+                )
+        elif np.isfinite(invalid) and abs(invalid) > float(np.finfo(dtype).max):
+            raise InputError(f"the invalid value is {invalid:g}, beyond what a {dtype} depth can hold: give another")
 
     def _check_guide(self, guide: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         if guide.ndim != 3 or guide.shape[2] != self._guide_channels:
@@ -128,7 +145,7 @@ class Upsampler:
         if self.trained.scaling == "sample":
             return largest or 1.0  # the network sees the sample's own span whatever this is
         unit = self.trained.range if depth_range is None else depth_range
-        if unit <= 0:
+        if not 0 < unit < np.inf:
             raise InputError(f"the range is {unit}: a positive depth is needed")
         if largest > unit * 1.001:
             raise InputError(
@@ -168,9 +185,9 @@ def _from_run(run: Path) -> Trained:
         summary = config["trained"]
         fields = dict(summary["model"])
         model = MODELS[fields.pop("name")](**fields)
-        scaling, unit, depth_range = summary["scaling"], summary["unit"], float(summary["range"])
-    except (KeyError, TypeError) as error:
+        trained = Trained(model, {}, summary["scaling"], summary["unit"], float(summary["range"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{run / checkpoint.CONFIG} is damaged ({error!r}): restore it from a copy") from None
     params, step = checkpoint.read_params(run)
     export.check_params(model, params, str(run), export.guide_channels(params))
-    return Trained(model, params, scaling, unit, depth_range, f"step {step} of {run.name}")
+    return dataclasses.replace(trained, params=params, origin=f"step {step} of {run.name}")
