@@ -30,7 +30,7 @@ class Errors:
         return math.sqrt(self.squared / self.count) if self.count else math.nan
 
     def psnr(self, peak: float) -> float:
-        """Peak signal-to-noise ratio in dB, 20 log10(peak / RMSE); infinite without an error, not a number without a pixel."""
+        """Peak signal-to-noise ratio in dB, 20 log10(peak / RMSE); infinite without an error, NaN without a pixel."""
         if self.count and self.squared == 0:
             return math.inf
         return 20 * math.log10(peak / self.rmse) if self.count else math.nan
