@@ -282,8 +282,8 @@ def _worker(program: str, setup: dict[str, Any]) -> Iterator[Callable[[dict[str,
 def serve(program: str) -> None:
     """One of the two processes: reads the setup and then requests from stdin, a JSON line each, and answers them.
 
-    A request names a `task` to run twice, the second time timed, and may name a file to `save` its result in. The answer
-    holds `ms`, `cpu_ms` (of all threads) and `idle_cpu_ms` (processor time since the last answer).
+    A request names a `task` to run twice, the second time timed, and may name a file to `save` its result in. The
+    answer holds `ms`, `cpu_ms` (of all threads) and `idle_cpu_ms` (processor time since the last answer).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # at ctrl-C the parent ends this process
     # What a library prints goes to stderr: stdout is for answers alone.
