@@ -134,5 +134,3 @@ def test_filling_keeps_what_is_known_and_reads_no_hole(method):
 def test_fill_refuses():
     with pytest.raises(InputError, match="no known sample at all"):
         fill_holes(DEPTH, ~KNOWN)
-    with pytest.raises(InputError, match="fill method 'magic' is not known"):
-        fill_holes(DEPTH, SPARSE, "magic")
