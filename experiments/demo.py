@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ahmf_jax import resample, torch_weights, upsample
@@ -106,7 +108,8 @@ def conversion(run: Path, out: Path, depth: Path, guide: Path) -> str:
     colour = read_guide(guide).astype(np.float32).transpose(2, 0, 1)[None] / 255
     with torch.no_grad():
         theirs = twin(torch.from_numpy(depth_lr), torch.from_numpy(colour)).numpy()[0, 0]
-    ours, _ = m.apply({"params": original.params}, depth_lr.transpose(0, 2, 3, 1), colour.transpose(0, 2, 3, 1))
+    depth_nhwc, colour_nhwc = (jnp.asarray(x.transpose(0, 2, 3, 1)) for x in (depth_lr, colour))
+    ours, _ = m.apply({"params": jax.tree.map(jnp.asarray, original.params)}, depth_nhwc, colour_nhwc)
     return f"{text}; PyTorch's twin gives the same depth to {np.abs(theirs - np.asarray(ours)[0, ..., 0]).max():.1e}"
 
 

@@ -55,7 +55,13 @@ def test_without_torch(bundle, tmp_path):
     """Both ways by .safetensors; a .pth is refused with the remedy."""
     script = """
 import sys
-sys.modules["torch"] = None
+
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, NoTorch())
 from experiments.cli import main
 bundle, folder = sys.argv[1:]
 main(["convert", "to-torch", bundle, f"{folder}/t.safetensors"])

