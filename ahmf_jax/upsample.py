@@ -47,8 +47,8 @@ class Upsampler:
         depth_lr: Num[np.ndarray, "h w"],
         guide: Num[np.ndarray, "H W c"],
         *,
-        invalid: float | None = None,
-        depth_range: float | None = None,
+        invalid: float | int | None = None,
+        depth_range: float | int | None = None,
     ) -> Num[np.ndarray, "H W"]:
         """Super-resolves one depth map.
 
