@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
         ((), ["demo", "data", "train", "evaluate", "upsample", "convert", "benchmark"]),
         (("--help",), ["demo", "data", "train", "evaluate", "upsample", "convert", "benchmark"]),
         (("train", "--help"), ["--resume", "--data-dir"]),
-        (("train", "demo", "--help"), ["--model.num-levels", "--optimiser.learning-rate", "--out", "600"]),
+        (("train", "demo", "--help"), ["--model.num-levels", "--optimiser.learning-rate", "--out", "(default: 900)"]),
         (("upsample", "--help"), ["--depth", "--guide", "--invalid", "--max-pixels"]),
         (("convert", "from-torch", "--help"), ["--scaling", "--range"]),
     ],
