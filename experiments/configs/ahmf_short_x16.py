@@ -16,8 +16,8 @@ config = TrainConfig(
     model=ModelConfig(scale=16, num_levels=4, features=32),
     data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=128, batch_size=4, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=1.5e-3, schedule="onecycle"),
-    steps=900,
+    steps=1_500,
     scaling="sample",
     output_scale=0.1,
-    checkpoint_every=900,
+    checkpoint_every=1500,
 )
