@@ -65,9 +65,8 @@ def create_state(
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, optimiser.init(params), model, optimiser, loss, scaling)
 
-    shardings = jax.tree.map(lambda _: replicated(mesh), jax.eval_shape(build))
+    shapes = jax.eval_shape(build)
+    shardings = jax.tree.map(lambda _: replicated(mesh), shapes)
     if abstract:
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(build), shardings
-        )
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     return jax.jit(build, out_shardings=shardings)()
