@@ -41,8 +41,8 @@ __all__ = [
 
 # Name -> "module:class" of the TFDS builder, resolved by `builder_class`.
 DATASETS = {
-    "scenes": "data_pipelines.datasets.scenes:Scenes",
-    "middlebury": "data_pipelines.datasets.middlebury:Middlebury",
+    "scenes": "data_pipelines.datasets.scenes.builder:Scenes",
+    "middlebury": "data_pipelines.datasets.middlebury.builder:Middlebury",
 }
 
 

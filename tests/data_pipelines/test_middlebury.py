@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets import builder_class, middlebury, open_dataset, prepare
+from data_pipelines.datasets import builder_class, open_dataset, prepare
+from data_pipelines.datasets.middlebury import builder as middlebury
 from data_pipelines.files import read_guide
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "middlebury"

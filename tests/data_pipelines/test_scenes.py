@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets import open_dataset, prepare, scenes
-from data_pipelines.datasets.scenes import FAR, Solid, render
+from data_pipelines.datasets import open_dataset, prepare
+from data_pipelines.datasets.scenes import builder as scenes
+from data_pipelines.datasets.scenes.builder import FAR, Solid, render
 
 
 def test_a_seed_is_a_scene():

@@ -1,0 +1,1 @@
+"""The Middlebury stereo sets."""
