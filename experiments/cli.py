@@ -217,8 +217,8 @@ class Prepare:
         """Builds it."""
         from data_pipelines import datasets
 
-        counts = datasets.prepare(self.name, self.data_dir or datasets.default_data_dir(), self.source)
-        print(f"{self.name}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+        prepared = datasets.prepare(self.name, self.data_dir or datasets.default_data_dir(), self.source)
+        print(f"{self.name}: " + ", ".join(f"{n} {split}" for split, n in prepared.counts.items()))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def demo(out: Path) -> None:
 
     config = configs.load("demo")
     data_dir, run, scale = out / "data", out / "run", config.model.scale
-    counts = datasets.prepare("scenes", data_dir)
+    counts = datasets.prepare("scenes", data_dir).counts
     say("generated scenes: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
 
     train(config, run, data_dir=data_dir)

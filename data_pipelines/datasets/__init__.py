@@ -1,28 +1,34 @@
 """Data sets by name: preparing them once with TFDS, opening what was prepared, and opening plain folders of pairs.
 
-    prepare("middlebury", data_dir, source_dir="downloads/middlebury")
+    prepare("middlebury", data_dir, "downloads/middlebury")
     dataset = open_dataset("middlebury", "train", data_dir)
     guide, depth, mask, name = dataset[0]
 
-TFDS is imported only when one of its data sets is asked for: this module itself is quick to import.
+A prepared set is a folder `data_dir/NAME/VERSION` of TFDS records with a file `ahmf.json` beside them, which says what
+the numbers mean and lists every example: it can be opened, listed and described without the builder that made it. TFDS
+is imported only when records are written or read.
 """
 
 import contextlib
-import functools
+import dataclasses
 import importlib
 import io
+import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.holes import Fill
-from data_pipelines.datasets.base import CACHE_BYTES, Dataset, DatasetInfo, Example
+from data_pipelines.datasets.base import CACHE_BYTES, Dataset, Example
+from data_pipelines.datasets.folder import open_pairs
+from data_pipelines.datasets.info import DatasetInfo
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.builder import DepthBuilder
@@ -32,11 +38,15 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Example",
+    "Prepared",
     "builder_class",
     "default_data_dir",
+    "describe",
+    "make_options",
     "open_dataset",
     "open_pairs",
     "prepare",
+    "prepared_names",
 ]
 
 # Name -> "module:class" of the TFDS builder, resolved by `builder_class`.
@@ -44,6 +54,8 @@ DATASETS = {
     "scenes": "data_pipelines.datasets.scenes.builder:Scenes",
     "middlebury": "data_pipelines.datasets.middlebury.builder:Middlebury",
 }
+SUMMARY = "ahmf.json"
+DOWNLOADS = "downloads"
 
 
 def builder_class(name: str) -> type["DepthBuilder"]:
@@ -59,9 +71,60 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("AHMF_DATA_DIR") or Path.home() / ".cache" / "ahmf_jax" / "datasets")
 
 
+def make_options(cls: type["DepthBuilder"], options: dict[str, Any]) -> Any:
+    """The builder's `Options` with these values. InputError for one that it does not have, or that is not possible."""
+    fields = [field.name for field in dataclasses.fields(cls.Options)]
+    for option in options:
+        if option not in fields:
+            raise InputError(
+                f"{cls.INFO.name} has no option {option!r}: its options are: {', '.join(fields) or 'none'}"
+            )
+    return cls.Options(**options)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of a prepared data set, of its file `ahmf.json`.
+
+    Attributes:
+      directory: the folder with the records.
+      builder: a key of `DATASETS`.
+      version: of the builder.
+      options: with which it was built.
+      info: what the numbers mean; its name is that of the folder.
+      notes: what its builder had to say: scenes that are missing, for one.
+      splits: for each split, in the order of the records: `name`, `height`, `width`, `known` (the share of pixels
+        whose depth is known), `low`, `median` and `high` (of the known depth) of each example.
+    """
+
+    directory: Path
+    builder: str
+    version: str
+    options: dict[str, Any]
+    info: DatasetInfo
+    notes: list[str]
+    splits: dict[str, list[dict[str, Any]]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of examples of each split."""
+        return {split: len(examples) for split, examples in self.splits.items()}
+
+    def named_splits(self) -> list[str]:
+        """The published splits that there are for this data set, as `open_dataset` takes them: "dada/train"."""
+        from data_pipelines.datasets.splits import protocols
+
+        return [f"{name}/{split}" for name, named in protocols(self.builder).items() for split in named.splits]
+
+
 def prepare(
-    name: str, data_dir: str | os.PathLike[str], source_dir: str | os.PathLike[str] | None = None, **options: Any
-) -> dict[str, int]:
+    name: str,
+    data_dir: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    save_as: str | None = None,
+    **options: Any,
+) -> Prepared:
     """Builds a data set afresh, in place of one of that name that is already there.
 
     It is built aside and renamed when whole, so that nothing half-prepared is ever found, however it ends.
@@ -69,178 +132,206 @@ def prepare(
     Args:
       name: a key of `DATASETS`.
       data_dir: where the prepared set goes, into a folder of its name.
-      source_dir: the downloaded files; for generated sets None.
-      **options: the builder's own (its class's `OPTIONS`), such as height=128 for `scenes`.
-
-    Returns:
-      The number of examples of each split.
+      source: the downloaded files, a folder or an archive; None for generated sets, and for what can be downloaded,
+        which then goes to `data_dir/downloads/NAME`.
+      save_as: another name for the prepared set, so that one data set can be there with several options.
+      **options: the fields of the builder's `Options`, such as height=128 for `scenes`.
 
     Raises:
-      InputError: an unknown name or option; files that are missing, damaged or in the wrong place.
+      InputError: an unknown name or option; files that are missing, damaged or in the wrong place; no room.
     """
     cls = builder_class(name)
+    chosen = make_options(cls, options)
+    if not cls.FROM_FILES and source is not None:
+        raise InputError(f"{name} is generated and reads no files: leave {source} (--from) out")
+    save_as = _check_name(name, save_as)
+    data_dir = Path(data_dir)
+    old = data_dir / save_as
+    if old.exists() and not any(old.glob("*/dataset_info.json")):
+        raise InputError(f"{old}: is there already and is no data set: remove it, or choose another name (--name)")
+    folder = None if source is None else Path(source)
+    if cls.FROM_FILES and folder is None:
+        folder = _fetch(cls, chosen, data_dir)
     import tensorflow_datasets as tfds
 
-    data_dir = Path(data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=data_dir))
+        aside = Path(tempfile.mkdtemp(prefix=f".{save_as}-", dir=data_dir))
     except OSError as error:
         raise InputError(f"{data_dir}: cannot be written ({error.strerror}): choose another data folder") from None
     try:
-        builder = cls(
-            source_dir=None if source_dir is None else Path(source_dir),
-            options=options,
-            data_dir=str(aside),
-            file_format="array_record",
-        )
+        if folder is not None:
+            from data_pipelines.archives import unpacked
+
+            folder = unpacked(folder, aside / "source")
+        builder = cls(options=chosen, source_dir=folder, data_dir=str(aside / "built"), file_format="array_record")
         tfds.disable_progress_bar()  # ours counts images; theirs names temporary files
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-        counts = {split: part.num_examples for split, part in builder.info.splits.items()}
+        built = Path(builder.data_dir)
+        prepared = Prepared(
+            old / built.name,
+            name,
+            str(cls.VERSION),
+            dataclasses.asdict(chosen),
+            dataclasses.replace(builder.depth_info, name=save_as),
+            builder.notes,
+            builder.statistics,
+        )
+        _write_summary(prepared, built)
         with contextlib.suppress(FileNotFoundError):
-            os.replace(data_dir / name, aside / "replaced")
-        os.replace(aside / name, data_dir / name)
+            os.replace(old, aside / "replaced")
+        os.replace(built.parent, old)
+    except OSError as error:
+        raise InputError(
+            f"{data_dir}: {name} could not be written ({error.strerror or error}): make room or choose another data "
+            "folder; nothing half-built is kept"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return counts
+    return prepared
 
 
-class _Prepared:
-    """One split of a prepared TFDS data set."""
+def _check_name(name: str, save_as: str | None) -> str:
+    if save_as is None:
+        return name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", save_as) or save_as == DOWNLOADS:
+        raise InputError(f"name {save_as!r}: use letters, digits, - and _, beginning with a letter or digit")
+    if save_as in DATASETS and save_as != name:
+        raise InputError(f"name {save_as!r}: is that of another data set: choose one of your own")
+    return save_as
 
-    def __init__(self, directory: Path, split: str):
+
+def _fetch(cls: type["DepthBuilder"], options: Any, data_dir: Path) -> Path:
+    from data_pipelines.download import fetch
+
+    downloads = cls.downloads(options)
+    if not downloads:
+        where = f" from {cls.INFO.url}" if cls.INFO.url else ""
+        raise InputError(
+            f"{cls.INFO.name} is made from files that no program may fetch: get them{where} and name their folder or "
+            "archive with --from"
+        )
+    return fetch(downloads, data_dir / DOWNLOADS / cls.INFO.name)
+
+
+def _write_summary(prepared: Prepared, directory: Path) -> None:
+    values = dataclasses.asdict(prepared)
+    del values["directory"]
+    (directory / SUMMARY).write_text(json.dumps(values, indent=0))
+
+
+def prepared_names(data_dir: str | os.PathLike[str]) -> list[str]:
+    """The names of the data sets that are prepared in a folder."""
+    return sorted(path.parents[1].name for path in Path(data_dir).glob(f"*/*/{SUMMARY}") if path.parts[-3][0] != ".")
+
+
+def describe(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
+    """What is known of a prepared data set. InputError where it is not prepared, or its description is damaged."""
+    found = list((Path(data_dir) / name).glob(f"*/{SUMMARY}")) if name else []
+    if len(found) != 1:
+        how = f"`ahmf data prepare {name}`" if name in DATASETS else "`ahmf data list` shows what there is"
+        raise InputError(f"data set {name!r} is not in {data_dir}: build it first ({how})")
+    directory = found[0].parent
+    try:
+        values = json.loads(found[0].read_text())
+        prepared = Prepared(directory, **{**values, "info": DatasetInfo(**values["info"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{directory}: is damaged: build it again with `ahmf data prepare {name}`") from error
+    if prepared.builder in DATASETS and prepared.version != str(builder_class(prepared.builder).VERSION):
+        raise InputError(
+            f"{directory}: was built by an earlier version of {prepared.builder}: build it again with "
+            f"`ahmf data prepare {prepared.builder}`"
+        )
+    return prepared
+
+
+class _Records:
+    """Some of the records of a prepared data set: `places` are `(split, number)`, in the order that is wanted."""
+
+    def __init__(self, directory: Path, places: Sequence[tuple[str, int]], names: Sequence[str]):
         self.directory = directory
-        self.split = split
-        self._records = self._open()
-
-    def _open(self, **kwargs: Any) -> Any:
-        import tensorflow_datasets as tfds
-
-        return tfds.builder_from_directory(str(self.directory)).as_data_source(self.split, **kwargs)
-
-    @functools.cached_property
-    def names(self) -> list[str]:
-        from tensorflow_datasets import decode
-
-        skip = decode.SkipDecoding()
-        return [record["name"].decode() for record in self._open(decoders={"guide": skip, "depth": skip})]
+        self.places = places
+        self.names = names
+        # What is decoded once may be kept there, under `key`: building the set again takes it away.
+        self.cache_dir = directory / "decoded"
+        self._sources: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.places)
+
+    def key(self, index: int) -> str:
+        """Names the record among all of the data set's, whatever part of it this is."""
+        split, number = self.places[index]
+        return f"{split}-{number:06d}"
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        record = self._records[index]
-        return record["guide"], record["depth"], record["name"].decode()
+        split, number = self.places[index]
+        try:
+            if split not in self._sources:
+                import tensorflow_datasets as tfds
 
-    def __reduce__(self) -> tuple[type["_Prepared"], tuple[Path, str]]:
-        return _Prepared, (self.directory, self.split)
+                self._sources[split] = tfds.builder_from_directory(str(self.directory)).as_data_source(split)
+            record = self._sources[split][number]
+            return record["guide"], record["depth"], record["name"].decode()
+        except Exception as error:  # whatever the parsers and decoders of a damaged file raise
+            raise InputError(
+                f"{self.directory}: record {self.key(index)} ({self.names[index]}) cannot be read "
+                f"({' '.join(str(error).split())[:200]}): build the data set again"
+            ) from error
+
+    def __reduce__(self) -> tuple[type["_Records"], tuple[Path, Sequence[tuple[str, int]], Sequence[str]]]:
+        return _Records, (self.directory, self.places, self.names)
 
 
 def open_dataset(name: str, split: str, data_dir: str | os.PathLike[str], cache_bytes: int = CACHE_BYTES) -> Dataset:
     """Opens a split of a prepared data set.
 
     Args:
-      name: a key of `DATASETS`.
-      split: as TFDS writes it: "train", "train+validation", "train[:10]".
+      name: under which it was prepared.
+      split: one of its own, as TFDS writes it: "train", "train+validation", "train[:10]"; or one that a paper has
+        published, by the protocol's name: "dada/test" (see `data_pipelines.datasets.splits`).
       data_dir: where it was prepared.
       cache_bytes: how many bytes of decoded images are kept in memory.
 
     Raises:
-      InputError: the set is not known or not prepared there, or has no such split.
+      InputError: the set is not prepared there or has no such split, or what is prepared lacks examples of it.
     """
-    cls = builder_class(name)
-    directory = Path(data_dir) / name / str(cls.VERSION)
-    source = " --from DIR" if cls.FROM_FILES else ""
-    if not (directory / "dataset_info.json").is_file():
-        raise InputError(f"data set {name!r} is not in {data_dir}: build it with `ahmf data prepare {name}{source}`")
-    import tensorflow_datasets as tfds
-
-    try:
-        splits = tfds.builder_from_directory(str(directory)).info.splits
-    except Exception as error:  # whatever its parsers raise on what is not theirs
-        raise InputError(f"{directory}: is damaged: build it again with `ahmf data prepare {name}{source}`") from error
-    try:
-        return Dataset(cls.INFO, _Prepared(directory, split), cache_bytes)
-    except ValueError as error:
-        raise InputError(f"data set {name!r} has no split {split!r}: it has {', '.join(splits)}") from error
+    prepared = describe(name, data_dir)
+    places = _places(prepared, split)
+    names = [prepared.splits[part][number]["name"] for part, number in places]
+    return Dataset(prepared.info, _Records(prepared.directory, places, names), cache_bytes)
 
 
-class _Pairs:
-    """Files in a folder, two for each name."""
+def _places(prepared: Prepared, split: str) -> list[tuple[str, int]]:
+    """The records of a split, as `(split as stored, number in it)`."""
+    everything = [(part, number) for part, records in prepared.splits.items() for number in range(len(records))]
+    protocol, slash, published = split.partition("/")
+    if slash:
+        from data_pipelines.datasets.splits import protocols, resolve
 
-    def __init__(self, names: Sequence[str], files: Sequence[tuple[Path, Path]]):
-        self.names = names
-        self.files = files
+        known = protocols(prepared.builder)
+        if protocol in known:
+            names = [prepared.splits[part][number]["name"] for part, number in everything]
+            return [everything[i] for i in resolve(known[protocol], published, names)]
+    else:
+        import tensorflow_datasets as tfds
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        from data_pipelines.files import read_depth, read_guide
-
-        depth, guide = self.files[index]
-        return read_guide(guide), read_depth(depth), self.names[index]
-
-
-def open_pairs(
-    directory: str | os.PathLike[str],
-    depth: str = "*_depth.png",
-    guide: str = "*_rgb.png",
-    names: Sequence[str] | None = None,
-    unit: str = "grey level",
-    range: float = 255.0,
-    invalid: float | None = None,
-    fill: Fill = "nearest",
-    cache_bytes: int = CACHE_BYTES,
-) -> Dataset:
-    """Opens a plain folder of depth maps and guides of one size each.
-
-    Args:
-      directory: the folder.
-      depth, guide: how the two files of a pair are called: one `*` each, and what it stands for is the pair's name.
-        It may not cross folders, but the pattern may: "depth/*.png" and "colour/*.jpg".
-      names: the pairs that are wanted, in this order; by default all, sorted.
-      unit, range, invalid, fill: what the values mean, as in `DatasetInfo`.
-      cache_bytes: how many bytes of decoded images are kept in memory.
-
-    Raises:
-      InputError: no such folder, a pattern without exactly one `*`, a file without its partner, no pair at all; and,
-        when the pair is read, damaged files or a depth and a guide that differ in size.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise InputError(f"{directory}: is not a folder: name the one with the depth and guide files")
-    if not range > 0:
-        raise InputError(f"range {range}: must be above 0: give the depth in {unit} that 1.0 shall stand for")
-    depths, guides = _named(directory, "depth", depth), _named(directory, "guide", guide)
-    if names is None:
-        names = sorted(depths.keys() | guides.keys())
-    if not names:
-        raise InputError(f"{directory}: no file is called {depth} or {guide}: check the two patterns")
-    for name in names:
-        for kind, pattern, found in (("depth", depth, depths), ("guide", guide, guides)):
-            if name not in found:
-                raise InputError(
-                    f"{directory / pattern.replace('*', name)}: is missing: pair {name!r} has no {kind} file"
-                )
-    info = DatasetInfo(directory.name, unit, range, invalid, "the user's own files", "", fill)
-    return Dataset(info, _Pairs(list(names), [(depths[name], guides[name]) for name in names]), cache_bytes)
+        stored = {part: _Length(part, len(records)) for part, records in prepared.splits.items()}
+        with contextlib.suppress(ValueError, KeyError, AssertionError):  # what TFDS raises on what it cannot parse
+            parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(stored)
+            return [
+                (part.splitname, number)
+                for part in parts
+                for number in range(stored[part.splitname].num_examples)[part.from_ : part.to]
+            ]
+    there = ", ".join([*prepared.splits, *prepared.named_splits()])
+    raise InputError(f"data set {prepared.info.name!r} has no split {split!r}: it has {there}")
 
 
-def _named(directory: Path, option: str, pattern: str) -> dict[str, Path]:
-    """The files that a pattern finds, by the part that its `*` stands for."""
-    folder, file = (directory / pattern).parent, Path(pattern).name
-    if pattern.count("*") != 1 or "*" not in file:
-        raise InputError(
-            f"{option} pattern {pattern!r}: write exactly one *, in the file name, for what names the pair"
-        )
-    before, after = file.split("*")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder: check the {option} pattern {pattern!r}")
-    return {
-        path.name[len(before) : len(path.name) - len(after)]: path
-        for path in folder.iterdir()
-        if path.name.startswith(before) and path.name.endswith(after) and len(path.name) > len(before + after)
-        if not path.name.startswith(".")  # what systems and editors leave behind
-    }
+@dataclass(frozen=True)
+class _Length:
+    """What TFDS asks of a split to find the part that is meant."""
+
+    name: str
+    num_examples: int

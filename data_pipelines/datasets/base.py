@@ -4,37 +4,15 @@ import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.holes import Fill, fill_holes
+from ahmf_jax.holes import fill_holes
+from data_pipelines.datasets.info import DatasetInfo
 
 CACHE_BYTES = 2**30
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What the depth values of a data set mean.
-
-    Attributes:
-      name: the data set's name.
-      unit: of the depth values, such as "grey level" or "m".
-      range: the depth, in that unit, that 1.0 stands for in a batch.
-      invalid: the stored value that means unknown, or None. NaN and infinity mean unknown everywhere.
-      licence, citation: the terms of use, and whom to cite.
-      fill: how holes are filled before resampling (`ahmf_jax.holes.fill_holes`).
-    """
-
-    name: str
-    unit: str
-    range: float
-    invalid: float | None
-    licence: str
-    citation: str
-    fill: Fill = "nearest"
 
 
 class Example(NamedTuple):

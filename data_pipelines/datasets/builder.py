@@ -1,9 +1,11 @@
-"""The common part of the TFDS builders: features, encoding, progress. Nothing here or below needs TensorFlow."""
+"""The common part of the TFDS builders: features, encoding, checks, progress. None of it needs TensorFlow."""
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,40 +13,66 @@ from PIL import Image
 from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets.base import DatasetInfo
+from data_pipelines.datasets.info import DatasetInfo
+
+if TYPE_CHECKING:
+    from data_pipelines.download import Download
 
 # A name, and a function that gives (guide (H, W, 3) uint8, depth (H, W) as stored).
 Item = tuple[str, Callable[[], tuple[np.ndarray, np.ndarray]]]
+# A whole map that stays below this part of the range is in another unit (metres where millimetres are meant).
+SMALLEST = 1 / 512
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Nothing can be chosen."""
 
 
 class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder of guide and depth pairs. A subclass says what the numbers mean and lists its items.
 
     Args:
+      options: an instance of the class's `Options`.
       source_dir: the folder with the downloaded files; only for the sets that are made from some.
-      options: what else may be chosen; the names and their defaults are the class's `OPTIONS`.
       **kwargs: TFDS's own, such as `data_dir` and `file_format`.
+
+    Attributes:
+      INFO: what the numbers mean, with the default options; see `depth_info`.
+      Options: a frozen dataclass of what may be chosen, with a line of documentation under each field: the command
+        line is made of it. Its `__post_init__` raises InputError for what is not possible.
+      FROM_FILES: whether it is made from files, downloaded or the user's, or generated.
+      notes: lines for the user, filled by `items`: what was passed over, and why.
+      statistics: of every example that was stored, by split, as `data_pipelines.datasets` keeps it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     INFO: ClassVar[DatasetInfo]
+    Options: ClassVar[type] = NoOptions
     DEPTH_DTYPE: ClassVar[type[np.generic]] = np.float32
-    OPTIONS: ClassVar[dict[str, Any]] = {}
     FROM_FILES: ClassVar[bool] = True
 
-    def __init__(self, *, source_dir: Path | None = None, options: dict[str, Any] | None = None, **kwargs: Any):
-        name = self.INFO.name
-        for option in options or {}:
-            if option not in self.OPTIONS:
-                known = ", ".join(self.OPTIONS) or "none"
-                raise InputError(f"{name} has no option {option!r}: its options are: {known}")
-        if self.FROM_FILES and source_dir is None:
-            raise InputError(f"{name} is made from downloaded files: name their folder (--from DIR)")
-        if not self.FROM_FILES and source_dir is not None:
-            raise InputError(f"{name} is generated and reads no files: leave {source_dir} (--from) out")
+    def __init__(self, *, options: Any = None, source_dir: Path | None = None, **kwargs: Any):
+        self.options = self.Options() if options is None else options
         self.source_dir = source_dir
-        self.options = self.OPTIONS | (options or {})
+        self.notes: list[str] = []
+        self.statistics: dict[str, list[dict[str, Any]]] = {}
         super().__init__(**kwargs)
+
+    @classmethod
+    def downloads(cls, options: Any) -> Sequence["Download"]:
+        """The files that a program may fetch for these options; none where the source does not allow it."""
+        return ()
+
+    @property
+    def depth_info(self) -> DatasetInfo:
+        """What the numbers mean with the options that were chosen."""
+        return self.INFO
+
+    @property
+    def depth_dtype(self) -> type[np.generic]:
+        """As which the depth is stored with the options that were chosen."""
+        return self.DEPTH_DTYPE
 
     def items(self) -> dict[str, Sequence[Item]]:
         """The items of each split, in the order in which they are stored; raises InputError for what is missing."""
@@ -59,24 +87,94 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                     "guide": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
                     # Raw bytes are read several times faster than PNG, and 16-bit PNG would need OpenCV.
                     "depth": tfds.features.Tensor(
-                        shape=(None, None), dtype=self.DEPTH_DTYPE, encoding=tfds.features.Encoding.BYTES
+                        shape=(None, None), dtype=self.depth_dtype, encoding=tfds.features.Encoding.BYTES
                     ),
                     "name": tfds.features.Text(),
                 }
             ),
             citation=self.INFO.citation,
             license=self.INFO.licence,
-            metadata=tfds.core.MetadataDict(self.options),
+            metadata=tfds.core.MetadataDict(dataclasses.asdict(self.options)),
             disable_shuffling=True,  # the order of the names is the order of the examples; the loader shuffles
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        return {split: self._generate_examples(split, items) for split, items in self.items().items()}
+        splits = {split: items for split, items in self.items().items() if items}
+        if not splits:
+            raise InputError(f"{self.source_dir}: holds nothing of {self.INFO.name}: see {self.INFO.url or 'its docs'}")
+        return {split: self._generate_examples(split, items) for split, items in splits.items()}
 
     def _generate_examples(self, split: str, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, Any]]]:
+        self.statistics[split] = []
         # disable=None: silent where nobody watches
         for key, (name, make) in enumerate(tqdm(items, f"{self.INFO.name} {split}", unit="image", disable=None)):
             guide, depth = make()
+            self.statistics[split].append({"name": name, **check(name, guide, depth, self.depth_info)})
             file = io.BytesIO()
             Image.fromarray(guide).save(file, "png", compress_level=1)
-            yield key, {"guide": file.getvalue(), "depth": depth.astype(self.DEPTH_DTYPE, copy=False), "name": name}
+            yield key, {"guide": file.getvalue(), "depth": depth.astype(self.depth_dtype, copy=False), "name": name}
+
+
+def check(name: str, guide: np.ndarray, depth: np.ndarray, info: DatasetInfo) -> dict[str, Any]:
+    """Refuses an example whose sizes or unit cannot be right.
+
+    Returns:
+      `height`, `width`, `known` (the share of pixels whose depth is known), `low`, `median` and `high` of their depth.
+
+    Raises:
+      InputError: guide and depth differ in size, no depth is known, or the values do not fit the range.
+    """
+    if guide.shape[:2] != depth.shape:
+        raise InputError(
+            f"{name}: the depth is {depth.shape[0]} x {depth.shape[1]} and the guide {guide.shape[0]} x "
+            f"{guide.shape[1]} (height x width): they must be registered and of one size"
+        )
+    known = np.isfinite(depth)
+    if info.invalid is not None:
+        known &= depth != info.invalid
+    values = depth[known]
+    if not values.size:
+        raise InputError(f"{name}: has no known depth at all: take its files away, or fetch them again")
+    low, middle, high = float(values.min()), float(np.median(values)), float(values.max())
+    if middle > info.range:
+        raise InputError(
+            f"{name}: half of its depth is above {middle:g}, and the range is {info.range:g} {info.unit}: is it in "
+            f"another unit than {info.unit}, or the range too small?"
+        )
+    if high < info.range * SMALLEST:
+        raise InputError(
+            f"{name}: its largest depth is {high:g}, and the range is {info.range:g} {info.unit}: is it in another "
+            f"unit than {info.unit}, or the range too large?"
+        )
+    height, width = depth.shape
+    return {
+        "height": height,
+        "width": width,
+        "known": round(values.size / depth.size, 6),
+        "low": low,
+        "median": middle,
+        "high": high,
+    }
+
+
+def check_missing(source: Path, missing: Sequence[str], there: str, partial: bool) -> str | None:
+    """One message for everything that is missing.
+
+    Args:
+      source: the folder of the download.
+      missing: what is not there, as the user knows it; may be empty.
+      there: what there is to use without it, in words.
+      partial: whether to go on without what is missing.
+
+    Returns:
+      a note for the user, or None where nothing is missing.
+
+    Raises:
+      InputError: something is missing and `partial` is not set.
+    """
+    if not missing:
+        return None
+    message = f"{source}: {len(missing)} missing ({', '.join(missing)})"
+    if not partial:
+        raise InputError(f"{message}: fetch what is missing, or go on with --partial, which uses {there}")
+    return f"{message}; used: {there}"

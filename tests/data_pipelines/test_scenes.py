@@ -76,7 +76,7 @@ def test_no_window_cuts_a_solid(monkeypatch):
 
 def test_prepare_and_open(tmp_path):
     options = {"height": 32, "width": 40, "train": 3, "validation": 2, "test": 1}
-    assert prepare("scenes", tmp_path, **options) == {"train": 3, "validation": 2, "test": 1}
+    assert prepare("scenes", tmp_path, **options).counts == {"train": 3, "validation": 2, "test": 1}
     train = open_dataset("scenes", "train", tmp_path)
     assert train.names == ("train-00000", "train-00001", "train-00002")
     assert (train.info.unit, train.info.range, train.info.invalid) == ("m", 10.0, None)
@@ -87,7 +87,7 @@ def test_prepare_and_open(tmp_path):
     everything = open_dataset("scenes", "train+validation+test", tmp_path)
     assert len({example.depth.tobytes() for example in everything}) == 6
     # Preparing again replaces what was there.
-    assert prepare("scenes", tmp_path, **options | {"train": 1, "seed": 9})["train"] == 1
+    assert prepare("scenes", tmp_path, **options | {"train": 1, "seed": 9}).counts["train"] == 1
     assert (open_dataset("scenes", "train", tmp_path)[0].depth != train[0].depth).any()
 
 
@@ -100,7 +100,7 @@ def test_asking_wrongly(tmp_path):
         prepare("scenes", tmp_path, tmp_path)
     with pytest.raises(InputError, match=r"'scene' is not known: choose one of scenes, middlebury"):
         prepare("scene", tmp_path)
-    with pytest.raises(InputError, match=r"build it with `ahmf data prepare scenes`"):
+    with pytest.raises(InputError, match=r"build it first .`ahmf data prepare scenes`"):
         open_dataset("scenes", "train", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file.*: cannot be written"):

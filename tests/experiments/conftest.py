@@ -35,7 +35,7 @@ def data_dir(tmp_path_factory):
     from data_pipelines import datasets
 
     folder = tmp_path_factory.mktemp("data")
-    assert datasets.prepare("scenes", folder, **SCENES) == {"train": 3, "validation": 1, "test": 2}
+    assert datasets.prepare("scenes", folder, **SCENES).counts == {"train": 3, "validation": 1, "test": 2}
     return folder
 
 

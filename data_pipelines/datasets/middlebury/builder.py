@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets.base import DatasetInfo
 from data_pipelines.datasets.builder import DepthBuilder, Item
+from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.files import read_guide
 
 SIZES = {

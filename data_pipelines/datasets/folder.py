@@ -1,0 +1,99 @@
+"""A plain folder of image pairs, two files for each name, as a data set."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.holes import Fill
+from data_pipelines.datasets.base import CACHE_BYTES, Dataset
+from data_pipelines.datasets.info import DatasetInfo
+from data_pipelines.files import read_depth, read_guide
+
+
+class _Pairs:
+    """Files in a folder, two for each name."""
+
+    def __init__(self, pairs: dict[str, tuple[Path, Path]]):
+        self.names = list(pairs)
+        self.files = list(pairs.values())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        depth, guide = self.files[index]
+        return read_guide(guide), read_depth(depth), self.names[index]
+
+
+def open_pairs(
+    directory: str | os.PathLike[str],
+    depth: str = "*_depth.png",
+    guide: str = "*_rgb.png",
+    names: Sequence[str] | None = None,
+    unit: str = "grey level",
+    range: float = 255.0,
+    invalid: float | None = None,
+    fill: Fill = "nearest",
+    cache_bytes: int = CACHE_BYTES,
+) -> Dataset:
+    """Opens a plain folder of depth maps and guides of one size each.
+
+    Args:
+      directory: the folder.
+      depth, guide: how the two files of a pair are called: one `*` each, and what it stands for is the pair's name.
+        It may not cross folders, but the pattern may: "depth/*.png" and "colour/*.jpg".
+      names: the pairs that are wanted, in this order; by default all, sorted.
+      unit, range, invalid, fill: what the values mean, as in `DatasetInfo`.
+      cache_bytes: how many bytes of decoded images are kept in memory.
+
+    Raises:
+      InputError: no such folder, a pattern without exactly one `*`, a file without its partner, no pair at all; and,
+        when the pair is read, damaged files or a depth and a guide that differ in size.
+    """
+    directory = Path(directory)
+    if not range > 0:
+        raise InputError(f"range {range}: must be above 0: give the depth in {unit} that 1.0 shall stand for")
+    info = DatasetInfo(directory.name, unit, range, invalid, "the user's own files", "", fill)
+    return Dataset(info, _Pairs(find_pairs(directory, depth, guide, names)), cache_bytes)
+
+
+def find_pairs(
+    directory: Path, depth: str, guide: str, names: Sequence[str] | None = None
+) -> dict[str, tuple[Path, Path]]:
+    """The `(depth, guide)` files of every pair, by name, as `open_pairs` finds them."""
+    if not directory.is_dir():
+        raise InputError(f"{directory}: is not a folder: name the one with the depth and guide files")
+    depths, guides = _named(directory, "depth", depth), _named(directory, "guide", guide)
+    if names is None:
+        names = sorted(depths.keys() | guides.keys())
+    if not names:
+        raise InputError(f"{directory}: no file is called {depth} or {guide}: check the two patterns")
+    for kind, pattern, found in (("depth", depth, depths), ("guide", guide, guides)):
+        missing = [name for name in names if name not in found]
+        if missing:
+            files = ", ".join(str(directory / pattern.replace("*", name)) for name in missing)
+            pairs = ", ".join(map(repr, missing))
+            verb, noun, have = ("is", "pair", "has") if len(missing) == 1 else ("are", "pairs", "have")
+            raise InputError(f"{files}: {verb} missing: {noun} {pairs} {have} no {kind} file")
+    return {name: (depths[name], guides[name]) for name in names}
+
+
+def _named(directory: Path, option: str, pattern: str) -> dict[str, Path]:
+    """The files that a pattern finds, by the part that its `*` stands for."""
+    folder, file = (directory / pattern).parent, Path(pattern).name
+    if pattern.count("*") != 1 or "*" not in file:
+        raise InputError(
+            f"{option} pattern {pattern!r}: write exactly one *, in the file name, for what names the pair"
+        )
+    before, after = file.split("*")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder: check the {option} pattern {pattern!r}")
+    return {
+        path.name[len(before) : len(path.name) - len(after)]: path
+        for path in folder.iterdir()
+        if path.name.startswith(before) and path.name.endswith(after) and len(path.name) > len(before + after)
+        if not path.name.startswith(".")  # what systems and editors leave behind
+    }
