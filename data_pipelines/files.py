@@ -33,7 +33,7 @@ from ahmf_jax.errors import InputError
 
 MAX_PIXELS = 2**26
 
-DEPTH_SUFFIXES = (".png", ".npy", ".pfm")
+DEPTH_SUFFIXES = (".png", ".npy", ".pfm", ".dpt")
 
 # The classes themselves, not `Image.open`: that one has a pixel limit of its own, below what a caller may allow.
 GUIDE_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
@@ -55,8 +55,8 @@ WRITABLE = {
 # What Pillow and NumPy raise on damaged files. MemoryError is not among them: it is no fault of the file.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
-# Failures of the place, which the user can put right.
-_PLACE = {
+# Failures of the place to write to, which the user can put right.
+PLACE = {
     errno.ENOSPC: "free some space or write elsewhere",
     errno.EDQUOT: "free some space or write elsewhere",
     errno.EFBIG: "write it in parts or elsewhere",
@@ -74,9 +74,9 @@ def read_depth(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Sh
     """Reads a depth map as it is stored.
 
     Args:
-      path: one channel in an 8- or 16-bit grey PNG, a NPY (uint8, uint16, float16, float32 or float64) or a PFM.
-        The suffix names the format. A PFM's rows are turned so that row 0 is the top; the magnitude of its scale,
-        which writers use in different ways, is not applied.
+      path: one channel in an 8- or 16-bit grey PNG, a NPY (uint8, uint16, float16, float32 or float64), a PFM or a
+        DPT (MPI Sintel, metres). The suffix names the format. A PFM's rows are turned so that row 0 is the top; the
+        magnitude of its scale, which writers use in different ways, is not applied.
       max_pixels: files that claim more pixels than this are refused.
 
     Returns:
@@ -84,17 +84,20 @@ def read_depth(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Sh
       beyond the range of float32 becomes infinity: whoever computes with the values must look.
 
     Raises:
-      InputError: the file is missing, empty, damaged, too large, or holds anything but one channel of these types.
+      InputError: the file is missing, empty, damaged, too large, or holds anything but one channel of these types;
+        a PFM's values make sense only in the byte order that its header denies.
     """
     path = Path(path)
-    with _open(path, DEPTH_SUFFIXES, "depth") as file:
+    with open_file(path, DEPTH_SUFFIXES, "depth") as file:
         match path.suffix.lower():
             case ".png":
                 return _png_depth(file, path, max_pixels)
             case ".npy":
                 depth = _npy(file, path, max_pixels, WRITABLE[".npy"], ())
-            case _:
+            case ".pfm":
                 depth = _pfm(file, path, max_pixels)
+            case _:
+                depth = _dpt(file, path, max_pixels)
     if depth.dtype.kind == "f":
         with np.errstate(over="ignore"):
             depth = depth.astype(np.float32, copy=False)
@@ -120,7 +123,7 @@ def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UI
       InputError: the file is missing, empty, damaged, too large, rotated by a tag, or holds another kind of picture.
     """
     path = Path(path)
-    with _open(path, (*GUIDE_FORMATS, ".npy"), "guide") as file:
+    with open_file(path, (*GUIDE_FORMATS, ".npy"), "guide") as file:
         if path.suffix.lower() == ".npy":
             return _npy(file, path, max_pixels, ("uint8",), (3,))
         image = _picture(file, path, GUIDE_FORMATS[path.suffix.lower()], max_pixels)
@@ -153,13 +156,13 @@ def write_depth(path: str | os.PathLike[str], depth: Shaped[np.ndarray, "h w"]) 
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
-        raise InputError(f"{path}: a depth map is written as {_listed(DEPTH_SUFFIXES)}: change the suffix")
+        raise InputError(f"{path}: a depth map is written as {listed(list(WRITABLE))}: change the suffix")
     if depth.ndim != 2 or depth.size == 0:
         raise InputError(f"{path}: a depth map has shape (height, width), not {depth.shape}")
     if depth.dtype.name not in WRITABLE[suffix]:
         holders = [other for other, types in WRITABLE.items() if depth.dtype.name in types]
-        remedy = f"write {_listed(holders)} or convert the array" if holders else "convert the array"
-        raise InputError(f"{path}: {suffix} holds {_listed(WRITABLE[suffix])}, not {depth.dtype.name}: {remedy}")
+        remedy = f"write {listed(holders)} or convert the array" if holders else "convert the array"
+        raise InputError(f"{path}: {suffix} holds {listed(WRITABLE[suffix])}, not {depth.dtype.name}: {remedy}")
     depth = depth.astype(depth.dtype.newbyteorder("="), copy=False)
     data = io.BytesIO()
     match suffix:
@@ -217,15 +220,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temp, path)
     except OSError as error:
         # The body may fail on other files too; those failures are its own.
-        if error.errno in _PLACE and error.filename in (None, str(temp), str(path)):
-            raise InputError(
-                f"{path}: cannot be written ({os.strerror(error.errno)}): {_PLACE[error.errno]}"
-            ) from error
+        if error.errno in PLACE and error.filename in (None, str(temp), str(path)):
+            raise unwritable(path, error) from error
         raise
     finally:
         # After success the name is gone already. A disk that fails twice must not hide the first failure.
         with contextlib.suppress(OSError):
             temp.unlink()
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """What to raise for an error whose number is in `PLACE`."""
+    assert error.errno is not None
+    return InputError(f"{path}: cannot be written ({os.strerror(error.errno)}): {PLACE[error.errno]}")
 
 
 def _write(path: Path, data: io.BytesIO) -> None:
@@ -234,10 +241,10 @@ def _write(path: Path, data: io.BytesIO) -> None:
 
 
 @contextlib.contextmanager
-def _open(path: Path, suffixes: tuple[str, ...], role: str) -> Iterator[BinaryIO]:
+def open_file(path: Path, suffixes: tuple[str, ...], role: str) -> Iterator[BinaryIO]:
     """Opens a regular file with one of the suffixes that is not empty; a failure to read becomes an InputError."""
     if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path}: a {role} is read from {_listed(suffixes)}: convert it to one of these")
+        raise InputError(f"{path}: a {role} is read from {listed(suffixes)}: convert it to one of these")
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder: name a file")
@@ -256,7 +263,8 @@ def _open(path: Path, suffixes: tuple[str, ...], role: str) -> Iterator[BinaryIO
         ) from error
 
 
-def _damaged(path: Path, why: object) -> InputError:
+def damaged(path: Path, why: object) -> InputError:
+    """What to raise for a file that is not what its suffix says, and why."""
     # A library's message may run over several lines; ours is one.
     reason = " ".join(str(why).split())
     return InputError(f"{path}: is no readable {path.suffix.lower()} file ({reason}): write or copy it again")
@@ -279,14 +287,14 @@ def _picture(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max
             warnings.simplefilter("ignore")
             image = format_(file)
     except DAMAGE as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     _check_size(path, image.height, image.width, max_pixels)
     if format_ is PngImagePlugin.PngImageFile:
         _check_png(file, path)
     try:
         image.load()
     except DAMAGE as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     return image
 
 
@@ -300,10 +308,10 @@ def _check_png(file: BinaryIO, path: Path) -> None:
         length = int.from_bytes(start[:4], "big")
         kind = start[4:]
         if len(start) < 8 or length + 4 > size - file.tell():
-            raise _damaged(path, "it is cut short")
+            raise damaged(path, "it is cut short")
         checksum = zlib.crc32(file.read(length), zlib.crc32(kind))
         if checksum != int.from_bytes(file.read(4), "big"):
-            raise _damaged(path, f"a checksum is wrong, before byte {file.tell()}")
+            raise damaged(path, f"a checksum is wrong, before byte {file.tell()}")
     file.seek(place)
 
 
@@ -324,7 +332,7 @@ def _png_depth(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
     image = _picture(file, path, PngImagePlugin.PngImageFile, max_pixels)
     bits, colour = header[24], header[25]
     if header[12:16] != b"IHDR":
-        raise _damaged(path, "it does not begin with its header")
+        raise damaged(path, "it does not begin with its header")
     if colour != 0:
         kind = {2: "colours", 3: "a palette", 4: "grey with alpha", 6: "colours with alpha"}[colour]
         raise InputError(f"{path}: holds {kind}, not depth: save one channel as 8- or 16-bit grey PNG")
@@ -345,10 +353,10 @@ def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], ch
             shape, fortran, dtype = read_header(file)
     # NumPy parses the header as Python, and a parser has failures of its own (MemoryError: nested too deeply).
     except (*DAMAGE, tokenize.TokenError, RecursionError, MemoryError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if dtype.name not in types:
         raise InputError(
-            f"{path}: holds {dtype.name}, not {_listed(types)}: convert it to {types[min(1, len(types) - 1)]}"
+            f"{path}: holds {dtype.name}, not {listed(types)}: convert it to {types[min(1, len(types) - 1)]}"
         )
     if len(shape) < 2 or shape[2:] != channels:
         right = ("height", "width", *channels)
@@ -362,30 +370,56 @@ def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
     start = file.read(256)
     header = re.match(rb"(P[fF])\s+(\d{1,18})\s+(\d{1,18})\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)[ \t]*\r?\n", start)
     if header is None:
-        raise _damaged(path, "its header is not 'Pf', width and height, scale")
+        raise damaged(path, "its header is not 'Pf', width and height, scale")
     if header[1] == b"PF":
         raise InputError(f"{path}: holds three channels, not depth: save one channel, as PFM of type 'Pf'")
     try:
         scale = float(header[4])
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if scale == 0:
-        raise _damaged(path, "a scale of 0 does not say the byte order")
+        raise damaged(path, "a scale of 0 does not say the byte order")
     width, height = int(header[2]), int(header[3])
     _check_size(path, height, width, max_pixels)
     file.seek(header.end())
     flat = _values(file, path, np.dtype("<f4" if scale < 0 else ">f4"), height * width)
+    # Four bytes in the wrong order are a float all the same: the low byte of the mantissa, which may be anything,
+    # becomes the exponent. Whole numbers turn into 1e-40 or so; of other values four in five leave the range.
+    sample = flat[:: max(1, flat.size // 2**16)]
+    if _plausible(sample) < 0.5 and _plausible(sample.view(sample.dtype.newbyteorder())) > 0.99:
+        true, said = ("big", "little") if scale < 0 else ("little", "big")
+        raise InputError(
+            f"{path}: its values are {true}-endian, and its header says {said}-endian: turn the sign of its scale "
+            f"({header[4].decode()})"
+        )
     return np.ascontiguousarray(flat.reshape(height, width)[::-1], dtype=np.float32)
+
+
+def _plausible(values: np.ndarray) -> float:
+    """The share of the finite values other than 0 that may be depth or disparity in some unit; 1 if there are none."""
+    size = np.abs(values[np.isfinite(values) & (values != 0)])
+    return float(np.mean((size > 1e-6) & (size < 1e9))) if size.size else 1.0
+
+
+def _dpt(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+    header = file.read(12)
+    # 202021.25 as a little-endian float32.
+    if len(header) < 12 or header[:4] != b"PIEH":
+        raise damaged(path, "it does not begin with the tag 202021.25, width and height")
+    width, height = struct.unpack("<2i", header[4:])
+    _check_size(path, height, width, max_pixels)
+    return _values(file, path, np.dtype("<f4"), height * width).reshape(height, width)
 
 
 def _values(file: BinaryIO, path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     """The rest of the file, which must be exactly `count` values: checked before memory is taken."""
     rest = os.fstat(file.fileno()).st_size - file.tell()
     if rest != count * dtype.itemsize:
-        raise _damaged(path, f"{rest} bytes of values instead of {count * dtype.itemsize}")
+        raise damaged(path, f"{rest} bytes of values instead of {count * dtype.itemsize}")
     return np.fromfile(file, dtype, count)
 
 
-def _listed(names: tuple[str, ...] | list[str]) -> str:
+def listed(names: tuple[str, ...] | list[str]) -> str:
+    """The names as a sentence has them: "a, b or c"."""
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last

@@ -127,6 +127,74 @@ def test_pfm_agrees_with_opencv(tmp_path):
     np.testing.assert_array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), depth)
 
 
+def pfm(values, order, scale):
+    return f"Pf\n{values.shape[1]} {values.shape[0]}\n{scale}\n".encode() + values[::-1].astype(f"{order}f4").tobytes()
+
+
+@pytest.mark.parametrize(("order", "scale", "true"), [("<", "1.0", "little"), (">", "-0.25", "big")])
+@pytest.mark.parametrize("kind", ["disparity", "whole", "metres", "sparse", "one"])
+def test_a_pfm_whose_header_denies_its_byte_order_is_refused(tmp_path, order, scale, true, kind):
+    values = RNG.uniform(5, 300, (40, 50)).astype(np.float32)
+    values[RNG.random(values.shape) < 0.2] = np.inf  # unknown, in Middlebury's files
+    match kind:
+        case "whole":
+            values = np.round(values)
+        case "metres":
+            values = values / 1000
+        case "sparse":
+            values[RNG.random(values.shape) < 0.95] = 0
+        case "one":
+            values = np.float32([[12]])
+    path = tmp_path / "d.pfm"
+    path.write_bytes(pfm(values, order, scale))
+    refused(path, lambda: files.read_depth(path), f"its values are {true}-endian", "sign of its scale", scale)
+    right = -float(scale)
+    path.write_bytes(pfm(values, order, right))
+    np.testing.assert_array_equal(files.read_depth(path), values)
+
+
+def test_odd_values_are_no_reason_to_doubt_a_pfms_byte_order(tmp_path):
+    path = tmp_path / "d.pfm"
+    for values in (
+        np.zeros((3, 3)),
+        np.full((3, 3), np.nan),
+        np.full((3, 3), np.inf),
+        RNG.normal(size=(20, 20)) * 1e-20,
+    ):
+        path.write_bytes(pfm(values.astype(np.float32), "<", -1))
+        np.testing.assert_array_equal(files.read_depth(path), values.astype(np.float32))
+
+
+def dpt(values):
+    return struct.pack("<f2i", 202021.25, values.shape[1], values.shape[0]) + values.astype("<f4").tobytes()
+
+
+def test_dpt_of_sintel_in_metres_top_row_first(tmp_path):
+    path = tmp_path / "frame_0001.dpt"
+    path.write_bytes(struct.pack("<f2i6f", 202021.25, 3, 2, 1, 2, 3, 4, 5, 1e8))
+    read = files.read_depth(path)
+    assert read.dtype == np.float32 and read.flags.writeable
+    np.testing.assert_array_equal(read, np.float32([[1, 2, 3], [4, 5, 1e8]]))
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (struct.pack(">f2i", 202021.25, 1, 1) + bytes(4), "tag 202021.25"),
+        (struct.pack("<f2i", 202021.0, 1, 1) + bytes(4), "tag 202021.25"),
+        (struct.pack("<f2i", 202021.25, -1, -1) + bytes(4), "write at least one"),
+        (struct.pack("<f2i", 202021.25, 2**31 - 1, 2**31 - 1), "limit is"),
+        (struct.pack("<f2i", 202021.25, 2, 2) + bytes(12), "12 bytes of values instead of 16"),
+        (struct.pack("<f2i", 202021.25, 2, 2) + bytes(20), "20 bytes of values instead of 16"),
+        (struct.pack("<f", 202021.25), "tag 202021.25"),
+    ],
+)
+def test_a_dpt_of_another_kind_is_refused(tmp_path, content, word):
+    path = tmp_path / "d.dpt"
+    path.write_bytes(content)
+    refused(path, lambda: files.read_depth(path), word)
+
+
 def test_nan_and_infinity_and_overflow_pass_silently(tmp_path):
     path = tmp_path / "d.npy"
     np.save(path, np.array([[np.nan, -np.inf, 1e300]]))
