@@ -5,10 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.datasets.base import Example
-from data_pipelines.degrade import degrade
+from data_pipelines.degrade import EDGE_STEP as EDGE_STEP
+from data_pipelines.degrade import Degradation, degrade_guide, measure
 
-# A step between neighbours above this part of the range is a depth edge.
-EDGE_STEP = 0.01
 # Patches with less known depth than this are taken only from images that offer nothing better.
 MIN_KNOWN = 0.5
 # Positions drawn beyond the candidates, to replace those that are mostly unknown.
@@ -16,23 +15,32 @@ SPARE = 8
 
 
 class EdgeTable(NamedTuple):
-    """Summed-area tables on the low-resolution grid: how many pixels of any patch are depth edges, and how many known.
+    """What is found out once about an image, so that cutting a patch reads no more than the patch.
 
-    Both are (h + 1, w + 1) int32; the sum over rows a to b and columns c to d is t[b, d] - t[a, d] - t[b, c] + t[a, c].
+    Attributes:
+      edges, known: summed-area tables on the low-resolution grid: how many pixels are depth edges, and how many known.
+        Both are (h + 1, w + 1) int32; the sum over rows a to b and columns c to d is
+        t[b, d] - t[a, d] - t[b, c] + t[a, c].
+      span: see `known_span`.
     """
 
     edges: np.ndarray
     known: np.ndarray
+    span: np.ndarray
 
 
 class Patch(NamedTuple):
-    """One patch: LR arrays (h, w, 1), HR arrays (sh, sw, 1 or 3); depth in the data set's unit, guide uint8."""
+    """One patch: LR arrays (h, w, 1), HR arrays (sh, sw, 1 or 3); depth in the data set's unit, guide uint8.
+
+    `span` is of the whole image, see `known_span`.
+    """
 
     depth_lr: np.ndarray
     guide: np.ndarray
     depth_hr: np.ndarray
     mask_lr: np.ndarray
     mask_hr: np.ndarray
+    span: np.ndarray
 
 
 def crop_to_multiple(example: Example, scale: int) -> Example:
@@ -42,8 +50,17 @@ def crop_to_multiple(example: Example, scale: int) -> Example:
     return Example(guide, depth, mask, example.name)
 
 
+def known_span(example: Example) -> np.ndarray:
+    """(2,) float32: the smallest and the largest known depth of an image, in its unit; of its filling if none is known.
+
+    It is the truth's: a network that is given it knows what no sensor does.
+    """
+    depth = example.depth[example.mask] if example.mask.any() else example.depth
+    return np.array([depth.min(), depth.max()], np.float32)
+
+
 def edge_table(example: Example, scale: int, step: float) -> EdgeTable:
-    """Counts an image's depth edges and known pixels once, so that any patch's count is four look-ups.
+    """Counts an image's depth edges and known pixels once, so that any patch's count is four look-ups; and its span.
 
     Args:
       example: an image whose sizes are multiples of `scale`.
@@ -62,7 +79,7 @@ def edge_table(example: Example, scale: int, step: float) -> EdgeTable:
         blocks = flags.reshape(height, scale, width, scale).sum(axis=(1, 3), dtype=np.int32)
         return np.pad(blocks, ((1, 0), (1, 0))).cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
 
-    return EdgeTable(summed(edge), summed(mask))
+    return EdgeTable(summed(edge), summed(mask), known_span(example))
 
 
 def choose(table: EdgeTable, size: int, scale: int, candidates: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -97,25 +114,33 @@ def cut(
     left: int,
     size: int,
     scale: int,
-    kernel: str,
+    degradation: Degradation,
+    depth_range: float,
+    rng: np.random.Generator,
     flip_rows: bool = False,
     flip_columns: bool = False,
     transpose: bool = False,
+    span: np.ndarray | None = None,
 ) -> Patch:
     """Cuts a patch out of an image that is flipped and transposed first and degraded then.
 
     In this order the low-resolution depth is always the named degradation of the patch that is returned:
-    `nearest_first` keeps taking the first sample of a block, where flipping a finished patch would make it the last.
-    The degradation sees the image around the patch, so the patch is what cutting the degraded whole image gives, at
-    the image's borders too.
+    `nearest_first` keeps taking the first sample of a block, where flipping a finished patch would make it the last,
+    LiDAR lines stay rows, and the guide is displaced to the right.
+    With `lr_from="image"` the degradation sees the image around the patch, so the patch is what cutting the degraded
+    whole image gives, at the image's borders too, up to what `degrade.measure` leaves to chance.
 
     Args:
       example: an image whose sizes are multiples of `scale`.
       top, left, size: where, in low-resolution samples of the image as it is stored.
-      scale, kernel: see `degrade`.
+      scale, degradation: see `degrade`.
+      depth_range: the data set's range, in its unit.
+      rng: where the noise comes from.
       flip_rows, flip_columns, transpose: turn the image upside down, mirror it, exchange its rows and columns, in
         this order.
+      span: of the image, where `EdgeTable` has it; looked for in the whole image if not given.
     """
+    span = known_span(example) if span is None else span
     guide, depth, mask = example[:3]  # turned as views: nothing is copied but the patch
     if flip_rows:
         guide, depth, mask = guide[::-1], depth[::-1], mask[::-1]
@@ -127,8 +152,31 @@ def cut(
         guide, depth, mask = guide.swapaxes(0, 1), depth.T, mask.T
         top, left = left, top
     rows, columns = slice(top, top + size), slice(left, left + size)
-    depth_lr, mask_lr = degrade(depth, mask, scale, kernel, rows, columns)
     inside = slice(top * scale, (top + size) * scale), slice(left * scale, (left + size) * scale)
-    return Patch(
-        depth_lr[..., None], guide[inside], depth[inside][..., None], mask_lr[..., None], mask[inside][..., None]
-    )
+    if degradation.lr_from == "patch":
+        measured = measure(depth[inside], mask[inside], scale, degradation, depth_range, span, rng)
+    else:
+        measured = measure(depth, mask, scale, degradation, depth_range, span, rng, rows, columns)
+    return _patch(measured, degrade_guide(guide, degradation, *inside), depth[inside], mask[inside], span)
+
+
+def whole(
+    example: Example, scale: int, degradation: Degradation, depth_range: float, rng: np.random.Generator
+) -> Patch:
+    """A whole image as one patch; the arguments are those of `cut`.
+
+    Raises:
+      InputError: sizes that `scale` does not divide.
+    """
+    guide, depth, mask = example[:3]
+    span = known_span(example)
+    measured = measure(depth, mask, scale, degradation, depth_range, span, rng)
+    rows, columns = (slice(0, n) for n in depth.shape)
+    return _patch(measured, degrade_guide(guide, degradation, rows, columns), depth, mask, span)
+
+
+def _patch(
+    measured: tuple[np.ndarray, np.ndarray], guide: np.ndarray, depth: np.ndarray, mask: np.ndarray, span: np.ndarray
+) -> Patch:
+    depth_lr, mask_lr = measured
+    return Patch(depth_lr[..., None], guide, depth[..., None], mask_lr[..., None], mask[..., None], span)

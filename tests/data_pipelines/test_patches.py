@@ -8,7 +8,7 @@ import pytest
 from ahmf_jax import resample
 from data_pipelines import patches
 from data_pipelines.datasets import Example
-from data_pipelines.degrade import degrade
+from data_pipelines.degrade import Degradation, degrade
 
 RNG = np.random.default_rng(2)
 
@@ -36,7 +36,7 @@ def test_a_patch_is_a_crop_of_the_turned_and_degraded_image(kernel, turns):
     rows, columns = np.indices((12, 16))
     places = turned(np.stack([rows, columns], -1), *turns)
     for top, left in itertools.product((0, 3, 12 - size), (0, 6, 16 - size)):  # at the borders and inside
-        patch = patches.cut(image, top, left, size, scale, kernel, *turns)
+        patch = patches.cut(image, top, left, size, scale, Degradation(kernel), 10.0, RNG, *turns)
         cut_area = (places >= [top, left]).all(-1) & (places < [top + size, left + size]).all(-1)
         y, x = np.argwhere(cut_area)[0]
         lr, hr = np.s_[y : y + size, x : x + size], np.s_[y * 4 : (y + size) * 4, x * 4 : (x + size) * 4]
@@ -51,7 +51,7 @@ def test_a_flip_keeps_the_sampling_of_nearest():
     image = example(known=1.1)
     for kernel, offset in (("nearest_first", 0), ("nearest_center", 1), ("nearest_last", 3)):
         for turns in itertools.product([False, True], repeat=3):
-            patch = patches.cut(image, 2, 3, 4, 4, kernel, *turns)
+            patch = patches.cut(image, 2, 3, 4, 4, Degradation(kernel), 10.0, RNG, *turns)
             np.testing.assert_array_equal(patch.depth_lr, patch.depth_hr[offset::4, offset::4])
 
 
