@@ -5,6 +5,7 @@ by a signal, and resumable. Everything heavy is imported by the command that nee
 """
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import logging
@@ -13,7 +14,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import tyro
 
@@ -204,12 +205,30 @@ class Convert:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Build a data set from its download, or generate it."""
+    """Build a data set from its download, or generate it: `ahmf data prepare NAME --help` lists its options."""
 
     name: tyro.conf.Positional[str]
     """The data set's name (`ahmf data list`)."""
+
+    def __call__(self) -> None:
+        """Never called: with a name it is a `PrepareSet`."""
+        raise AssertionError
+
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class PrepareSet(Generic[Options]):
+    """Build a data set from its download, or generate it."""
+
+    options: Annotated[Options, tyro.conf.arg(name="")]
+    dataset: tyro.conf.Suppress[str]
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """The folder of the download, in the layout of its archive."""
+    """The download: its folder, as it was unpacked or with the archives in it, or one archive. Without it, what may be
+    fetched is fetched."""
+    name: str | None = None
+    """Name under which it is prepared (default: the data set's), so that one can be there with several options."""
     data_dir: Path | None = None
     """Where to build it (default: $AHMF_DATA_DIR or the user's cache)."""
 
@@ -217,33 +236,65 @@ class Prepare:
         """Builds it."""
         from data_pipelines import datasets
 
-        prepared = datasets.prepare(self.name, self.data_dir or datasets.default_data_dir(), self.source)
-        print(f"{self.name}: " + ", ".join(f"{n} {split}" for split, n in prepared.counts.items()))
+        place = self.data_dir or datasets.default_data_dir()
+        options = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(cast(Any, self.options))}
+        prepared = datasets.prepare(self.dataset, place, self.source, save_as=self.name, **options)
+        for note in prepared.notes:
+            print(note, file=sys.stderr)
+        counts = ", ".join(f"{n} {split}" for split, n in prepared.counts.items())
+        print(f"{prepared.info.name}: {counts}; `ahmf data show {prepared.info.name}` shows them")
 
 
 @dataclass(frozen=True)
 class ListSets:
-    """List the data sets: unit, range, splits, licence."""
+    """List the data sets: what they are, unit, range, and which are prepared."""
 
     data_dir: Path | None = None
-    """Where data sets are prepared."""
+    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
 
     def __call__(self) -> None:
-        """Prints one paragraph each."""
-        from data_pipelines import datasets
+        """Prints a line each."""
+        from data_pipelines.datasets import default_data_dir
+        from experiments.show import listed
 
-        data_dir = self.data_dir or datasets.default_data_dir()
-        for name in datasets.DATASETS:
-            info = datasets.builder_class(name).INFO
-            there = "prepared" if (data_dir / name).is_dir() else "not prepared"
-            print(f"{name} ({there}): depth in {info.unit}, range {info.range:g}; {info.licence}")
+        for line in listed(self.data_dir or default_data_dir()):
+            print(line)
+
+
+@dataclass(frozen=True)
+class ShowSet:
+    """Describe a data set: unit, range, licence, counts, holes; and draw a sheet of its images."""
+
+    name: tyro.conf.Positional[str]
+    """A data set's name (`ahmf data list`)."""
+    split: str | None = None
+    """Draw images of this split (default: of all)."""
+    images: int = 12
+    """How many, evenly spread over the split."""
+    out: Path | None = None
+    """The sheet, a PNG (default: NAME.png)."""
+    data_dir: Path | None = None
+    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
+
+    def __call__(self) -> None:
+        """Prints the description and writes the sheet."""
+        from data_pipelines.datasets import default_data_dir
+        from experiments.show import show
+
+        out = self.out or Path(f"{self.name}.png")
+        for line in show(self.name, self.data_dir or default_data_dir(), self.split, self.images, out):
+            print(line)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Prepare and list data sets."""
+    """Prepare, list and show data sets."""
 
-    action: Annotated[Prepare, tyro.conf.subcommand("prepare")] | Annotated[ListSets, tyro.conf.subcommand("list")]
+    action: (
+        Annotated[Prepare, tyro.conf.subcommand("prepare")]
+        | Annotated[ListSets, tyro.conf.subcommand("list")]
+        | Annotated[ShowSet, tyro.conf.subcommand("show")]
+    )
 
     def __call__(self) -> None:
         """Does it."""
@@ -310,6 +361,19 @@ def parse(args: list[str]) -> Any:
         default = TrainRun(configs.load(args[1]), args[1])
         command, options = TrainRun, {"prog": f"ahmf train {args[1]}", "default": default}
         args = args[2:]
+    elif args[:2] == ["data", "prepare"] and len(args) > 2 and not args[2].startswith("-"):
+        from data_pipelines import datasets
+
+        chosen: Any = datasets.builder_class(args[2]).Options
+        command = PrepareSet[chosen]
+        options = {"prog": f"ahmf data prepare {args[2]}", "default": PrepareSet(chosen(), args[2])}
+        args = args[3:]
+    elif args[:2] == ["data", "prepare"] and not {"--help", "-h"} & set(args):
+        from data_pipelines import datasets
+
+        raise InputError(
+            f"ahmf data prepare: name the data set first ({', '.join(datasets.DATASETS)}) and its options after it"
+        )
     elif args[:1] == ["train"] and args[1:] and not any(a.startswith(("--resume", "--help", "-h")) for a in args):
         raise InputError(
             f"ahmf train {args[1]}: name the configuration first ({', '.join(configs.names())}, or a Python file) and "

@@ -1,0 +1,179 @@
+"""Preparing and opening: what is prepared describes itself, parts of it are found, nothing half-built is left."""
+
+import errno
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from ahmf_jax.errors import InputError
+from data_pipelines import datasets
+from data_pipelines.datasets import DatasetInfo, builder_class, describe, open_dataset, prepare, prepared_names
+from data_pipelines.datasets.builder import check, check_missing
+from data_pipelines.datasets.scenes.builder import render
+
+SMALL = {"height": 24, "width": 32, "train": 5, "validation": 2, "test": 3}
+INFO = DatasetInfo("toy", "mm", 5000.0, 0.0, "none", "")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    prepare("scenes", folder, **SMALL)
+    prepare("scenes", folder, save_as="other", **SMALL | {"seed": 7})
+    return folder
+
+
+def test_a_prepared_set_describes_itself(data):
+    one = describe("other", data)
+    assert (one.builder, one.options, one.info.name, one.info.unit) == ("scenes", SMALL | {"seed": 7}, "other", "m")
+    assert one.counts == {"train": 5, "validation": 2, "test": 3}
+    for split, number in (("train", 4), ("test", 0)):
+        guide, depth = render((7, ("train", "validation", "test").index(split), number), 24, 32)
+        stated = one.splits[split][number]
+        assert stated == {
+            "name": f"{split}-{number:05d}",
+            "height": 24,
+            "width": 32,
+            "known": 1.0,
+            "low": float(depth.min()),
+            "median": float(np.median(depth)),
+            "high": float(depth.max()),
+        }
+        example = open_dataset("other", split, data)[number]
+        np.testing.assert_array_equal(example.guide, guide)
+        np.testing.assert_array_equal(example.depth, depth)
+    assert prepared_names(data) == ["other", "scenes"]
+    assert describe("scenes", data).info == builder_class("scenes").INFO
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("test", ["test-00000", "test-00001", "test-00002"]),
+        ("validation+test[:1]", ["validation-00000", "validation-00001", "test-00000"]),
+        ("train[-2:]", ["train-00003", "train-00004"]),
+        ("train[20%:60%]", ["train-00001", "train-00002"]),
+        ("test+test", ["test-00000", "test-00001", "test-00002"] * 2),
+    ],
+)
+def test_parts_of_splits(data, split, names):
+    dataset = open_dataset("scenes", split, data)
+    assert list(dataset.names) == names == [example.name for example in dataset]
+    assert [example.name for example in pickle.loads(pickle.dumps(dataset))] == names
+
+
+@pytest.mark.parametrize(
+    "split", ["training", "train[", "train[:x]", "train[5]", "train+nope", "", "nobody/train", "/"]
+)
+def test_splits_that_are_not_there(data, split):
+    with pytest.raises(InputError, match=r"data set 'scenes' has no split .*: it has train, validation, test"):
+        open_dataset("scenes", split, data)
+
+
+def test_the_key_of_a_record_is_the_same_in_every_part(data):
+    whole, part = (open_dataset("scenes", split, data)._source for split in ("train+test", "test[1:]"))
+    assert whole.key(6) == part.key(0) == "test-000001"
+    assert len({whole.key(i) for i in range(len(whole))}) == 8
+    assert whole.cache_dir == part.cache_dir and whole.cache_dir.parent == describe("scenes", data).directory
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    prepare("scenes", tmp_path, **SMALL)
+    records = next(tmp_path.rglob("*test.array_record*"))
+    content = bytearray(records.read_bytes())
+    content[6000:6020] = bytes(20)  # the records come first, padding behind them
+    records.write_bytes(content)
+    dataset = open_dataset("scenes", "test", tmp_path)
+    with pytest.raises(InputError, match=r"record test-00000\d \(test-0000\d\) cannot be read .*: build the data set"):
+        list(dataset)
+    assert dataset[0].name == "test-00000"  # the others can be read
+
+
+def test_a_damaged_description(tmp_path):
+    prepare("scenes", tmp_path, **SMALL)
+    file = next(tmp_path.rglob("ahmf.json"))
+    text = file.read_text()
+    for broken in (text[:50], "{}", "[]", text.replace('"unit"', '"units"')):
+        file.write_text(broken)
+        with pytest.raises(InputError, match=r"is damaged: build it again with `ahmf data prepare scenes`"):
+            describe("scenes", tmp_path)
+    file.write_text(json.dumps(json.loads(text) | {"version": "0.1.0"}))
+    with pytest.raises(InputError, match=r"was built by an earlier version of scenes: build it again"):
+        open_dataset("scenes", "train", tmp_path)
+    file.unlink()
+    with pytest.raises(InputError, match=r"'scenes' is not in .*: build it first \(`ahmf data prepare scenes`\)"):
+        open_dataset("scenes", "train", tmp_path)
+
+
+def test_names_of_ones_own(tmp_path):
+    for name in ("../up", ".hidden", "a/b", "", "downloads", "white space"):
+        with pytest.raises(InputError, match="use letters, digits"):
+            prepare("scenes", tmp_path, save_as=name, **SMALL)
+    with pytest.raises(InputError, match=r"name 'middlebury': is that of another data set"):
+        prepare("scenes", tmp_path, save_as="middlebury", **SMALL)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"mine: is there already and is no data set: remove it"):
+        prepare("scenes", tmp_path, save_as="mine", **SMALL)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+    with pytest.raises(InputError, match=r"'nothing' is not in .*`ahmf data list` shows"):
+        open_dataset("nothing", "train", tmp_path)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    prepare("scenes", tmp_path, **SMALL)
+    before = sorted(path for path in tmp_path.rglob("*"))
+
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(builder_class("scenes"), "items", full)
+    with pytest.raises(InputError, match=r"scenes could not be written \(No space left on device\): make room"):
+        prepare("scenes", tmp_path, **SMALL)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_what_no_program_may_fetch(tmp_path, monkeypatch):
+    cls = builder_class("scenes")
+    monkeypatch.setattr(cls, "FROM_FILES", True)
+    with pytest.raises(InputError, match=r"files that no program may fetch: get them and name their folder .* --from"):
+        prepare("scenes", tmp_path, **SMALL)
+    monkeypatch.setattr(cls, "FROM_FILES", False)
+    with pytest.raises(InputError, match="scenes is generated and reads no files"):
+        prepare("scenes", tmp_path, tmp_path, **SMALL)
+    with pytest.raises(InputError, match=r"scenes has no option 'depth': its options are: height, width"):
+        prepare("scenes", tmp_path, depth=3)
+    with pytest.raises(InputError, match=rf"'nothing' is not known: choose one of {', '.join(datasets.DATASETS)}"):
+        prepare("nothing", tmp_path)
+
+
+def example(depth, guide=(2, 3, 3)):
+    return np.zeros(guide, np.uint8), np.array(depth, np.float32)
+
+
+def test_what_is_counted_of_an_example():
+    stated = check("a", *example([[0, 1000, np.nan], [2000, np.inf, 4000]]), INFO)
+    assert stated == {"height": 2, "width": 3, "known": 0.5, "low": 1000, "median": 2000, "high": 4000}
+
+
+@pytest.mark.parametrize(
+    ("depth", "guide", "message"),
+    [
+        ([[1000] * 3] * 2, (3, 2, 3), r"a: the depth is 2 x 3 and the guide 3 x 2 \(height x width\)"),
+        ([[0, np.nan, np.inf]] * 2, (2, 3, 3), "a: has no known depth at all"),
+        ([[1.2, 3.4, 5.6]] * 2, (2, 3, 3), "a: its largest depth is 5.6, and the range is 5000 mm: is it in another"),
+        ([[0, 2e6, 3e6]] * 2, (2, 3, 3), r"a: half of its depth is above 2.5e\+06, and the range is 5000 mm"),
+    ],
+)
+def test_sizes_and_units_that_cannot_be_right(depth, guide, message):
+    with pytest.raises(InputError, match=message):
+        check("a", *example(depth, guide), INFO)
+
+
+def test_missing_files_are_named_at_once(tmp_path):
+    assert check_missing(tmp_path, [], "2 scenes", partial=False) is None
+    with pytest.raises(InputError, match=r"2 missing \(Art, Dolls\): .* --partial, which uses 3 scenes"):
+        check_missing(tmp_path, ["Art", "Dolls"], "3 scenes", partial=False)
+    assert check_missing(tmp_path, ["Art"], "3 scenes", partial=True) == f"{tmp_path}: 1 missing (Art); used: 3 scenes"
