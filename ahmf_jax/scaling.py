@@ -1,4 +1,4 @@
-"""What a network sees of a depth map: its values as they are, or stretched over the sample's own span."""
+"""What a network sees of a depth map: its values as they are, or stretched over a span, the sample's or the truth's."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -8,15 +8,23 @@ from jaxtyping import Array, Bool, Float
 
 from ahmf_jax.errors import InputError
 
-Scaling = Literal["range", "sample"]
+Scaling = Literal["range", "sample", "truth"]
 # A flatter sample is not stretched further: 1 grey level of 256, below which depth is mostly noise.
 MIN_SPAN = 1 / 256
 
 PerSample = Float[Array, "b 1 1 1"]
 
 
+def is_leak(scaling: Scaling) -> bool:
+    """Whether the network is told something of the ground truth: numbers made so are no sensor's."""
+    return scaling == "truth"
+
+
 def offset_and_span(
-    depth_lr: Float[Array, "b h w 1"], mask_lr: Bool[Array, "b h w 1"], scaling: Scaling
+    depth_lr: Float[Array, "b h w 1"],
+    mask_lr: Bool[Array, "b h w 1"],
+    scaling: Scaling,
+    depth_span: Float[Array, "b 2"] | None = None,
 ) -> tuple[PerSample, PerSample]:
     """The affine map from depth to what the network is given, `(depth - offset) / span`, sample by sample.
 
@@ -26,15 +34,29 @@ def offset_and_span(
       scaling: `"range"`: the identity, as the authors' test program has it (their value / 255).
         `"sample"`: the minimum and maximum of the sample's own low-resolution depth become 0 and 1, which
         can be done on any sensor, and makes the network indifferent to the unit.
+        `"truth"`: the same with those of the whole image's ground truth, as the authors' later survey code has it. No
+        sensor knows them: it serves comparison with numbers that were made so, and `is_leak`.
+      depth_span: the smallest and the largest true depth, in units of the range; read for `"truth"` alone.
 
     Returns:
       offset and span, (B, 1, 1, 1) each.
+
+    Raises:
+      InputError: another scaling, or `"truth"` without the ground truth.
     """
     if scaling not in get_args(Scaling):
         raise InputError(f"scaling {scaling!r} is not one of {', '.join(get_args(Scaling))}")
     one = jnp.ones((len(depth_lr), 1, 1, 1))
     if scaling == "range":
         return 0 * one, one
+    if scaling == "truth":
+        if depth_span is None:
+            raise InputError(
+                "scaling 'truth' needs the ground truth's smallest and largest depth (depth_span), which no sensor "
+                "knows: train and use a model with scaling sample or range"
+            )
+        low, high = (depth_span[:, i, None, None, None] for i in (0, 1))
+        return low, jnp.maximum(high - low, MIN_SPAN)
     low = jnp.min(jnp.where(mask_lr, depth_lr, jnp.inf), (1, 2, 3), keepdims=True)
     high = jnp.max(jnp.where(mask_lr, depth_lr, -jnp.inf), (1, 2, 3), keepdims=True)
     known = jnp.any(mask_lr, (1, 2, 3), keepdims=True)
@@ -45,7 +67,10 @@ def predict(model: Any, scaling: Scaling, params: Any, batch: Mapping[str, Any])
     """Runs a model on a batch, in the scale that it works in.
 
     Returns the output, the offset and the span: the depth in units of the range is `output * span + offset`.
+
+    Raises:
+      InputError: `scaling="truth"`, and the batch has no `depth_span`.
     """
-    offset, span = offset_and_span(batch["depth_lr"], batch["mask_lr"], scaling)
+    offset, span = offset_and_span(batch["depth_lr"], batch["mask_lr"], scaling, batch.get("depth_span"))
     output, _ = model.apply({"params": params}, (batch["depth_lr"] - offset) / span, batch["guide"])
     return output, offset, span

@@ -1,6 +1,6 @@
 """What the network sees of a depth map, by hand and by its invariances."""
 
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import jaxtyping
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ahmf_jax import InputError
-from ahmf_jax.scaling import MIN_SPAN, offset_and_span, predict
+from ahmf_jax.scaling import MIN_SPAN, Scaling, is_leak, offset_and_span, predict
 
 KNOWN = jnp.ones((2, 3, 4, 1), bool)
 
@@ -72,7 +72,35 @@ def test_samples_do_not_see_each_other() -> None:
         assert a[0] == b[0]
 
 
+def test_truth_is_the_span_of_the_batch_whatever_the_sample_holds() -> None:
+    spans = jnp.array([[0.25, 0.75], [0.5, 0.5]])
+    offset, span = offset_and_span(depths(), ~KNOWN, "truth", spans)
+    np.testing.assert_array_equal(offset.reshape(2), [0.25, 0.5])
+    np.testing.assert_array_equal(span.reshape(2), [0.5, MIN_SPAN])  # a flat image is not stretched without end
+
+
+def test_a_prediction_by_truth_reads_the_batch() -> None:
+    guide, model = jnp.zeros((2, 6, 8, 1)), Doubler()
+    batch = {"depth_lr": depths(), "mask_lr": KNOWN, "guide": guide, "depth_span": jnp.array([[0.5, 0.75], [0, 2]])}
+    output, offset, span = predict(model, "truth", 0.0, batch)
+    np.testing.assert_allclose(model.seen[0], (depths()[0] - 0.5) / 0.25, rtol=1e-6)
+    np.testing.assert_allclose(model.seen[1], depths()[1] / 2, rtol=1e-6)
+    np.testing.assert_allclose((output * span + offset)[1, ::2, ::2], (depths()[1] / 2) ** 2 * 2, rtol=1e-6)
+    predict(model, "sample", 0.0, batch)
+    assert model.seen.min() == 0 and model.seen.max() == 1  # the others do not look at it
+
+
+def test_a_sensor_has_no_truth() -> None:
+    batch = {"depth_lr": depths(), "mask_lr": KNOWN, "guide": jnp.zeros((2, 6, 8, 1))}
+    with pytest.raises(InputError, match=r"'truth' needs the ground truth's .* no sensor knows: .* sample or range"):
+        predict(Doubler(), "truth", 0.5, batch)
+
+
+def test_the_leak_is_named() -> None:
+    assert [is_leak(scaling) for scaling in get_args(Scaling)] == [False, False, True]
+
+
 def test_another_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse the name first
-    with pytest.raises(InputError, match="scaling 'log' is not one of range, sample"):
+    with pytest.raises(InputError, match="scaling 'log' is not one of range, sample, truth"):
         offset_and_span(depths(), KNOWN, "log")  # type: ignore[arg-type]
