@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def super_resolve(model: Any, scaling: Scaling, params: Any, batch: dict[str, Ar
     return output * span + offset
 
 
+def network_batch(batch: Mapping[str, Any]) -> dict[str, Array]:
+    """What a network reads of a batch, as JAX arrays; the target stays where it is."""
+    names = ("depth_lr", "guide", "mask_lr", "depth_span")
+    return {name: jnp.asarray(batch[name]) for name in names if name in batch}
+
+
 class Upsampler:
     """A trained model, called with arrays: `upsampler(depth_lr, guide)`."""
 
@@ -39,8 +46,7 @@ class Upsampler:
 
     def batch(self, batch: dict[str, Any]) -> Float[np.ndarray, "b H W 1"]:
         """Super-resolves a batch as the data pipelines make it: the result is in units of the range."""
-        wanted = {name: jnp.asarray(batch[name]) for name in ("depth_lr", "guide", "mask_lr")}
-        return np.asarray(super_resolve(self.trained.model, self.trained.scaling, self._params, wanted))
+        return np.asarray(super_resolve(self.trained.model, self.trained.scaling, self._params, network_batch(batch)))
 
     def __call__(
         self,
@@ -67,6 +73,11 @@ class Upsampler:
         Raises:
           InputError: a shape, dtype or value that cannot be used; the line says what would be right.
         """
+        if self.trained.scaling == "truth":
+            raise InputError(
+                "this model was trained with scaling=truth and must be told the smallest and largest true depth of "
+                "each image, which no sensor knows: train one with scaling=sample"
+            )
         known = self._check_depth(depth_lr, invalid)
         colour = self._check_guide(guide, depth_lr.shape)
         depth = fill_holes(depth_lr, known)

@@ -65,14 +65,16 @@ class TrainRun:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model on a data set: MAE, RMSE and PSNR of every image, beside interpolation's."""
+    """Measure a model on a data set: MAE, RMSE, PSNR and PE of every image, beside interpolation's."""
 
     weights: tyro.conf.Positional[Path]
-    """A run's folder or a .safetensors file."""
+    """A run's folder or a .safetensors file; or an interpolation: bicubic (the protocol's), or any kernel's name."""
     dataset: str
     """A data set's name, or a folder of image pairs."""
     split: str = "test"
-    """Split of a prepared data set."""
+    """Split of a prepared data set: its own (test, train+validation) or a published one (dada/test)."""
+    scale: int | None = None
+    """Factor of an interpolation; a model has its own."""
     protocol: Literal["ahmf_middlebury", "b6", "float"] = "ahmf_middlebury"
     """How the numbers are made: rounded to uint8 without a border as AHMF's test program does it; float with a
     border of 6 as later papers do it; or float, for data that are not 0..255."""
@@ -84,7 +86,6 @@ class Evaluate:
 
     def __call__(self) -> None:
         """Prints the table."""
-        from ahmf_jax import upsample
         from experiments import evaluate
         from experiments.data import open_named
         from experiments.upsample import check_place
@@ -93,10 +94,19 @@ class Evaluate:
             check_place(self.out)
         protocol = evaluate.PROTOCOLS[self.protocol]
         dataset = open_named(self.dataset, self.split, self.data_dir, self.pairs)
-        upsampler = upsample.load(self.weights)
+        upsampler: Any = evaluate.interpolation(str(self.weights), self.scale, protocol)
+        origin = "interpolation" if upsampler else ""
+        if upsampler is None:
+            from ahmf_jax import scaling, upsample
+
+            upsampler = upsample.load(self.weights)
+            origin = upsampler.trained.origin
+            if self.scale not in (None, upsampler.scale):
+                raise InputError(f"--scale {self.scale}: {self.weights} is a model of x{upsampler.scale}: leave it out")
+            if scaling.is_leak(upsampler.trained.scaling):
+                origin += ", told the smallest and largest TRUE depth of each image: a leak"
         rows = evaluate.evaluate(upsampler, dataset, protocol)
-        trained = upsampler.trained
-        print(f"{self.weights} ({trained.origin}), x{upsampler.scale}, on {dataset.info.name}, {self.split}")
+        print(f"{self.weights} ({origin}), x{upsampler.scale}, on {dataset.info.name}, {self.split}")
         print(f"protocol {self.protocol}: {protocol}")
         print(evaluate.table(rows, dataset.info.unit))
         if self.out is not None:
@@ -105,7 +115,7 @@ class Evaluate:
                 rows,
                 protocol,
                 weights=str(self.weights),
-                origin=trained.origin,
+                origin=origin,
                 scale=upsampler.scale,
                 dataset=dataset.info.name,
                 split=self.split,

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,42 +14,41 @@ from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from ahmf_jax.metrics import Errors, errors
 from data_pipelines.datasets import Dataset
-from experiments.config import Kernel
+from data_pipelines.degrade import Degradation, Kernel
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How a number is made. Two numbers can be compared when these agree and the data do."""
 
-    kernel: Kernel = "matlab_bicubic"
-    """How low resolution is made of the whole image."""
+    degrade: Degradation = field(default_factory=Degradation)
+    """How low resolution is made of the whole image; chance is seeded by the image's place."""
     floor: Kernel = "matlab_bicubic"
     """The interpolation that stands beside the model."""
-    noise_sigma: float = 0.0
-    """Gaussian noise on the low-resolution depth, in units of the range, seeded by the image's place."""
     rounding: Literal["uint8", "none"] = "uint8"
     """`uint8`: output rounded and clipped to 0..255, for sets whose range is 255."""
     border: int = 0
     """Pixels left out on every side."""
+    pe_threshold: float = 5.0
+    """PE is the share of pixels whose error is at least this, in the unit of the data."""
 
     def __str__(self) -> str:
-        noise = f", noise {self.noise_sigma:g} of the range" if self.noise_sigma else ""
         rounding = "output rounded to uint8" if self.rounding == "uint8" else "output not rounded"
         return (
-            f"LR by {self.kernel}{noise}, floor by {self.floor}, {rounding}, border {self.border} px, "
-            "PSNR peak = the data's range"
+            f"{self.degrade}, floor by {self.floor}, {rounding}, border {self.border} px, "
+            f"PSNR peak = the data's range, PE: errors of {self.pe_threshold:g} and more"
         )
 
 
 # Section 8 of AHMF's protocols as its test program has them, and what later papers (DKN and on) use.
 PROTOCOLS = {
     "ahmf_middlebury": Protocol(),
-    "b6": Protocol(kernel="pillow_bicubic", floor="pillow_bicubic", rounding="none", border=6),
+    "b6": Protocol(Degradation("pillow_bicubic"), floor="pillow_bicubic", rounding="none", border=6),
     "float": Protocol(rounding="none"),
 }
 
 
-def measure(prediction: np.ndarray, batch: dict[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
+def measure(prediction: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
     """The errors of one image's prediction (1, H, W, 1), in units of the data set."""
     b = protocol.border
     inside = (slice(None), slice(b, prediction.shape[1] - b), slice(b, prediction.shape[2] - b))
@@ -60,25 +59,48 @@ def measure(prediction: np.ndarray, batch: dict[str, np.ndarray], depth_range: f
     target = batch["depth_hr"][inside].astype(np.float64) * depth_range
     if protocol.rounding == "uint8":
         target = np.rint(target)
-    return errors(prediction, target, batch["mask_hr"][inside])
+    return errors(prediction, target, batch["mask_hr"][inside], protocol.pe_threshold)
 
 
-def interpolate(batch: dict[str, np.ndarray], kernel: str) -> np.ndarray:
+def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
     """The low-resolution depth of a batch up-sampled to the guide's size."""
     return resample.resize(batch["depth_lr"], batch["guide"].shape[1:3], kernel)
 
 
+class Interpolation:
+    """In place of a network: an interpolation, whose numbers are the protocol's floor."""
+
+    def __init__(self, kernel: str, scale: int):
+        self.kernel = kernel
+        self.scale = scale
+
+    def batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The low-resolution depth up-sampled, (B, H, W, 1)."""
+        return interpolate(batch, self.kernel)
+
+
+def interpolation(name: str, scale: int | None, protocol: Protocol) -> Interpolation | None:
+    """The interpolation of that name, "bicubic" being that of the protocol's floor; None for any other name.
+
+    Raises:
+      InputError: it is one, and no scale is given.
+    """
+    kernel = protocol.floor if name == "bicubic" else name
+    if kernel not in resample.KERNELS:
+        return None
+    if scale is None or scale < 1:
+        raise InputError(f"{name} fits any scale: give one with --scale, as in --scale 4")
+    return Interpolation(kernel, scale)
+
+
 def validate(state: Any, batches: Sequence[dict[str, np.ndarray]], depth_range: float) -> dict[str, float]:
     """Mean over whole images of MAE and RMSE, and the MAE of the floor, unrounded, in the data set's unit."""
-    import jax.numpy as jnp
-
-    from ahmf_jax.upsample import super_resolve
+    from ahmf_jax.upsample import network_batch, super_resolve
 
     protocol = PROTOCOLS["float"]
     rows = []
     for batch in batches:
-        wanted = {name: jnp.asarray(batch[name]) for name in ("depth_lr", "guide", "mask_lr")}
-        prediction = np.asarray(super_resolve(state.model, state.scaling, state.params, wanted))
+        prediction = np.asarray(super_resolve(state.model, state.scaling, state.params, network_batch(batch)))
         ours = measure(prediction, batch, depth_range, protocol)
         floor = measure(interpolate(batch, protocol.floor), batch, depth_range, protocol)
         rows.append((ours.mae, ours.rmse, floor.mae))
@@ -94,9 +116,11 @@ class Row:
     mae: float
     rmse: float
     psnr: float
+    pe: float
     floor_mae: float
     floor_rmse: float
     floor_psnr: float
+    floor_pe: float
 
 
 def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
@@ -120,20 +144,13 @@ def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
         )
     rows = []
     for i, example in enumerate(dataset):
-        batch = whole_example(
-            example,
-            info,
-            scale=upsampler.scale,
-            kernel=protocol.kernel,
-            noise_sigma=protocol.noise_sigma,
-            seed=i,
-        )
+        batch = whole_example(example, info, scale=upsampler.scale, degradation=protocol.degrade, seed=i)
         if 2 * protocol.border >= min(batch["depth_hr"].shape[1:3]):
             raise InputError(f"{example.name} is smaller than the protocol's border of {protocol.border} pixels twice")
         ours = measure(upsampler.batch(batch), batch, info.range, protocol)
         floor = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
-        peak = info.range
-        rows.append(Row(example.name, ours.mae, ours.rmse, ours.psnr(peak), floor.mae, floor.rmse, floor.psnr(peak)))
+        values = (value for e in (ours, floor) for value in (e.mae, e.rmse, e.psnr(info.range), e.pe))
+        rows.append(Row(example.name, *values))
     if not rows:
         raise InputError(f"{info.name} has no image in this split")
     means = {
@@ -145,11 +162,17 @@ def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
 def table(rows: Sequence[Row], unit: str) -> str:
     """The rows as text, the floor in brackets."""
     width = max(len(r.name) for r in rows)
-    lines = [f"{'':{width}}  {'MAE':>16}  {'RMSE':>16}  {'PSNR dB':>16}    ({unit}; in brackets the floor)"]
+    titles = "  ".join(f"{title:>17}" for title in ("MAE", "RMSE", "PSNR dB", "PE %"))
+    lines = [f"{'':{width}}  {titles}    ({unit}; in brackets the floor)"]
     for r in rows:
         cells = (
-            f"{ours:7.{digits}f} ({floor:6.{digits}f})"
-            for ours, floor, digits in ((r.mae, r.floor_mae, 3), (r.rmse, r.floor_rmse, 3), (r.psnr, r.floor_psnr, 2))
+            f"{ours:7.{digits}f} ({floor:7.{digits}f})"
+            for ours, floor, digits in (
+                (r.mae, r.floor_mae, 3),
+                (r.rmse, r.floor_rmse, 3),
+                (r.psnr, r.floor_psnr, 2),
+                (r.pe, r.floor_pe, 3),
+            )
         )
         lines.append(f"{r.name:{width}}  " + "  ".join(cells))
     return "\n".join(lines)

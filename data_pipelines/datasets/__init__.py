@@ -203,8 +203,6 @@ def _check_name(name: str, save_as: str | None) -> str:
 
 
 def _fetch(cls: type["DepthBuilder"], options: Any, data_dir: Path) -> Path:
-    from data_pipelines.download import fetch
-
     downloads = cls.downloads(options)
     if not downloads:
         where = f" from {cls.INFO.url}" if cls.INFO.url else ""
@@ -212,6 +210,8 @@ def _fetch(cls: type["DepthBuilder"], options: Any, data_dir: Path) -> Path:
             f"{cls.INFO.name} is made from files that no program may fetch: get them{where} and name their folder or "
             "archive with --from"
         )
+    from data_pipelines.download import fetch
+
     return fetch(downloads, data_dir / DOWNLOADS / cls.INFO.name)
 
 
@@ -230,20 +230,25 @@ def describe(name: str, data_dir: str | os.PathLike[str]) -> Prepared:
     """What is known of a prepared data set. InputError where it is not prepared, or its description is damaged."""
     found = list((Path(data_dir) / name).glob(f"*/{SUMMARY}")) if name else []
     if len(found) != 1:
-        how = f"`ahmf data prepare {name}`" if name in DATASETS else "`ahmf data list` shows what there is"
+        how = f"`{_command(name)}`" if name in DATASETS else "`ahmf data list` shows what there is"
         raise InputError(f"data set {name!r} is not in {data_dir}: build it first ({how})")
     directory = found[0].parent
     try:
         values = json.loads(found[0].read_text())
         prepared = Prepared(directory, **{**values, "info": DatasetInfo(**values["info"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{directory}: is damaged: build it again with `ahmf data prepare {name}`") from error
+        raise InputError(f"{directory}: is damaged: build it again, with `{_command(name)}`") from error
     if prepared.builder in DATASETS and prepared.version != str(builder_class(prepared.builder).VERSION):
         raise InputError(
-            f"{directory}: was built by an earlier version of {prepared.builder}: build it again with "
-            f"`ahmf data prepare {prepared.builder}`"
+            f"{directory}: was built by an earlier version of {prepared.builder}: build it again, with "
+            f"`{_command(prepared.builder)}`"
         )
     return prepared
+
+
+def _command(name: str) -> str:
+    """How a data set is built."""
+    return f"ahmf data prepare {name}{' --from DIR' if name in DATASETS and builder_class(name).FROM_FILES else ''}"
 
 
 class _Records:

@@ -17,15 +17,19 @@ def test_by_hand() -> None:
     assert found == Errors(3.0, 5.0, 3)
     assert found.mae == 1 and found.rmse == pytest.approx(math.sqrt(5 / 3))
     assert found.psnr(255.0) == pytest.approx(10 * math.log10(255**2 / (5 / 3)))
+    # Of the errors 2, 1 and 0, those of the threshold itself count too.
+    assert [errors(PREDICTION, TARGET, MASK, t).pe for t in (0.5, 1.0, 2.0, 3.0)] == pytest.approx(
+        [200 / 3, 200 / 3, 100 / 3, 0]
+    )
 
 
 def test_parts_merge_to_the_whole() -> None:
     rng = np.random.default_rng(0)
     a, b, mask = rng.random((6, 5)), rng.random((6, 5)), rng.random((6, 5)) < 0.6
-    whole = errors(a, b, mask)
-    merged = sum((errors(a[i], b[i], mask[i]) for i in range(6)), Errors())
+    whole = errors(a, b, mask, 0.4)
+    merged = sum((errors(a[i], b[i], mask[i], 0.4) for i in range(6)), Errors())
     assert merged.count == whole.count == mask.sum()
-    assert (merged.mae, merged.rmse) == pytest.approx((whole.mae, whole.rmse), rel=1e-12)
+    assert (merged.mae, merged.rmse, merged.pe) == pytest.approx((whole.mae, whole.rmse, whole.pe), rel=1e-12)
     # Not the mean of the means: the parts have different sizes.
     assert merged.mae != pytest.approx(np.mean([errors(a[i], b[i], mask[i]).mae for i in range(6)]), rel=1e-3)
 
@@ -34,7 +38,7 @@ def test_without_an_error_and_without_a_pixel() -> None:
     assert errors(TARGET, TARGET, MASK).psnr(255.0) == math.inf
     assert errors(TARGET, TARGET, MASK).rmse == 0
     nothing = errors(PREDICTION, TARGET, np.zeros((2, 2), bool))
-    assert nothing == Errors() and all(map(math.isnan, (nothing.mae, nothing.rmse, nothing.psnr(255.0))))
+    assert nothing == Errors() and all(map(math.isnan, (nothing.mae, nothing.rmse, nothing.psnr(255.0), nothing.pe)))
 
 
 def test_integers_do_not_wrap_and_large_sums_do_not_drown() -> None:

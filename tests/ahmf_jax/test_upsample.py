@@ -294,3 +294,18 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="no complete checkpoint yet"):
         ahmf_jax.load(tmp_path / "empty")
+
+
+def test_a_model_that_must_be_told_the_truth_is_no_use_on_a_sensor() -> None:
+    upsampler = Upsampler(trained("truth"))
+    with pytest.raises(InputError, match="scaling=truth .* which no sensor knows: train one with scaling=sample"):
+        upsampler(np.ones((3, 5), np.uint8), np.zeros((3 * MODEL.scale, 5 * MODEL.scale, 3), np.uint8))
+    batch = {
+        "depth_lr": np.full((1, 3, 5, 1), 0.5, np.float32),
+        "mask_lr": np.ones((1, 3, 5, 1), bool),
+        "guide": np.zeros((1, 3 * MODEL.scale, 5 * MODEL.scale, 3), np.float32),
+        "depth_span": np.array([[0.25, 0.75]], np.float32),
+    }
+    offset_of_half = Upsampler(trained("range")).batch(batch)
+    # (0.5 - 0.25) / 0.5 is 0.5 again: the network sees the same, and its answer is stretched back.
+    np.testing.assert_allclose(upsampler.batch(batch), offset_of_half * 0.5 + 0.25, rtol=1e-5)

@@ -11,6 +11,7 @@ from PIL import Image
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from data_pipelines.datasets import open_dataset, open_pairs
+from data_pipelines.degrade import Degradation
 from experiments import evaluate
 from experiments.evaluate import PROTOCOLS, Protocol
 
@@ -40,7 +41,7 @@ def pairs(tmp_path):
     return tmp_path
 
 
-NEAREST = Protocol(kernel="nearest_first", floor="nearest_first")
+NEAREST = Protocol(Degradation("nearest_first"), floor="nearest_first")
 
 
 def test_rows_by_hand(pairs):
@@ -53,18 +54,22 @@ def test_rows_by_hand(pairs):
     assert (a.floor_mae, a.floor_rmse) == (pytest.approx(7.5), pytest.approx(math.sqrt(75)))
     assert (b.mae, b.rmse) == (pytest.approx(110 / 16), pytest.approx(math.sqrt((15 * 25 + 35**2) / 16)))
     assert b.floor_mae == pytest.approx((11 * 10 + 40) / 16)
+    # Every error of the network reaches 5; of the floor's, the ones beside each block's first pixel.
+    assert (a.pe, b.pe, a.floor_pe, b.floor_pe) == (100, 100, 75, 75)
     # The mean of the images' measures, not the measure of all pixels.
-    for name in ("mae", "rmse", "psnr", "floor_mae", "floor_rmse", "floor_psnr"):
+    for name in ("mae", "rmse", "psnr", "pe", "floor_mae", "floor_rmse", "floor_psnr", "floor_pe"):
         assert getattr(mean, name) == pytest.approx((getattr(a, name) + getattr(b, name)) / 2)
 
 
 def test_rounding_and_border_are_the_protocols(pairs):
     dataset = open_pairs(pairs)
     fake = Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255))
-    unrounded = evaluate.evaluate(fake, dataset, Protocol("nearest_first", "nearest_first", rounding="none"))
+    unrounded = evaluate.evaluate(
+        fake, dataset, Protocol(Degradation("nearest_first"), "nearest_first", rounding="none")
+    )
     assert unrounded[0].mae == pytest.approx((12 * 4.6 + 4 * 5.4) / 16, rel=1e-5)
     # Inside a border of one pixel are the four middle ones: 110 110 / 110 100, in b 140 110 / 110 100.
-    inside = evaluate.evaluate(fake, dataset, Protocol("nearest_first", "nearest_first", border=1))
+    inside = evaluate.evaluate(fake, dataset, Protocol(Degradation("nearest_first"), "nearest_first", border=1))
     assert inside[0].mae == pytest.approx(5) and inside[1].mae == pytest.approx((35 + 5 + 5 + 5) / 4)
     assert inside[0].floor_mae == pytest.approx(7.5)
     clipped = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 2.0)), dataset, NEAREST)
@@ -96,7 +101,7 @@ def test_noise_differs_between_images_and_not_between_runs(pairs):
         seen.append(batch["depth_lr"])
         return batch["depth_hr"]
 
-    protocol = Protocol("nearest_first", "nearest_first", noise_sigma=0.1)
+    protocol = Protocol(Degradation("nearest_first", noise_sigma=0.1), "nearest_first")
     for _ in range(2):
         evaluate.evaluate(Fake(2, keep), open_pairs(pairs), protocol)
     np.testing.assert_array_equal(seen[0], seen[2])
@@ -122,19 +127,32 @@ def test_the_command_prints_and_writes_what_it_measured(ahmf, run, tmp_path, dat
         "split": "test",
         "unit": "m",
     }
-    assert written["protocol"]["rounding"] == "none" and written["protocol"]["kernel"] == "matlab_bicubic"
+    assert written["protocol"]["rounding"] == "none" and written["protocol"]["degrade"]["kernel"] == "matlab_bicubic"
     floors = evaluate.evaluate(Fake(4, bicubic), open_dataset("scenes", "test", data_dir), PROTOCOLS["float"])
     for image, floor in zip(written["images"], floors, strict=True):
         assert image["floor_mae"] == pytest.approx(floor.mae, rel=1e-6)
-        assert f"{image['mae']:7.3f} ({image['floor_mae']:6.3f})" in ended.out
+        assert f"{image['mae']:7.3f} ({image['floor_mae']:7.3f})" in ended.out
     assert "scenes, test" in ended.out and "m; in brackets the floor" in ended.out
     assert str(PROTOCOLS["float"]) in ended.out
+
+
+@pytest.mark.parametrize("name", ["bicubic", "matlab_bicubic", "torch_bicubic"])
+def test_an_interpolation_in_place_of_weights(ahmf, refused, data_dir, tmp_path, name):
+    out = tmp_path / "numbers.json"
+    given = ("evaluate", name, "--dataset", "scenes", "--data-dir", data_dir, "--protocol", "float")
+    ended = ahmf(*given, "--scale", 8, "--out", out)
+    assert ended.code == 0 and f"{name} (interpolation), x8, on scenes" in ended.out
+    mean = json.loads(out.read_text())["images"][-1]
+    assert (mean["mae"] == mean["floor_mae"]) == (name != "torch_bicubic")
+    refused(*given, said=r"fits any scale: give one with --scale")
+    refused(*given, "--scale", 0, said=r"fits any scale: give one with --scale")
 
 
 def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents):
     before = contents(pairs)
     given = ("evaluate", run, "--data-dir", data_dir)
     refused(*given, "--dataset", "scenes", said=r"range of 10 m: use --protocol float")
+    refused(*given, "--dataset", "scenes", "--scale", "2", said=r"--scale 2: .* is a model of x4: leave it out")
     refused(*given, "--dataset", "scenes", "--split", "tset", said=r"no split 'tset': it has .*test")
     refused(*given, "--dataset", "middlebury", said=r"ahmf data prepare middlebury --from DIR")
     refused(*given, "--dataset", pairs, "--pairs.names", "zebra", said=r"zebra_depth.png: is missing")
@@ -172,3 +190,42 @@ def test_the_published_floor(scale, floors):
     assert [r.name for r in rows] == list(NAMES)
     np.testing.assert_allclose([r.floor_mae for r in rows], floors, atol=1e-3, rtol=0)
     assert mean.mae == 0
+
+
+TEN = ("art", "books", "dolls", "laundry", "moebius", "reindeer", "cones", "teddy", "tsukuba", "venus")
+
+
+@pytest.mark.skipif(not TEST10.is_dir(), reason="the ten evaluation images (../shared/data/test10) are not here")
+@pytest.mark.parametrize(
+    ("scale", "psnr", "pe"),
+    [
+        (
+            2,
+            (39.74, 47.77, 48.96, 44.04, 49.32, 42.45, 40.14, 42.41, 32.84, 45.84),
+            (2.749, 0.687, 0.709, 1.305, 0.754, 1.310, 3.652, 2.610, 6.886, 1.043),
+        ),
+        (
+            4,
+            (36.38, 44.05, 45.80, 40.53, 45.63, 39.19, 36.46, 39.06, 29.48, 42.52),
+            (5.514, 1.462, 1.488, 2.756, 1.658, 2.546, 7.211, 5.222, 13.058, 2.200),
+        ),
+        (
+            8,
+            (33.39, 40.80, 42.76, 37.40, 42.24, 36.14, 33.30, 36.05, 26.31, 39.35),
+            (10.541, 3.091, 3.076, 5.603, 3.610, 4.967, 12.951, 10.103, 20.907, 4.450),
+        ),
+        (
+            16,
+            (29.90, 37.68, 39.75, 34.05, 39.04, 32.78, 30.47, 32.54, 23.75, 36.33),
+            (20.247, 6.545, 6.320, 11.927, 7.398, 9.875, 22.367, 20.994, 33.484, 8.813),
+        ),
+    ],
+)
+def test_the_floors_of_the_ten_images(scale, psnr, pe):
+    """PSNR and PE of MATLAB's bicubic, as DSCSAN's tables are made: uint8, no border, errors of 5 and more."""
+    dataset = open_pairs(TEST10, names=TEN)
+    protocol = PROTOCOLS["ahmf_middlebury"]
+    upsampler = evaluate.interpolation("bicubic", scale, protocol)
+    *rows, _ = evaluate.evaluate(upsampler, dataset, protocol)
+    np.testing.assert_allclose([r.psnr for r in rows], psnr, atol=5.1e-3, rtol=0)
+    np.testing.assert_allclose([r.pe for r in rows], pe, atol=1e-3, rtol=0)
