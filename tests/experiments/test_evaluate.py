@@ -1,5 +1,6 @@
 """Evaluation: numbers that can be worked out by hand, and the published protocol's floor."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -64,12 +65,10 @@ def test_rows_by_hand(pairs):
 def test_rounding_and_border_are_the_protocols(pairs):
     dataset = open_pairs(pairs)
     fake = Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255))
-    unrounded = evaluate.evaluate(
-        fake, dataset, Protocol(Degradation("nearest_first"), "nearest_first", rounding="none")
-    )
+    unrounded = evaluate.evaluate(fake, dataset, dataclasses.replace(NEAREST, rounding="none"))
     assert unrounded[0].mae == pytest.approx((12 * 4.6 + 4 * 5.4) / 16, rel=1e-5)
     # Inside a border of one pixel are the four middle ones: 110 110 / 110 100, in b 140 110 / 110 100.
-    inside = evaluate.evaluate(fake, dataset, Protocol(Degradation("nearest_first"), "nearest_first", border=1))
+    inside = evaluate.evaluate(fake, dataset, dataclasses.replace(NEAREST, border=1))
     assert inside[0].mae == pytest.approx(5) and inside[1].mae == pytest.approx((35 + 5 + 5 + 5) / 4)
     assert inside[0].floor_mae == pytest.approx(7.5)
     clipped = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 2.0)), dataset, NEAREST)
