@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ahmf_jax import resample
+from ahmf_jax.errors import InputError
 from data_pipelines import patches
 from data_pipelines.datasets import Example
 from data_pipelines.degrade import Degradation, degrade
@@ -53,6 +54,113 @@ def test_a_flip_keeps_the_sampling_of_nearest():
         for turns in itertools.product([False, True], repeat=3):
             patch = patches.cut(image, 2, 3, 4, 4, Degradation(kernel), 10.0, RNG, *turns)
             np.testing.assert_array_equal(patch.depth_lr, patch.depth_hr[offset::4, offset::4])
+
+
+def rng():
+    return np.random.default_rng(3)
+
+
+def test_a_patch_has_the_images_span_wherever_it_is_cut():
+    image = example(known=0.9)
+    image.depth[~image.mask] = 99  # what fills a hole is not known
+    image.mask[0, 0], image.depth[0, 0] = True, -1
+    image.mask[47, 63], image.depth[47, 63] = True, 12
+    for top, left in ((0, 0), (4, 5)):
+        patch = patches.cut(image, top, left, 5, 4, Degradation(), 10.0, rng())
+        np.testing.assert_array_equal(patch.span, [-1, 12])
+    assert patch.span.dtype == np.float32
+    np.testing.assert_array_equal(patches.edge_table(image, 4, 0.1).span, [-1, 12])
+    np.testing.assert_array_equal(patches.whole(image, 4, Degradation(), 10.0, rng()).span, [-1, 12])
+    kept = patches.cut(image, 0, 0, 5, 4, Degradation(), 10.0, rng(), span=np.array([2, 3], np.float32))
+    np.testing.assert_array_equal(kept.span, [2, 3])
+    np.testing.assert_array_equal(patches.known_span(image._replace(mask=np.zeros_like(image.mask))), [-1, 99])
+
+
+def test_noise_of_the_image_is_by_its_span():
+    image = example(known=1.1)
+    image.depth[:] = 5
+    image.depth[-1, -1] = 7  # far from the patch
+    noisy = Degradation("area", noise_sigma=0.1, noise_of="image")
+    patch = patches.cut(image, 0, 0, 11, 4, noisy, 100.0, rng())
+    assert patch.depth_lr.min() == 5  # clipped there
+    assert patch.depth_lr.std() == pytest.approx(0.2 * np.sqrt(0.5 - 0.5 / np.pi), rel=0.2)  # half of a Gaussian
+
+
+@pytest.mark.parametrize("kernel", resample.KERNELS)
+def test_a_patch_degraded_alone_differs_at_its_border_only(kernel):
+    image = example(known=1.1)
+    alone = patches.cut(image, 2, 3, 9, 4, Degradation(kernel, "patch"), 10.0, rng())
+    inside = patches.cut(image, 2, 3, 9, 4, Degradation(kernel, "image"), 10.0, rng())
+    want = degrade(image.depth[8:44, 12:48], image.mask[8:44, 12:48], 4, kernel)[0]
+    np.testing.assert_array_equal(alone.depth_lr[..., 0], want)
+    np.testing.assert_allclose(alone.depth_lr[2:-2, 2:-2], inside.depth_lr[2:-2, 2:-2], rtol=1e-5)
+    differs = not np.allclose(alone.depth_lr, inside.depth_lr, rtol=1e-3)
+    assert differs == (kernel in ("matlab_bicubic", "pillow_bicubic"))  # the others read no other block
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_a_patch_is_a_crop_of_all_that_is_not_chance(transpose):
+    image = example()
+    how = Degradation(
+        "pillow_bicubic",
+        multipath_blur=1.0,
+        lidar_lines=7,
+        guide_shift=-3,
+        guide_blur=1.0,
+        guide_exposure=0.5,
+    )
+    cut = patches.cut(image, 2, 3, 7, 4, how, 10.0, rng(), transpose=transpose)
+    guide, depth, mask = (np.ascontiguousarray(turned(array, False, False, transpose)) for array in image[:3])
+    whole = patches.whole(image._replace(guide=guide, depth=depth, mask=mask), 4, how, 10.0, rng())
+    top, left = (3, 2) if transpose else (2, 3)
+    lr, hr = np.s_[top : top + 7, left : left + 7], np.s_[top * 4 : top * 4 + 28, left * 4 : left * 4 + 28]
+    np.testing.assert_array_equal(cut.mask_lr, whole.mask_lr[lr])
+    lines = cut.mask_lr.any((1, 2))  # they are rows, in a transposed patch too
+    assert cut.mask_lr[lines].mean() > 0.9 and 0 < lines.sum() < 7
+    np.testing.assert_allclose(cut.depth_lr[cut.mask_lr], whole.depth_lr[lr][cut.mask_lr], rtol=1e-4)
+    for name in ("guide", "depth_hr", "mask_hr"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[hr])
+
+
+def test_the_guide_is_displaced_to_the_right_of_the_patch_that_is_returned():
+    image = example()
+    for turns in itertools.product([False, True], repeat=3):
+        straight, shifted = (
+            patches.cut(image, 2, 3, 6, 4, Degradation(guide_shift=n), 10.0, rng(), *turns).guide for n in (0, 2)
+        )
+        np.testing.assert_array_equal(shifted[:, 2:], straight[:, :-2])
+
+
+def test_a_whole_image_is_the_degradation_itself():
+    image = example()
+    whole = patches.whole(image, 4, Degradation("area"), 10.0, rng())
+    depth_lr, mask_lr = degrade(image.depth, image.mask, 4, "area")
+    for got, want in zip(whole, (depth_lr, image.guide, image.depth, mask_lr, image.mask), strict=False):
+        np.testing.assert_array_equal(got.reshape(want.shape), want)
+    assert [array.shape for array in whole] == [
+        (12, 16, 1),
+        (48, 64, 3),
+        (48, 64, 1),
+        (12, 16, 1),
+        (48, 64, 1),
+        (2,),
+    ]
+    assert whole.guide.dtype == np.uint8 and whole.depth_lr.dtype == np.float32 and whole.mask_lr.dtype == bool
+    with pytest.raises(InputError, match="scale 5 does not divide 48 x 64"):
+        patches.whole(image, 5, Degradation(), 10.0, rng())
+
+
+def test_a_patch_follows_from_its_place_and_its_generator():
+    image = example(known=0.9)
+    how = Degradation(
+        noise_sigma=0.05, tof_sigma=0.01, flying_pixels=0.5, dropouts=0.2, guide_blur=1.0, multipath_blur=0.5
+    )
+    first, again = (patches.cut(image, 1, 2, 8, 4, how, 10.0, rng()) for _ in range(2))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = patches.cut(image, 1, 2, 8, 4, how, 10.0, np.random.default_rng(4))
+    assert (other.mask_lr != first.mask_lr).any() and (other.depth_lr != first.depth_lr).mean() > 0.9
+    np.testing.assert_array_equal(other.guide, first.guide)
 
 
 def test_crop_to_multiple_cuts_bottom_and_right():
