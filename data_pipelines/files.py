@@ -258,9 +258,12 @@ def open_file(path: Path, suffixes: tuple[str, ...], role: str) -> Iterator[Bina
                 raise InputError(f"{path}: is empty: write or copy it again")
             yield file
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}): check its rights and its disk"
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """What to raise where the system fails to read a file."""
+    return InputError(f"{path}: cannot be read ({error.strerror or error}): check its rights and its disk")
 
 
 def damaged(path: Path, why: object) -> InputError:
