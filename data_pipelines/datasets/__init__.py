@@ -11,6 +11,7 @@ is imported only when records are written or read.
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import io
 import json
@@ -55,6 +56,8 @@ DATASETS = {
     "middlebury": "data_pipelines.datasets.middlebury.builder:Middlebury",
 }
 SUMMARY = "ahmf.json"
+# Failures to write that are the user's to put right.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DOWNLOADS = "downloads"
 
 
@@ -182,10 +185,14 @@ def prepare(
         with contextlib.suppress(FileNotFoundError):
             os.replace(old, aside / "replaced")
         os.replace(built.parent, old)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # The writer of the records is C++: it tells of a full disk in words.
+        why = next((why for why in map(os.strerror, NO_ROOM) if why in str(error)), None)
+        if why is None:
+            raise
         raise InputError(
-            f"{data_dir}: {name} could not be written ({error.strerror or error}): make room or choose another data "
-            "folder; nothing half-built is kept"
+            f"{data_dir}: {name} could not be written ({why}): make room or choose another data folder; nothing "
+            "half-built is kept"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
