@@ -1,18 +1,20 @@
 """What every data set offers, whatever it is stored in: a sequence of `Example` with the meaning of its numbers."""
 
 import operator
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import fill_holes
+from data_pipelines.cache import ByteCache, Cache, DiskCache, Values
 from data_pipelines.datasets.info import DatasetInfo
 
 CACHE_BYTES = 2**30
+# Part of the token of every file that a cache keeps: another number where what is kept changes its meaning.
+DECODED_VERSION = 1
 
 
 class Example(NamedTuple):
@@ -44,49 +46,48 @@ class Source(Protocol):
         """`(guide, depth, name)`, the images as stored."""
 
 
-class ByteCache:
-    """Keeps what is slow to make, up to a number of bytes; the least recently used goes first.
+@runtime_checkable
+class StoredSource(Source, Protocol):
+    """A source with a place for what is decoded of it.
 
-    Thread-safe; a pickled cache arrives empty.
+    Attributes:
+      cache_dir: a folder inside the one that holds the records, so that it goes with them.
     """
 
-    def __init__(self, limit: int):
-        self.limit = limit
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, tuple[int, Any]] = OrderedDict()
-        self._total = 0
+    cache_dir: Path
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The tuple of `key`, made by `make()` where it is not kept. Its size is that of the arrays in it."""
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key][1]
-        value = make()  # outside the lock: two threads may make the same, which is better than waiting for one another
-        size = sum(part.nbytes for part in value if isinstance(part, np.ndarray))
-        with self._lock:
-            if key not in self._entries and size <= self.limit:
-                self._entries[key] = size, value
-                self._total += size
-                while self._total > self.limit:
-                    self._total -= self._entries.popitem(last=False)[1][0]
-        return value
-
-    def __reduce__(self) -> tuple[type["ByteCache"], tuple[int]]:
-        return ByteCache, (self.limit,)
+    def key(self, index: int) -> str:
+        """A part of a file's name, that of no other record in the folder, whichever source it is read by."""
 
 
 class Dataset(Sequence[Example]):
     """A sequence of `Example`, thread-safe and picklable.
 
-    Decoding a whole image for every small patch would starve a trainer, so decoded examples are kept, up to
-    `cache_bytes`. Their arrays are shared and read-only.
+    Decoding a whole image for every small patch would starve a trainer, so decoded examples are kept: in memory, up to
+    `cache_bytes`, or on disk (`kept_on_disk`). Their arrays are shared and read-only.
     """
 
     def __init__(self, info: DatasetInfo, source: Source, cache_bytes: int = CACHE_BYTES):
         self.info = info
+        self.cache: Cache = ByteCache(cache_bytes)
         self._source = source
-        self._cache = ByteCache(cache_bytes)
+        self._key: Callable[[int], str] = source.key if isinstance(source, StoredSource) else str
+
+    def kept_on_disk(self) -> "Dataset":
+        """The same, kept beside the records, for all processes and runs; itself where the source has no place for it.
+
+        A folder of the user's own files has none: nothing is written there, and none of them says when it changes.
+        """
+        source = self._source
+        if not isinstance(source, StoredSource):
+            return self
+        dataset = Dataset(self.info, source)
+        # A set that is prepared anew is another folder, though of the same name: whoever still reads the old one must
+        # not fill the cache of the new.
+        folder = source.cache_dir.parent.stat().st_ino
+        token = f"{DECODED_VERSION} {self.info.fill} {self.info.invalid} {self.info.range} {folder}"
+        dataset.cache = DiskCache(source.cache_dir, token, CACHE_BYTES)
+        return dataset
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,10 +102,14 @@ class Dataset(Sequence[Example]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
-        return self._cache.get(index, lambda: self._decode(index))
+        return Example(*self.keep(index, "", lambda: self._decode(index)))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
+
+    def keep(self, index: int, what: str, make: Callable[[], Values]) -> Values:
+        """What `make()` makes of an example, kept like the example; `what` tells it from all else made of that one."""
+        return self.cache.get(self._key(index) + what, make)
 
     def _decode(self, index: int) -> Example:
         guide, stored, name = self._source.read(index)
@@ -121,6 +126,4 @@ class Dataset(Sequence[Example]):
             depth = fill_holes(depth, mask, self.info.fill)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        for array in (guide, depth, mask):
-            array.flags.writeable = False
         return Example(guide, depth, mask, name)
