@@ -170,7 +170,8 @@ def _check_leaks(named: NamedSplits, scenes: dict[str, dict[str, str]]) -> None:
                 leaks = held_out.startswith("validation") and other.startswith("train")
             shared = scenes[held_out].keys() & scenes[other].keys() if leaks else ()
             if shared:
-                found = ", ".join(scenes[other][scene] for scene in sorted(shared))
+                found = ", ".join(scenes[other][scene] for scene in sorted(shared)[:20])
+                found += f" and {len(shared) - 20} more" if len(shared) > 20 else ""
                 raise InputError(
                     f"protocol {named.protocol!r}: scenes of split {held_out!r} are in split {other!r} too: {found}: "
                     "take them out of the data set, or correct the list"

@@ -37,11 +37,16 @@ def middlebury():
     return names[::-1]
 
 
+RGBDD = {
+    **{"models_train": 249, "models_test": 40, "plants_train": 380, "plants_test": 68},
+    **{"portraits_train": 1586, "portraits_test": 297},
+}
 SINTEL = [f"final/{sequence}/frame_{frame:04d}" for sequence in ("alley_1", "market_6") for frame in range(1, 22)]
 NAMES = {
     "middlebury": middlebury(),
     "sintel": SINTEL,
     "nyu_v2": [f"{i:05d}" for i in range(1449)],
+    "rgbdd": [f"{folder}/{folder}{i:04d}" for folder, count in RGBDD.items() for i in range(count)],
     "dtu": [f"scan{s}_depth_map_{v:04d}" for s in (*range(1, 78), *range(82, 129)) for v in range(64)],
 }
 
@@ -130,6 +135,17 @@ def test_dada_divides_nyu_as_its_file_does():
     digest = hashlib.sha256(np.array(everything, "<i4").tobytes()).hexdigest()
     # Over the published file's lists train, val and test, one after the other.
     assert digest == "a11fa45adc2db4f45e5ad23652b1832ccd76378f0f53f9106c988b7e11ea2492"
+
+
+def test_fdsr_divides_rgbdd_by_its_folders():
+    splits = {split: called("rgbdd", "fdsr", split) for split in ("train", "test")}
+    assert {split: len(names) for split, names in splits.items()} == {"train": 2215, "test": 405}
+    assert all("_test/" in name for name in splits["test"]) and all("_train/" in name for name in splits["train"])
+    names = [name.replace("test/models_test", "test/models_train") for name in NAMES["rgbdd"]]
+    with pytest.raises(
+        InputError, match=r"are in split 'train' too: models_train/models_train0000, .* and 20 more: take"
+    ):
+        resolve(protocols("rgbdd")["fdsr"], "train", names)
 
 
 def test_dsdmsr_divides_dtu_as_its_formula_does():
