@@ -332,21 +332,3 @@ def _exposure(stops: float) -> np.ndarray:
     light = np.minimum(light * 2.0**stops, 1)
     value = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.rint(value * 255).astype(np.uint8)
-
-
-def add_noise(depth_lr: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """clip(depth_lr + N(0, sigma), 0, 1): the noise of the literature's "noisy" tables (AHMF, Table II).
-
-    Args:
-      depth_lr: any shape, depth divided by the data set's range.
-      sigma: standard deviation in the same unit, so 5 grey levels of 255 are 5 / 255. At 0 nothing is changed or
-        clipped.
-      rng: where the noise comes from.
-
-    Returns:
-      Same shape, float32.
-    """
-    if sigma == 0:
-        return depth_lr.astype(np.float32, copy=False)
-    noise = rng.standard_normal(depth_lr.shape, np.float32) * np.float32(sigma)
-    return np.clip(depth_lr + noise, 0, 1, dtype=np.float32)

@@ -120,6 +120,7 @@ def cut(
     flip_rows: bool = False,
     flip_columns: bool = False,
     transpose: bool = False,
+    *,
     span: np.ndarray | None = None,
 ) -> Patch:
     """Cuts a patch out of an image that is flipped and transposed first and degraded then.

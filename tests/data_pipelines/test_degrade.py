@@ -179,6 +179,7 @@ def test_flying_pixels_are_mixtures_at_depth_edges():
     assert abs(at_edge.mean() - 2) < 0.1 and abs(at_edge.std() - 2 / np.sqrt(12)) < 0.05  # uniform between the two
     some = measured(step, depth_range=4.0, flying_pixels=0.3)[0]
     assert abs((some != step)[:, 9:11].mean() - 0.3) < 0.06
+    assert abs(some[some != step].mean() - 2) < 0.15  # which sample is mixed says nothing about the mixture
     # A step that is no edge of the range is none here either.
     np.testing.assert_array_equal(measured(step, depth_range=2.1 / EDGE_STEP, flying_pixels=1.0)[0], step)
 
@@ -201,9 +202,15 @@ def test_what_is_not_chance_is_a_crop_of_the_whole(window):
     part = measured(DEPTH, window=window, **options)
     np.testing.assert_array_equal(part[1], whole[1][window])
     np.testing.assert_allclose(part[0][part[1]], whole[0][window][part[1]], rtol=1e-5)
-    # With a share of 1 each edge sample is replaced, wherever the window ends; what replaces it is chance.
-    mixed, all_mixed = (measured(DEPTH, window=w, flying_pixels=1.0, depth_range=255.0)[0] for w in (window, ()))
-    np.testing.assert_array_equal(mixed == DEPTH[window], (all_mixed == DEPTH)[window])
+
+
+def test_an_edge_beyond_the_window_counts():
+    step = flat(1.0, (8, 20))
+    step[:, 10:] = 3.0
+    for columns in (slice(10, 20), slice(4, 10)):
+        part, _ = measured(step, window=(slice(2, 5), columns), flying_pixels=1.0)
+        edge = 10 if columns.start == 10 else 9
+        np.testing.assert_array_equal((part != step[2:5, columns]).all(0), np.arange(20)[columns] == edge)
 
 
 def test_dropouts_are_a_share_of_the_samples():
@@ -267,6 +274,14 @@ def test_one_effect_does_not_change_what_is_drawn_for_another(effect, other):
         same = np.ones(depth.shape, bool) if other != "flying_pixels" else base[0] == depth
         np.testing.assert_allclose((both[0] - base[0])[same], (alone[0] - depth)[same], atol=1e-3)
         assert abs((alone[0] - depth)[same]).mean() > 2e-3
+
+
+def test_effects_do_not_share_their_chance():
+    depth = flat(0.5)
+    axial, noise = (measured(depth, **{name: CHANCE[name]})[0] - depth for name in ("tof_sigma", "noise_sigma"))
+    assert abs(np.corrcoef(axial.ravel(), noise.ravel())[0, 1]) < 0.03
+    lost = ~measured(depth, dropouts=0.2)[1]
+    assert abs(noise[lost].mean()) < 4e-4 and noise[lost].std() == pytest.approx(0.01, rel=0.05)
 
 
 def test_chance_follows_from_the_generators_state_alone():
