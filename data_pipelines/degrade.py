@@ -58,9 +58,9 @@ class Degradation:
     lr_from: Literal["image", "patch"] = "image"
     """What is shrunk: the whole image, or a training patch alone, whose border then shows."""
     noise_sigma: float = 0.0
-    """Standard deviation of Gaussian noise, clipped to the range or span that `noise_of` names and in parts of it."""
+    """Standard deviation of Gaussian noise, in parts of what `noise_of` names; noisy depth is clipped to that."""
     noise_of: Literal["range", "image"] = "range"
-    """`range`: the data set's, from 0; `image`: from the smallest to the largest known depth of the image."""
+    """`range`: from 0 to the data set's range; `image`: from the smallest to the largest known depth of the image."""
     tof_sigma: float = 0.0
     """Standard deviation at the end of the range, in parts of it, of noise that grows with the square of depth."""
     flying_pixels: float = 0.0
@@ -156,7 +156,7 @@ def measure(
     """
     how = degradation
     # Keys are always drawn, and for all effects. `rng.spawn` will not do: its children do not follow from the
-    # generator's state, which Grain sets for each example.
+    # generator's state, which who gives it may have set (Grain does).
     names = ("flying_pixels", "tof_sigma", "noise_sigma", "dropouts")
     keys = dict(zip(names, rng.integers(0, 2**64, len(names), np.uint64), strict=True))
 
@@ -300,15 +300,23 @@ def degrade_guide(guide: np.ndarray, degradation: Degradation, rows: slice, colu
       (rows, columns, 3) uint8; a view where nothing is to be done.
     """
     how = degradation
-    part = guide[rows, columns]
-    if how.guide_shift or how.guide_blur:
-        reach = _radius(how.guide_blur)
-        y = np.arange(rows.start - reach, rows.stop + reach).clip(0, guide.shape[0] - 1)
-        x = np.arange(columns.start - reach, columns.stop + reach) - how.guide_shift
-        part = guide[np.ix_(y, x.clip(0, guide.shape[1] - 1))]
-        if reach:
-            part = _blur(part, how.guide_blur)[reach:-reach, reach:-reach]
+    reach = _radius(how.guide_blur)
+    part = _part(
+        guide,
+        slice(rows.start - reach, rows.stop + reach),
+        slice(columns.start - reach - how.guide_shift, columns.stop + reach - how.guide_shift),
+    )
+    if reach:
+        part = _blur(part, how.guide_blur)[reach:-reach, reach:-reach]
     return _exposure(how.guide_exposure)[part] if how.guide_exposure else part
+
+
+def _part(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """A part of an image whose outermost pixels go on beyond it: a view unless it reaches there."""
+    (height, width), y, x = image.shape[:2], (rows.start, rows.stop), (columns.start, columns.stop)
+    if min(*y, *x) >= 0 and y[1] <= height and x[1] <= width:
+        return image[rows, columns]
+    return image[np.ix_(np.arange(*y).clip(0, height - 1), np.arange(*x).clip(0, width - 1))]
 
 
 def _radius(sigma: float) -> int:
