@@ -285,7 +285,7 @@ def test_effects_do_not_share_their_chance():
 
 
 def test_chance_follows_from_the_generators_state_alone():
-    # A caller may set the state of one generator anew for each example, as Grain does, which `Generator.spawn` would not notice.
+    # A caller may set one generator's state anew for each example, as Grain does: `Generator.spawn` would not notice.
     rng = np.random.Generator(np.random.Philox(7))
     state = rng.bit_generator.state
     results = []
