@@ -141,12 +141,14 @@ class Batches(Iterator[Batch]):
         self._prefetch = prefetch
         self._place = 0
         self._told: set[str] = set()
-        self._made: grain.DatasetIterator[Made] | None = None
+        self._made: grain.DatasetIterator[Made | InputError] | None = None
 
     def __next__(self) -> Batch:
         if self._made is None:
             self._made = self._start()
         made = next(self._made)
+        if isinstance(made, InputError):
+            raise made
         self._place += self._batch_size
         for name, reason in made.skipped.items():
             if name not in self.skipped:
@@ -171,7 +173,7 @@ class Batches(Iterator[Batch]):
             self._made.close()
             self._made = None
 
-    def _start(self) -> "grain.DatasetIterator[Made]":
+    def _start(self) -> "grain.DatasetIterator[Made | InputError]":
         make = functools.partial(_make, self._sampler, self._place + self._first_row, self._batch_size, self._share)
         stream = grain.MapDataset.range(ENDLESS).map(make)
         if not self._workers:
@@ -212,12 +214,16 @@ class Made(NamedTuple):
     problems: tuple[str, ...]
 
 
-def _make(sampler: "Sampler", first: int, batch_size: int, share: int, step: int) -> Made:
+def _make(sampler: "Sampler", first: int, batch_size: int, share: int, step: int) -> Made | InputError:
     """This process's `share` of rows of the batch of a step; `first` is the place of the first row of all."""
     batch = _empty(share, (sampler.size, sampler.size), sampler.scale)
     skipped: dict[str, str] = {}
-    for row in range(share):
-        sampler.write(first + step * batch_size + row, {name: array[row] for name, array in batch.items()}, skipped)
+    try:
+        for row in range(share):
+            arrays = {name: array[row] for name, array in batch.items()}
+            sampler.write(first + step * batch_size + row, arrays, skipped)
+    except InputError as error:
+        return error  # not raised: Grain adds lines of its own to the message of whatever passes through it
     problems = tuple(d.cache.problem for d in sampler.datasets if d.cache.problem is not None)
     return Made(batch, skipped, problems)
 
