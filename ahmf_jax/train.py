@@ -3,7 +3,10 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,6 +22,8 @@ from ahmf_jax.sharding import batch_sharding, replicated
 from ahmf_jax.state import TrainState
 
 Batch = Mapping[str, Any]
+# Batches that are fetched and moved to the devices while these work on the one before.
+AHEAD = 2
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -72,6 +77,28 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, action)
 
 
+def on_mesh(batches: Iterator[Batch], count: int, mesh: Mesh) -> Generator[Future[dict[str, Array]], None, None]:
+    """The next `count` batches on their way to the mesh, some of them ahead; close it.
+
+    Each process has its own rows: its arrays' leading axes are split over its own devices.
+    """
+    sharding = batch_sharding(mesh)
+
+    def fetch() -> dict[str, Array]:
+        batch = next(batches)
+        return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+    thread, waiting = ThreadPoolExecutor(1, "batches"), deque[Future[dict[str, Array]]]()
+    try:
+        for _ in range(count):
+            waiting.append(thread.submit(fetch))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
 def fit(
     state: TrainState,
     batches: Iterator[Batch],
@@ -87,12 +114,14 @@ def fit(
 
     Args:
       state: on `mesh`; its buffers are donated, so use only the state that comes back.
-      batches: infinite; each array's leading axis is split over the mesh.
+      batches: infinite; each array's leading axis is split over the mesh. It is drawn from in a thread, ahead of
+        the training, but never beyond the last step.
       steps: of the whole run, those already done included.
       mesh: from `sharding.make_mesh`.
       log_every: steps between two calls of `on_log` with the means since the last, and between two
         checks that the loss is a number.
-      on_log: called with the step and the means of `train_step`'s metrics.
+      on_log: called with the step, the means of `train_step`'s metrics, and `data_wait`: the share of the time in
+        which the devices stood idle because the next batch was not there.
       checkpoint_every: steps between two calls of `on_checkpoint`.
       on_checkpoint: validates and saves. Called with a state whose losses so far were all finite, and
         once more at the end or when a signal stops the run.
@@ -111,8 +140,10 @@ def fit(
     )
     pending: list[dict[str, Array]] = []
     step, saved = int(state.step), -1
+    since, waited = time.perf_counter(), 0.0
 
     def flush() -> None:
+        nonlocal since, waited
         if not pending:
             return
         values = [{name: float(x) for name, x in metrics.items()} for metrics in pending]
@@ -122,12 +153,23 @@ def fit(
             # The gradient as well: a finite loss may have an infinite one, and ruin the parameters.
             if not (np.isfinite(value["loss"]) and np.isfinite(value["grad_norm"])):
                 raise NonFiniteLoss(first + i, value["loss"])
-        on_log(step, {name: float(np.mean([v[name] for v in values])) for name in values[0]})
+        means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+        now = time.perf_counter()
+        on_log(step, means | {"data_wait": waited / (now - since)})
+        since, waited = now, 0.0
 
-    with stop_on_signal() as stopped:
-        while step < steps and not stopped():
-            batch = jax.device_put(dict(next(batches)), batch_sharding(mesh))
+    with stop_on_signal() as stopped, contextlib.closing(on_mesh(batches, steps - step, mesh)) as coming:
+        for future in coming:
+            if stopped():
+                break
+            if pending and not future.done():
+                jax.block_until_ready(pending[-1])  # as long as the devices work, nothing is waited for
+            start = time.perf_counter()
+            batch = future.result()
+            waited += time.perf_counter() - start
             state, metrics = step_fn(state, batch)
+            if pending:
+                jax.block_until_ready(pending[-1])  # or batches would pile up on the devices
             pending.append(metrics)
             step += 1
             if step % log_every == 0:
@@ -135,7 +177,7 @@ def fit(
             if step % checkpoint_every == 0 and step < steps:
                 flush()
                 on_checkpoint(state)
-                saved = step
+                saved, since = step, time.perf_counter()
         flush()
         if saved != step:
             on_checkpoint(state)

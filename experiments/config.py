@@ -1,18 +1,20 @@
 """What a training run is made of: frozen dataclasses, checked when they are made, and read from JSON as from Python.
 
 A configuration is a Python file that assigns one `TrainConfig` to `config`. Those in `experiments/configs`
-are known by name. This module imports neither JAX nor a data set.
+are known by name. This module imports neither JAX nor a data set, only NumPy.
 """
 
 import dataclasses
+import math
 import runpy
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ahmf_jax.errors import InputError
+from data_pipelines.degrade import Degradation
 
 if TYPE_CHECKING:
     import optax
@@ -20,16 +22,6 @@ if TYPE_CHECKING:
     from ahmf_jax.models import AHMF
 
 CONFIGS = Path(__file__).parent / "configs"
-# Written out, not derived from `ahmf_jax.resample`, so that the command line's help can list them; a test compares.
-Kernel = Literal[
-    "matlab_bicubic",
-    "pillow_bicubic",
-    "torch_bicubic",
-    "nearest_first",
-    "nearest_center",
-    "nearest_last",
-    "area",
-]
 
 
 class Stopped(Exception):
@@ -123,24 +115,57 @@ class DataConfig:
     """The split to train on (`+` joins several); of a folder of pairs, the folder of that name inside."""
     validation: str = "validation"
     """The split to validate on: whole images."""
+    mix: tuple[str, ...] = ()
+    """More to train on: NAME, NAME:SPLIT or NAME:SPLIT=WEIGHT. An image of WEIGHT 2 comes twice as often as one of the
+    first set; by default all images come equally often. SPLIT is `train` by default."""
     pairs: PairsConfig = field(default_factory=PairsConfig)
-    kernel: Kernel = "matlab_bicubic"
-    """How low resolution is made."""
-    noise_sigma: float = 0.0
-    """Gaussian noise on the low-resolution depth, in units of the range (5 grey levels are 5 / 255)."""
+    degrade: Degradation = field(default_factory=Degradation)
     patch_size: int = 256
     """Height and width of a training patch at high resolution."""
     batch_size: int = 16
     """Patches in a step, over all devices."""
     edge_candidates: int = 1
     """Random positions drawn for each patch; the one with the most depth edges is taken."""
+    workers: int = 0
+    """Processes that make batches; 0: threads of the training process. The batches are the same."""
+    cache: Literal["disk", "memory"] = "disk"
+    """Where decoded images are kept: in files beside the prepared data set, for all workers and runs, or in up to 1 GiB
+    of each process's memory. Images of a plain folder are always kept in memory."""
+    on_corrupt: Literal["stop", "skip"] = "stop"
+    """What to do when an image to train on cannot be read: stop, or name it and take the next one in its place."""
 
     def __post_init__(self) -> None:
         """Checks the choices and signs."""
         _check_choices(self)
         _positive(self, "patch_size", "batch_size", "edge_candidates")
-        if self.noise_sigma < 0:
-            raise InputError(f"DataConfig.noise_sigma is {self.noise_sigma}: it cannot be negative")
+        if self.workers < 0:
+            raise InputError(f"DataConfig.workers is {self.workers}: it cannot be negative")
+        self.training()
+
+    def training(self) -> list["Part"]:
+        """All that is trained on: `dataset`, and what `mix` names."""
+        return [Part(self.dataset, self.train, 1.0), *map(_part, self.mix)]
+
+
+class Part(NamedTuple):
+    """A data set to train on: its name or folder, the split, and how often an image of it comes."""
+
+    name: str
+    split: str
+    weight: float
+
+
+def _part(text: str) -> Part:
+    """What an entry of `DataConfig.mix` says."""
+    place, equals, number = text.partition("=")
+    name, _, split = place.partition(":")
+    try:
+        weight = float(number) if equals else 1.0
+    except ValueError:
+        weight = 0.0
+    if not name or not 0 < weight < math.inf:
+        raise InputError(f"DataConfig.mix has {text!r}: write NAME, NAME:SPLIT or NAME:SPLIT=WEIGHT, WEIGHT above 0")
+    return Part(name, split or "train", weight)
 
 
 @dataclass(frozen=True)
@@ -211,8 +236,9 @@ class TrainConfig:
     """Steps of the whole run."""
     loss: Literal["l1", "mse", "charbonnier"] = "l1"
     """Averaged over the known pixels."""
-    scaling: Literal["range", "sample"] = "range"
-    """What the network sees: depth / range, or each sample stretched over its own span."""
+    scaling: Literal["range", "sample", "truth"] = "range"
+    """What the network sees: depth / range; each sample stretched over its own span; or over the span of its ground
+    truth, as some papers do, which no sensor knows."""
     output_scale: float = 1.0
     """Factor on the last convolution's initial values."""
     seed: int = 0

@@ -5,7 +5,7 @@ from pathlib import Path
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
 from data_pipelines.datasets import Dataset
-from experiments.config import PairsConfig
+from experiments.config import DataConfig, PairsConfig
 
 
 def open_named(
@@ -21,16 +21,16 @@ def open_named(
       prepare: build a generated data set that is not there yet.
     """
     data_dir = data_dir or datasets.default_data_dir()
-    if name in datasets.DATASETS:
-        generated = not datasets.builder_class(name).FROM_FILES
-        if prepare and generated and not (data_dir / name).is_dir():
+    there = datasets.prepared_names(data_dir)
+    if name in datasets.DATASETS or name in there:
+        if prepare and name not in there and not datasets.builder_class(name).FROM_FILES:
             datasets.prepare(name, data_dir)
         return datasets.open_dataset(name, split, data_dir)
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
-            f"{name!r} is neither a data set ({', '.join(datasets.DATASETS)}) nor a folder of image pairs: "
-            "check the name"
+            f"{name!r} is neither a data set ({', '.join(sorted({*datasets.DATASETS, *there}))}) nor a folder of image "
+            "pairs: check the name"
         )
     inside = folder / split
     pairs = pairs or PairsConfig()
@@ -43,3 +43,9 @@ def open_named(
         range=pairs.range,
         invalid=pairs.invalid,
     )
+
+
+def open_training(data: DataConfig, data_dir: Path | None = None) -> list[tuple[Dataset, float]]:
+    """What a configuration trains on, each data set with its weight, decoded images kept where it says."""
+    opened = [(open_named(p.name, p.split, data_dir, data.pairs, prepare=True), p.weight) for p in data.training()]
+    return [(dataset.kept_on_disk() if data.cache == "disk" else dataset, weight) for dataset, weight in opened]

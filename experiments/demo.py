@@ -14,6 +14,7 @@ import numpy as np
 from ahmf_jax import resample, torch_weights, upsample
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
+from data_pipelines.degrade import Degradation
 from data_pipelines.files import atomic_write, read_depth, read_guide, write_depth, write_picture
 from data_pipelines.loader import whole_example
 from experiments import config as configs
@@ -61,7 +62,7 @@ def demo(out: Path) -> None:
     print(f"mean absolute error {gain:.0%} below bicubic's", flush=True)
 
     # As a user would: depth in millimetres in a 16-bit PNG, and a colour picture.
-    batch = whole_example(test[0], test.info, scale=scale, kernel=config.data.kernel)
+    batch = whole_example(test[0], test.info, scale=scale, degradation=config.data.degrade)
     files = {name: out / f"{name}.png" for name in ("depth_lr", "guide", "depth_hr", "side_by_side")}
     millimetres = np.rint(batch["depth_lr"][0, ..., 0] * test.info.range * 1000)
     write_depth(files["depth_lr"], np.clip(millimetres, 0, 65535).astype(np.uint16))
@@ -76,7 +77,7 @@ def demo(out: Path) -> None:
     pictures = []
     for i in range(min(4, len(test))):
         name = f"scene_{i}.png"
-        write_picture(out / name, story(upsampler, test[i], test.info, config.data.kernel))
+        write_picture(out / name, story(upsampler, test[i], test.info, config.data.degrade))
         pictures.append(name)
     write_page(out, rows, test.info.unit, str(protocol), gain, pictures, time.perf_counter() - started, config)
     say(f"open {out / 'index.html'}")
@@ -113,9 +114,11 @@ def conversion(run: Path, out: Path, depth: Path, guide: Path) -> str:
     return f"{text}; PyTorch's twin gives the same depth to {np.abs(theirs - np.asarray(ours)[0, ..., 0]).max():.1e}"
 
 
-def story(upsampler: Any, example: datasets.Example, info: datasets.DatasetInfo, kernel: str) -> np.ndarray:
+def story(
+    upsampler: Any, example: datasets.Example, info: datasets.DatasetInfo, degradation: Degradation
+) -> np.ndarray:
     """One scene: guide, LR depth, bicubic, AHMF, truth, and the two errors; (H, W, 3) uint8."""
-    batch = whole_example(example, info, scale=upsampler.scale, kernel=kernel)
+    batch = whole_example(example, info, scale=upsampler.scale, degradation=degradation)
     truth, low = batch["depth_hr"][0, ..., 0], batch["depth_lr"][0, ..., 0]
     ours = upsampler.batch(batch)[0, ..., 0]
     bicubic = resample.resize(batch["depth_lr"], truth.shape, "matlab_bicubic")[0, ..., 0]

@@ -12,7 +12,7 @@ from typing import Any
 from ahmf_jax.errors import InputError
 from experiments import config as configs
 from experiments.config import Stopped, TrainConfig
-from experiments.data import open_named
+from experiments.data import open_named, open_training
 
 METRICS = "metrics.jsonl"
 
@@ -109,9 +109,10 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
     from ahmf_jax import sharding
     from ahmf_jax.checkpoint import Checkpoints
     from ahmf_jax.export import model_fields
+    from ahmf_jax.scaling import is_leak
     from ahmf_jax.state import TrainState, create_state
     from ahmf_jax.train import NonFiniteLoss, fit
-    from data_pipelines.loader import train_loader, whole_example
+    from data_pipelines.loader import Batch, train_loader, whole_example
     from experiments.evaluate import validate
 
     started = time.perf_counter()
@@ -122,18 +123,30 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
         )
     model = config.model.build()
     data = config.data
-    training = open_named(data.dataset, data.train, data_dir, data.pairs, prepare=True)
+    training = open_training(data, data_dir)
+    info = training[0][0].info
     held_out = open_named(data.dataset, data.validation, data_dir, data.pairs, prepare=True)
+    if not held_out:
+        raise InputError(f"data set {info.name} has no examples in split {data.validation!r}: validate on another")
     batches = train_loader(
         training,
         scale=config.model.scale,
         patch_size=data.patch_size,
         batch_size=data.batch_size,
-        kernel=data.kernel,
-        noise_sigma=data.noise_sigma,
+        degradation=data.degrade,
         edge_candidates=data.edge_candidates,
         seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=data.workers,
+        on_corrupt=data.on_corrupt,
     )
+
+    def validation() -> Iterator[Batch]:  # made anew each time: all whole images at once may be more than memory holds
+        for example in held_out:
+            yield whole_example(example, held_out.info, scale=config.model.scale, degradation=data.degrade)
+
+    next(validation())  # what is wrong with it shall be known now
     options: dict[str, Any] = {
         "loss": config.loss,
         "scaling": config.scaling,
@@ -143,46 +156,54 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
     trained = {
         "model": {"name": "ahmf", **model_fields(model)},
         "scaling": config.scaling,
-        "unit": training.info.unit,
-        "range": training.info.range,
+        "unit": info.unit,
+        "range": info.range,
     }
     optimiser = config.optimiser.build(config.steps)
-    with contextlib.nullcontext() if resume else new_run(config, out, trained), Checkpoints(out) as checkpoints:
+    with (
+        contextlib.nullcontext() if resume else new_run(config, out, trained),
+        Checkpoints(out) as checkpoints,
+        contextlib.closing(batches),
+    ):
         if resume:
             state, position = checkpoints.restore(create_state(model, optimiser, mesh, abstract=True, **options))
             batches.set_state(position)
         else:
             state = create_state(model, optimiser, mesh, **options)
         first = int(state.step)
-        validation = [
-            whole_example(e, held_out.info, scale=config.model.scale, kernel=data.kernel, noise_sigma=data.noise_sigma)
-            for e in held_out
-        ]
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
+        images = " + ".join(str(len(dataset)) for dataset, _ in training)
         print(
-            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, {len(training)} images to "
-            f"train on, {len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, "
-            f"steps {first} to {config.steps}",
+            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, {images} images to train on, "
+            f"{len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, steps {first} to "
+            f"{config.steps}; {data.degrade}",
             flush=True,
         )
+        if is_leak(config.scaling):
+            print(f"{out}: scaling {config.scaling} is a leak: the network is told the ground truth's span", flush=True)
         interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
         bar = tqdm(total=config.steps, initial=first, unit="step", mininterval=interval, maxinterval=interval)
         with metrics_log(out, first) as write, bar:
 
             def on_log(step: int, values: dict[str, float]) -> None:
                 values["seconds"] = time.perf_counter() - started
+                facts = f"loss {values['loss']:.5f}, waits {100 * values['data_wait']:.0f} % for data"
+                if batches.skipped:
+                    values["skipped"] = len(batches.skipped)
+                    facts += f", {len(batches.skipped)} unreadable"
                 write(step, values)
-                bar.set_postfix_str(f"loss {values['loss']:.5f}", refresh=False)
+                bar.set_postfix_str(facts, refresh=False)
                 bar.update(step - bar.n)
 
             def on_checkpoint(state: TrainState) -> None:
                 step = int(state.step)
-                values = validate(state, validation, training.info.range)
+                values = validate(state, validation(), info.range)
                 write(step, {f"validation_{name}": value for name, value in values.items()})
-                position = batches.get_state()
+                # Not the loader's own place: it is ahead of the training.
+                position = {"examples": step * data.batch_size}
                 checkpoints.save(state, position, {"train": configs.to_json(config)}, values["mae"])
                 bar.write(
-                    f"step {step}: validation MAE {values['mae']:.4f} {training.info.unit} "
+                    f"step {step}: validation MAE {values['mae']:.4f} {info.unit} "
                     f"(bicubic {values['bicubic_mae']:.4f}), saved",
                     file=sys.stderr,
                 )
@@ -208,6 +229,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
                 raise InputError(
                     f"{out} could not be written ({error}): make room, then `ahmf train --resume {out}`"
                 ) from None
+    if batches.skipped:
+        print(f"{out}: {len(batches.skipped)} images could not be read and were passed over")
     if stopped:
         raise Stopped(
             f"stopped at step {int(state.step)} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
