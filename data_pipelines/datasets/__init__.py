@@ -54,6 +54,11 @@ __all__ = [
 DATASETS = {
     "scenes": "data_pipelines.datasets.scenes.builder:Scenes",
     "middlebury": "data_pipelines.datasets.middlebury.builder:Middlebury",
+    "nyu_v2": "data_pipelines.datasets.nyu_v2.builder:NyuV2",
+    "dtu": "data_pipelines.datasets.dtu.builder:Dtu",
+    "rgbdd": "data_pipelines.datasets.rgbdd.builder:Rgbdd",
+    "diml": "data_pipelines.datasets.diml.builder:Diml",
+    "pairs": "data_pipelines.datasets.pairs.builder:Pairs",
 }
 SUMMARY = "ahmf.json"
 # Failures to write that are the user's to put right.

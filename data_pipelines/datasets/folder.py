@@ -1,10 +1,12 @@
-"""A plain folder of image pairs, two files for each name, as a data set."""
+"""A plain folder of image pairs, two files for each name, as a data set; and what builders ask of a download."""
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
@@ -54,8 +56,7 @@ def open_pairs(
         when the pair is read, damaged files or a depth and a guide that differ in size.
     """
     directory = Path(directory)
-    if not range > 0:
-        raise InputError(f"range {range}: must be above 0: give the depth in {unit} that 1.0 shall stand for")
+    check_range(range, unit)
     info = DatasetInfo(directory.name, unit, range, invalid, "the user's own files", "", fill)
     return Dataset(info, _Pairs(find_pairs(directory, depth, guide, names)), cache_bytes)
 
@@ -63,7 +64,10 @@ def open_pairs(
 def find_pairs(
     directory: Path, depth: str, guide: str, names: Sequence[str] | None = None
 ) -> dict[str, tuple[Path, Path]]:
-    """The `(depth, guide)` files of every pair, by name, as `open_pairs` finds them."""
+    """The `(depth, guide)` files of every pair, by name, as `open_pairs` finds them.
+
+    All files that are missing are named in one InputError.
+    """
     if not directory.is_dir():
         raise InputError(f"{directory}: is not a folder: name the one with the depth and guide files")
     depths, guides = _named(directory, "depth", depth), _named(directory, "guide", guide)
@@ -71,13 +75,16 @@ def find_pairs(
         names = sorted(depths.keys() | guides.keys())
     if not names:
         raise InputError(f"{directory}: no file is called {depth} or {guide}: check the two patterns")
+    problems = []
     for kind, pattern, found in (("depth", depth, depths), ("guide", guide, guides)):
         missing = [name for name in names if name not in found]
         if missing:
             files = ", ".join(str(directory / pattern.replace("*", name)) for name in missing)
             pairs = ", ".join(map(repr, missing))
             verb, noun, have = ("is", "pair", "has") if len(missing) == 1 else ("are", "pairs", "have")
-            raise InputError(f"{files}: {verb} missing: {noun} {pairs} {have} no {kind} file")
+            problems.append(f"{files}: {verb} missing: {noun} {pairs} {have} no {kind} file")
+    if problems:
+        raise InputError("; ".join(problems))
     return {name: (depths[name], guides[name]) for name in names}
 
 
@@ -97,3 +104,50 @@ def _named(directory: Path, option: str, pattern: str) -> dict[str, Path]:
         if path.name.startswith(before) and path.name.endswith(after) and len(path.name) > len(before + after)
         if not path.name.startswith(".")  # what systems and editors leave behind
     }
+
+
+def check_range(range: float, unit: str) -> None:
+    """Refuses a range that nothing can be divided by."""
+    if not 0 < range < float("inf"):
+        raise InputError(f"range {range}: must be above 0: give the depth in {unit} that 1.0 shall stand for")
+
+
+def find_root(source: Path, patterns: Sequence[str], holds: str) -> Path:
+    """The folder of a download: the one that is given, the only one in it, or the one around it.
+
+    Args:
+      source: the folder that the user named.
+      patterns: globs, relative to the folder that is sought; it has what one of them finds.
+      holds: what that is, in words.
+
+    Raises:
+      InputError: there is none, or several are in `source`.
+    """
+
+    def found(folder: Path) -> Iterator[Path]:
+        return itertools.chain.from_iterable(folder.glob(pattern) for pattern in patterns)
+
+    if not source.is_dir():
+        raise InputError(f"{source}: is not a folder: name the one that holds {holds}")
+    if any(found(source)):
+        return source
+    inside = sorted(path for path in source.iterdir() if path.is_dir() and any(found(path)))
+    if len(inside) > 1:
+        raise InputError(f"{source}: {', '.join(path.name for path in inside)} each hold {holds}: name one of them")
+    if inside:
+        return inside[0]
+    source = source.absolute()
+    # Only where the folder is a part of it: what else lies beside the folder, the user did not name.
+    if any(path.is_relative_to(source) for path in found(source.parent)):
+        return source.parent
+    raise InputError(f"{source}: does not hold {holds}: name the folder of the download")
+
+
+def check_image(path: Path, image: np.ndarray, size: tuple[int, int], dtype: npt.DTypeLike) -> None:
+    """Refuses an image that is not (height, width) = `size` or not of the type that the data set has."""
+    if image.shape[:2] != size or image.dtype != dtype:
+        is_, be = (
+            f"{height} x {width} {np.dtype(type_).name}"
+            for (height, width), type_ in ((image.shape[:2], image.dtype), (size, dtype))
+        )
+        raise InputError(f"{path}: is {is_} (height x width), and must be {be}: download the data set again")

@@ -9,7 +9,10 @@ from PIL import Image
 
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets import open_pairs
+from data_pipelines.datasets import DatasetInfo, open_dataset, open_pairs, prepare
+from data_pipelines.datasets.folder import find_root
+from data_pipelines.degrade import Degradation
+from data_pipelines.files import write_depth
 from data_pipelines.loader import whole_example
 
 RNG = np.random.default_rng(4)
@@ -113,7 +116,120 @@ def test_the_evaluation_images():
     assert dataset[0].depth.shape == (1080, 1320) and dataset[0].mask.all()
     # The bicubic floor of the AHMF protocol: MATLAB bicubic down and up, rounded to grey levels, no border left out.
     for name, floor in (("art", 0.973), ("books", 0.291)):
-        batch = whole_example(dataset[dataset.names.index(name)], dataset.info, scale=4, kernel="matlab_bicubic")
+        example = dataset[dataset.names.index(name)]
+        batch = whole_example(example, dataset.info, scale=4, degradation=Degradation("matlab_bicubic"))
         upsampled = resample.resize(batch["depth_lr"], (1080, 1320), "matlab_bicubic")
         error = np.round(np.clip(upsampled, 0, 1) * 255) - batch["depth_hr"] * 255
         assert abs(np.abs(error).mean() - floor) < 0.0015
+
+
+def prepared(source, tmp_path, **options):
+    return prepare("pairs", tmp_path / "data", source, save_as="mine", **options)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_prepared_folder_holds_the_files_and_what_they_mean(tmp_path, dtype):
+    source = tmp_path / "own"
+    source.mkdir()
+    suffix = "npy" if dtype is np.float32 else "png"
+    stored = {}
+    for name in ("b", "a"):
+        _, guide = write(source, name)
+        (source / f"{name}_depth.png").unlink()
+        depth = RNG.integers(20, 250, (6, 9)).astype(dtype)
+        depth[0, 0] = 0
+        write_depth(source / f"{name}_depth.{suffix}", depth)
+        stored[name] = depth, guide
+    options = {"unit": "mm", "range": 250.0, "invalid": 0.0, "fill": "background", "depth": f"*_depth.{suffix}"}
+    one = prepared(source, tmp_path, **options)
+    assert one.info == DatasetInfo("mine", "mm", 250.0, 0.0, "the user's own files", "", "background")
+    assert one.options == {**options, "guide": "*_rgb.png"} and one.counts == {"train": 2}
+    dataset = open_dataset("mine", "train", tmp_path / "data")
+    assert dataset.names == ("a", "b")
+    for example in dataset:
+        depth, guide = stored[example.name]
+        np.testing.assert_array_equal(example.guide, guide)
+        np.testing.assert_array_equal(example.mask, depth > 0)
+        np.testing.assert_array_equal(example.depth[example.mask], depth[depth > 0])
+    assert dataset._source.read(0)[1].dtype == dtype  # as stored: no bytes are wasted, no value is rounded
+
+
+def test_folders_called_like_splits_are_splits(tmp_path):
+    source = tmp_path / "own"
+    wanted = {}
+    for split in ("train", "test"):
+        for name in ("x", "y")[: 1 + (split == "train")]:
+            folder = source / split
+            folder.mkdir(parents=True, exist_ok=True)
+            wanted[f"{split}/{name}"], _ = write(folder, name, depth="d/{}.png", guide="c/{}.png")
+    one = prepared(source, tmp_path, depth="d/*.png", guide="c/*.png")
+    assert one.counts == {"train": 2, "test": 1}
+    for example in open_dataset("mine", "train+test", tmp_path / "data"):
+        np.testing.assert_array_equal(example.depth, wanted.pop(example.name))
+    assert not wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"range": 0.0}, "range 0.0: must be above 0: give the depth in grey level"),
+        ({"range": float("inf")}, "range inf"),
+        ({"invalid": float("nan")}, "pairs option invalid nan: is unknown in any case"),
+        ({"fill": "zero"}, "pairs option fill 'zero': must be one of nearest, background"),
+        ({"depth": "*_*.png"}, r"depth pattern '\*_\*.png': write exactly one \*"),
+        ({"range": 200000.0}, "is it in another unit than grey level, or the range too large"),
+        ({"range": 3.0}, "is it in another unit than grey level, or the range too small"),
+        ({"colour": "*.png"}, "pairs has no option 'colour'"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, options, message):
+    source = tmp_path / "own"
+    source.mkdir()
+    write(source, "a")
+    with pytest.raises(InputError, match=message):
+        prepared(source, tmp_path, **options)
+    assert not list((tmp_path / "data").glob("*"))
+
+
+def test_what_a_folder_lacks_is_named_at_once_and_nothing_is_left(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    with pytest.raises(InputError, match="no file is called"):
+        prepared(source, tmp_path)
+    with pytest.raises(InputError, match=r"nowhere: there is no such file or folder"):
+        prepared(source / "nowhere", tmp_path)
+    for name in ("a", "b", "c"):
+        write(source, name)
+    (source / "a_depth.png").unlink()
+    (source / "b_rgb.png").unlink()
+    with pytest.raises(InputError, match=r"a_depth.png: is missing: pair 'a' has no depth file; .*b_rgb.png: is miss"):
+        prepared(source, tmp_path)
+    assert not list((tmp_path / "data").glob("*"))
+
+
+def test_depth_of_two_types_is_refused(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    for name in ("a", "b"):
+        write(source, name)
+    write_depth(source / "b_depth.png", np.full((6, 9), 700, np.uint16))
+    with pytest.raises(InputError, match=r"b_depth.png: holds uint16, and .*a_depth.png uint8: save all depth in one"):
+        prepared(source, tmp_path)
+    assert not list((tmp_path / "data").glob("*"))
+
+
+def test_the_folder_of_a_download_is_found_where_it_is_meant(tmp_path):
+    root = tmp_path / "up" / "root"
+    for folder in ("a/x", "b"):
+        (root / folder).mkdir(parents=True)
+    (tmp_path / "up" / "beside").mkdir()
+    for given in (root, root.parent, root / "a"):
+        assert find_root(given, ["a/y", "a/x"], "a/x") == root
+    # `b` lies in the same folder, and is no part of what is sought: the user did not name that.
+    with pytest.raises(InputError, match=r"b: does not hold a/x: name the folder of the download"):
+        find_root(root / "b", ["a/x"], "a/x")
+    with pytest.raises(InputError, match=r"none: is not a folder: name the one that holds a/x"):
+        find_root(root / "none", ["a/x"], "a/x")
+    (tmp_path / "up/beside/a/x").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"up: beside, root each hold a/x: name one of them"):
+        find_root(root.parent, ["a/x"], "a/x")

@@ -1,0 +1,1 @@
+"""DIML/CVL RGB-D, indoor."""

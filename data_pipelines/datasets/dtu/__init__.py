@@ -1,0 +1,1 @@
+"""The depth maps of DTU, as DSDMSR prepares them."""

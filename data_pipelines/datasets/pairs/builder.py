@@ -1,0 +1,110 @@
+"""A folder of one's own, depth maps and guides in two files a pair, as a prepared data set.
+
+    ahmf data prepare pairs --from DIR --name my_sensor --unit mm --range 5000 --invalid 0
+
+Where there are folders `train`, `validation` or `test` in it, each is a split and is searched by the two patterns;
+otherwise all of it is `train`, of which TFDS gives parts: `train[:90%]` and `train[90%:]`.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.holes import Fill
+from data_pipelines.datasets.builder import DepthBuilder, Item
+from data_pipelines.datasets.folder import check_range, find_pairs
+from data_pipelines.datasets.info import DatasetInfo
+from data_pipelines.files import read_depth, read_guide
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class PairsOptions:
+    """How the files are called, and what their values mean."""
+
+    depth: str = "*_depth.png"
+    """Depth files: one * in the file's name, which names the pair; folders may precede it (depth/*.png)."""
+    guide: str = "*_rgb.png"
+    """Colour files, in the same way."""
+    unit: str = "grey level"
+    """Of the values that the depth files hold."""
+    range: float = 255.0
+    """The depth, in that unit, that 1.0 stands for in a batch."""
+    invalid: float | None = None
+    """The value that means unknown, besides NaN and infinity."""
+    fill: Fill = "nearest"
+    """How holes are filled before resampling: nearest for depth, background for disparity."""
+
+    def __post_init__(self) -> None:
+        """Checks what the files need not be read for."""
+        check_range(self.range, self.unit)
+        if self.invalid is not None and not math.isfinite(self.invalid):
+            raise InputError(f"pairs option invalid {self.invalid}: is unknown in any case: leave it out")
+        if self.fill not in get_args(Fill):
+            raise InputError(f"pairs option fill {self.fill!r}: must be one of {', '.join(get_args(Fill))}")
+
+
+class Pairs(DepthBuilder):
+    """The user's own pairs, as they are stored. With folders for splits, a pair is called "train/<name>"."""
+
+    INFO = DatasetInfo(
+        name="pairs",
+        unit="grey level",
+        range=255.0,
+        invalid=None,
+        licence="the user's own files",
+        citation="",
+    )
+    Options = PairsOptions
+
+    @property
+    def depth_info(self) -> DatasetInfo:
+        """As the options say."""
+        options = self.options
+        return replace(self.INFO, unit=options.unit, range=options.range, invalid=options.invalid, fill=options.fill)
+
+    @property
+    def depth_dtype(self) -> type[np.generic]:
+        """That of the first file; `_read` holds the others against it."""
+        return self._first[1]
+
+    @functools.cached_property
+    def _first(self) -> tuple[Path, type[np.generic]]:
+        path = next(depth for pairs in self._found.values() for depth, _ in pairs.values())
+        return path, read_depth(path).dtype.type
+
+    @functools.cached_property
+    def _found(self) -> dict[str, dict[str, tuple[Path, Path]]]:
+        """The two files of every pair, by split and name."""
+        assert self.source_dir is not None
+        patterns = self.options.depth, self.options.guide
+        folders = {split: self.source_dir / split for split in SPLITS if (self.source_dir / split).is_dir()}
+        if not folders:
+            return {"train": find_pairs(self.source_dir, *patterns)}
+        return {
+            split: {f"{split}/{name}": pair for name, pair in find_pairs(folder, *patterns).items()}
+            for split, folder in folders.items()
+        }
+
+    def items(self) -> dict[str, Sequence[Item]]:
+        """The pairs of each split, sorted by name."""
+        return {
+            split: [(name, functools.partial(self._read, *files)) for name, files in pairs.items()]
+            for split, pairs in self._found.items()
+        }
+
+    def _read(self, depth: Path, guide: Path) -> tuple[np.ndarray, np.ndarray]:
+        values = read_depth(depth)
+        first, dtype = self._first
+        if values.dtype != dtype:
+            raise InputError(
+                f"{depth}: holds {values.dtype.name}, and {first} {np.dtype(dtype).name}: save all depth in one type"
+            )
+        return read_guide(guide), values
