@@ -91,7 +91,8 @@ def unpacked(source: Path, aside: Path, max_bytes: int = MAX_BYTES, max_files: i
 
     Args:
       source: a folder, an archive, or another file.
-      aside: an existing folder; what is unpacked goes into a folder `unpacked` in it, with links to the other files.
+      aside: a folder, made where it is missing; what is unpacked goes into a folder `unpacked` in it, with links to
+        the other files.
       max_bytes: as in `extract`, for all archives together.
       max_files: likewise, files that are linked included.
 
@@ -106,6 +107,8 @@ def unpacked(source: Path, aside: Path, max_bytes: int = MAX_BYTES, max_files: i
     if not source.is_dir():
         if source.is_file() and not is_archive(source) and not source.name.lower().endswith(_FOREIGN):
             return source
+        _check_archive(source)
+        _make(target.parent)
         extract(source, target, max_bytes, max_files)
         return target
     found = list(_walk(source))
@@ -113,6 +116,7 @@ def unpacked(source: Path, aside: Path, max_bytes: int = MAX_BYTES, max_files: i
     if not archives:
         return source
     allowed = min(max_bytes, _FREE_BYTES + _RATIO * sum(path.stat().st_size for path in archives))
+    _make(target.parent)
     with _aside(target) as folder:
         tree = _Tree(folder, allowed, max_files)
         for path in found:
@@ -233,9 +237,9 @@ class _Tree:
                 raise InputError(f"{archive}: {name!a} differs from {known.name!a} in capitals only: {_BY_HAND}")
         target = self.root.joinpath(*parts)
         if member.is_folder:
-            self._make(target)
+            _make(target)
         elif known.archive is not None:  # what the user unpacked holds
-            self._make(target.parent)
+            _make(target.parent)
             with member.open() as data:
                 self._add_file(archive, data, target, known)
 
@@ -257,12 +261,6 @@ class _Tree:
                 raise InputError(
                     f"{archive}: holds another {known.name!a} than {known.archive}: unpack the right one by hand"
                 )
-
-    def _make(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _refusal(folder, error) from error
 
     def _count(self, path: Path) -> None:
         self.files += 1
@@ -306,6 +304,13 @@ def _parts(archive: Path, name: str) -> tuple[str, ...]:
     if len(parts) > _MAX_DEPTH or any(size > 255 for size in sizes):
         raise InputError(f"{archive}: {name[:100]!a} is too long a name or too deep: {_BY_HAND}")
     return parts
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refusal(folder, error) from error
 
 
 def _folded(name: str) -> str:

@@ -365,8 +365,9 @@ def test_a_folder_without_archives_and_a_plain_file_are_their_own(tmp_path, asid
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_one_archive(tmp_path, aside, suffix):
     path = make(tmp_path / f"a{suffix}", FILES)
-    folder = archives.unpacked(path, aside)
-    assert folder.parent == aside and tree(folder) == FILES
+    for place in (aside, tmp_path / "new" / "aside"):
+        folder = archives.unpacked(path, place)
+        assert folder.parent == place and tree(folder) == FILES
 
 
 def test_archives_are_unpacked_where_they_lie_beside_the_files(tmp_path, aside):
