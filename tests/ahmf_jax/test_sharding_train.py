@@ -3,6 +3,8 @@
 import functools
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,7 @@ from ahmf_jax import InputError
 from ahmf_jax.models import AHMF
 from ahmf_jax.sharding import batch_sharding, make_mesh, replicated
 from ahmf_jax.state import TrainState, create_state, init_params
-from ahmf_jax.train import NonFiniteLoss, fit, stop_on_signal, train_step
+from ahmf_jax.train import AHEAD, NonFiniteLoss, fit, stop_on_signal, train_step
 
 OPTIMISER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 # The smallest network there is; compiling is what takes the time here.
@@ -57,13 +59,16 @@ class Journal:
         self.logs: list[tuple[int, dict[str, float]]] = []
         self.saved: list[TrainState] = []
 
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.logs.append((step, values))
+
     def run(self, state: TrainState, source: Iterator[Any], mesh: Any, **options: int) -> tuple[TrainState, bool]:
         settings: dict[str, Any] = {"steps": 5, "log_every": 2, "checkpoint_every": 100, **options}
         return fit(
             state,
             source,
             mesh=mesh,
-            on_log=lambda step, values: self.logs.append((step, values)),
+            on_log=self.log,
             # Copies: the loop gives the buffers away.
             on_checkpoint=lambda state: self.saved.append(jax.tree.map(jnp.copy, state)),
             **settings,
@@ -145,7 +150,7 @@ def test_logs_are_means_and_checkpoints_come_when_due(one: Any) -> None:
     last, _ = each.run(make_state(one), batches(), one, log_every=1)
     assert [step for step, _ in each.logs] == [1, 2, 3, 4, 5]
     losses = [values["loss"] for _, values in each.logs]
-    assert each.logs[0][1].keys() == {"loss", "mae", "grad_norm"} and losses[0] > losses[-1]
+    assert each.logs[0][1].keys() == {"loss", "mae", "grad_norm", "data_wait"} and losses[0] > losses[-1]
 
     journal = Journal()
     state, stopped = journal.run(make_state(one), batches(), one, checkpoint_every=3)
@@ -186,22 +191,69 @@ def test_a_loss_that_is_no_number(one: Any, log_every: int, checkpoint_every: in
 def test_a_signal_stops_the_run_after_saving(one: Any, number: int) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
-    def source() -> Iterator[Any]:
-        for seed in range(1000):
-            if seed == 2:
+    class Interrupted(Journal):
+        def log(self, step: int, values: dict[str, float]) -> None:
+            super().log(step, values)
+            if step == 3:
                 os.kill(os.getpid(), number)
-            yield make_batch(seed)
 
-    journal = Journal()
-    state, stopped = journal.run(make_state(one), source(), one, steps=50, log_every=10)
+    journal = Interrupted()
+    state, stopped = journal.run(make_state(one), batches(), one, steps=50, log_every=1)
     assert stopped and int(state.step) == 3
-    assert journal.saved_steps == [3] and [step for step, _ in journal.logs] == [3]
+    assert journal.saved_steps == [3] and [step for step, _ in journal.logs] == [1, 2, 3]
     assert_equal(journal.saved[0], state)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     # What was saved goes on as if nothing had happened.
     resumed, stopped = Journal().run(journal.saved[0], batches(3), one)
     assert not stopped
     assert_equal(resumed, Journal().run(make_state(one), batches(), one)[0])
+
+
+def test_batches_are_fetched_ahead_but_never_beyond_the_last_step(one: Any) -> None:
+    drawn: list[int] = []
+    seen: list[int] = []
+
+    def source() -> Iterator[Any]:
+        for seed in range(1000):
+            drawn.append(seed)
+            yield make_batch(seed)
+
+    class Slow(Journal):
+        def log(self, step: int, values: dict[str, float]) -> None:
+            time.sleep(0.2)
+            seen.append(len(drawn))
+
+    state, _ = Slow().run(make_state(one), source(), one, steps=6, log_every=1)
+    assert int(state.step) == 6
+    # While a step is logged, the batches of the next ones are there already.
+    assert seen == [min(step + AHEAD, 6) for step in range(1, 7)]
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.3])
+def test_the_share_of_waiting_for_data(one: Any, slow: float) -> None:
+    def source() -> Iterator[Any]:
+        batch = make_batch(0)
+        while True:
+            time.sleep(slow)
+            yield batch
+
+    journal = Journal()
+    journal.run(make_state(one), source(), one, steps=6, log_every=3)
+    wait = journal.logs[-1][1]["data_wait"]  # the first log's time went into compiling
+    assert 0.7 < wait < 1 if slow else 0 <= wait < 0.3, wait
+
+
+def test_a_loader_that_fails_stops_the_run(one: Any) -> None:
+    def source() -> Iterator[Any]:
+        yield make_batch(0)
+        yield make_batch(1)
+        raise InputError("record 2 is damaged")
+
+    journal = Journal()
+    with pytest.raises(InputError, match="record 2 is damaged"):
+        journal.run(make_state(one), source(), one, log_every=1)
+    assert [step for step, _ in journal.logs] == [1, 2]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
 def test_a_second_interrupt_is_not_held_back() -> None:

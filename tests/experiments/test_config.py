@@ -7,11 +7,11 @@ import typing
 import numpy as np
 import pytest
 
-from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
+from data_pipelines.degrade import Degradation
 from experiments import config as configs
-from experiments.config import DataConfig, Kernel, ModelConfig, OptimiserConfig, PairsConfig, TrainConfig
+from experiments.config import DataConfig, ModelConfig, OptimiserConfig, PairsConfig, Part, TrainConfig
 
 
 def through_json(config):
@@ -40,12 +40,26 @@ def test_the_recipes_that_others_name_are_there():
 def test_what_json_cannot_tell_apart_comes_back():
     config = TrainConfig(
         model=ModelConfig(unroll=2),
-        data=DataConfig(pairs=PairsConfig(names=("b", "a"), invalid=0.0)),
+        data=DataConfig(
+            pairs=PairsConfig(names=("b", "a"), invalid=0.0), degrade=Degradation("area", dropouts=0.5), mix=("scenes",)
+        ),
         optimiser=OptimiserConfig(clip=1.0),
     )
     again = through_json(config)
-    assert again == config and type(again.data.pairs.names) is tuple and type(again.optimiser.clip) is float
+    assert again == config and type(again.data.pairs.names) is type(again.data.mix) is tuple
+    assert type(again.optimiser.clip) is float
     assert configs.from_json({"output_scale": 1}).output_scale == 1.0  # as a person would write it
+
+
+def test_what_is_trained_on():
+    mix = ("nyu_v2", "middlebury:dada/train", "scenes:train[:10]=0.5", "my/folder=3")
+    assert DataConfig(dataset="dtu", train="train+test", mix=mix).training() == [
+        Part("dtu", "train+test", 1.0),
+        Part("nyu_v2", "train", 1.0),
+        Part("middlebury", "dada/train", 1.0),
+        Part("scenes", "train[:10]", 0.5),
+        Part("my/folder", "train", 3.0),
+    ]
 
 
 def test_a_recipe_is_a_python_file_too(tmp_path):
@@ -72,8 +86,15 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"model": {"num_levels": 0}}, "ModelConfig.num_levels is 0"),
         ({"model": {"unroll": "some"}}, "ModelConfig.unroll is 'some'"),
         ({"model": {"remat": 1}}, "ModelConfig.remat is 1"),
-        ({"data": {"kernel": "bicubic"}}, "DataConfig.kernel is 'bicubic': choose one of matlab_bicubic, "),
-        ({"data": {"noise_sigma": -1.0}}, "DataConfig.noise_sigma is -1.0"),
+        ({"data": {"degrade": {"kernel": "bicubic"}}}, "kernel is 'bicubic': choose one of matlab_bicubic, "),
+        ({"data": {"degrade": {"noise_sigma": -1.0}}}, "noise_sigma is -1.0"),
+        ({"data": {"workers": -1}}, "DataConfig.workers is -1"),
+        ({"data": {"cache": "none"}}, "DataConfig.cache is 'none': choose one of disk, memory"),
+        ({"data": {"on_corrupt": "ignore"}}, "DataConfig.on_corrupt is 'ignore': choose one of stop, skip"),
+        ({"data": {"mix": "scenes"}}, "DataConfig.mix is 'scenes'"),
+        ({"data": {"mix": ["scenes=0"]}}, "DataConfig.mix has 'scenes=0': write NAME, NAME:SPLIT or NAME:SPLIT=WEIGHT"),
+        ({"data": {"mix": ["scenes:test=many"]}}, "DataConfig.mix has 'scenes:test=many'"),
+        ({"data": {"mix": [":test"]}}, "DataConfig.mix has ':test'"),
         ({"data": {"patch_size": 66}}, "DataConfig.patch_size is 66: it must be a multiple of the scale, 4"),
         ({"data": {"pairs": {"names": "art"}}}, "PairsConfig.names is 'art'"),
         ({"data": {"pairs": {"names": [1]}}}, r"PairsConfig.names is \[1\]"),
@@ -81,7 +102,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"optimiser": {"warmup": 1.0}}, "OptimiserConfig.warmup is 1.0"),
         ({"optimiser": {"learning_rate": 0.0}}, "OptimiserConfig.learning_rate is 0.0"),
         ({"optimiser": {"clip": -1.0}}, "OptimiserConfig.clip is -1.0"),
-        ({"scaling": "none"}, "TrainConfig.scaling is 'none': choose one of range, sample"),
+        ({"scaling": "none"}, "TrainConfig.scaling is 'none': choose one of range, sample, truth"),
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
     ],
 )
@@ -98,7 +119,6 @@ def test_lists_that_are_written_twice_agree():
     def choices(cls, name):
         return typing.get_args(typing.get_type_hints(cls)[name])
 
-    assert typing.get_args(Kernel) == resample.KERNELS
     assert choices(ModelConfig, "scale") == ahmf.SCALES
     for name, type_ in (("variant", ahmf.Variant), ("fusion", ahmf.Fusion), ("recurrence", ahmf.Recurrence)):
         assert choices(ModelConfig, name) == typing.get_args(type_)
