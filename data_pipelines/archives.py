@@ -221,10 +221,10 @@ class _Tree:
             raise damaged(archive, error) from error
 
     def _add(self, archive: Path, member: _Member, below: tuple[str, ...]) -> None:
-        parts = _parts(archive, member.name)
+        parts = _parts(archive, member.name, member.is_folder)
         if member.refused:
             raise InputError(f"{archive}: {member.name!a} {member.refused}: {_BY_HAND}")
-        if any(part.lower() in _RUBBISH for part in parts):
+        if any(part.lower() in _RUBBISH for part in parts) or (member.is_folder and not parts):  # "./"
             return
         parts = (*below, *parts)
         for length in range(1, len(parts) + 1):
@@ -286,7 +286,7 @@ class _Tree:
             yield block
 
 
-def _parts(archive: Path, name: str) -> tuple[str, ...]:
+def _parts(archive: Path, name: str, is_folder: bool) -> tuple[str, ...]:
     """The folders and the name of a member; InputError where a system could take it to lead elsewhere."""
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     try:
@@ -295,6 +295,7 @@ def _parts(archive: Path, name: str) -> tuple[str, ...]:
         sizes = [256]
     if (
         name.startswith("/")
+        or (not parts and not is_folder)
         or "\\" in name
         or ".." in parts
         or re.match("[A-Za-z]:", name)

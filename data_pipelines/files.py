@@ -53,7 +53,10 @@ WRITABLE = {
 }
 
 # What Pillow and NumPy raise on damaged files. MemoryError is not among them: it is no fault of the file.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error),
+    Image.DecompressionBombError,  # the WebP reader has Pillow's own pixel limit built in
+)
 
 # Failures of the place to write to, which the user can put right.
 PLACE = {

@@ -103,6 +103,7 @@ def test_members_get_plain_rights(tmp_path):
 @pytest.mark.parametrize(
     ("name", "word"),
     [
+        (".", "is no name"),
         ("../x", "leads out"),
         ("a/../../x", "leads out"),
         ("a/..", "leads out"),

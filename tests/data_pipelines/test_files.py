@@ -327,6 +327,16 @@ def test_a_changed_byte_in_a_png_is_refused_never_read_as_other_values(tmp_path)
         refused(path, lambda: files.read_depth(path))
 
 
+def test_a_webp_that_claims_a_canvas_beyond_pillows_limit_is_one_line(tmp_path):
+    path = tmp_path / "g.webp"
+    Image.new("RGBA", (2, 2)).save(path, lossless=True, exif=b"Exif\0\0", icc_profile=b"")
+    whole = bytearray(path.read_bytes())
+    assert whole[12:16] == b"VP8X"
+    whole[24:30] = b"\xff" * 6  # width and height less 1
+    path.write_bytes(whole)
+    refused(path, lambda: files.read_guide(path))
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".pfm"])
 def test_damaged_bytes_give_one_line_or_values_never_a_traceback(tmp_path, suffix):
     path = tmp_path / f"d{suffix}"
