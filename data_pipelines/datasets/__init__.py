@@ -54,6 +54,9 @@ __all__ = [
 DATASETS = {
     "scenes": "data_pipelines.datasets.scenes.builder:Scenes",
     "middlebury": "data_pipelines.datasets.middlebury.builder:Middlebury",
+    "sintel": "data_pipelines.datasets.sintel.builder:Sintel",
+    "lu": "data_pipelines.datasets.lu.builder:Lu",
+    "tofmark": "data_pipelines.datasets.tofmark.builder:Tofmark",
     "nyu_v2": "data_pipelines.datasets.nyu_v2.builder:NyuV2",
     "dtu": "data_pipelines.datasets.dtu.builder:Dtu",
     "rgbdd": "data_pipelines.datasets.rgbdd.builder:Rgbdd",

@@ -1,0 +1,1 @@
+"""The RGB-D images of Lu et al."""

@@ -1,0 +1,1 @@
+"""MPI Sintel with its depth maps."""
