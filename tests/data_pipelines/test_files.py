@@ -329,7 +329,9 @@ def test_a_changed_byte_in_a_png_is_refused_never_read_as_other_values(tmp_path)
 
 def test_a_webp_that_claims_a_canvas_beyond_pillows_limit_is_one_line(tmp_path):
     path = tmp_path / "g.webp"
-    Image.new("RGBA", (2, 2)).save(path, lossless=True, exif=b"Exif\0\0", icc_profile=b"")
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    Image.new("RGB", (2, 2)).save(path, exif=exif)
     whole = bytearray(path.read_bytes())
     assert whole[12:16] == b"VP8X"
     whole[24:30] = b"\xff" * 6  # width and height less 1
