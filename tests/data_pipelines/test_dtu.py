@@ -7,6 +7,7 @@ import pytest
 from ahmf_jax.errors import InputError
 from data_pipelines.datasets import open_dataset, prepare
 from data_pipelines.datasets.dtu import builder as dtu
+from data_pipelines.datasets.splits import protocols, resolve
 from data_pipelines.files import write_depth
 
 RNG = np.random.default_rng(11)
@@ -158,3 +159,17 @@ def test_a_damaged_map_and_another_folder(download, tmp_path):
         prepare("dtu", tmp_path / "data", root / "scan1_train")
     with pytest.raises(InputError, match="dtu option size '64x80': must be one of 1280x1024, 640x512"):
         prepare("dtu", tmp_path / "data", root, size="64x80")
+
+
+def test_the_download_is_the_archive_of_all_maps():
+    (one,) = dtu.Dtu.downloads(dtu.DtuOptions())
+    assert one.url.endswith("/Depths_raw.zip") and one.path == "Depths_raw.zip"
+
+
+def test_the_published_split_is_by_the_names_as_they_are_here():
+    """`RandomState(42).permutation(7936)` begins with 7880: a position in the names sorted as strings."""
+    names = [f"scan{scan}_depth_map_{view:04d}" for scan in dtu.SCANS for view in range(dtu.VIEWS)]
+    published = protocols("dtu")["dsdmsr"]
+    parts = {split: resolve(published, split, names) for split in ("train", "validation")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 6348, "validation": 1588}
+    assert names[parts["validation"][0]] == sorted(names)[7880]

@@ -85,8 +85,7 @@ def test_the_region_and_the_splits_are_those_published():
     assert frames == list(range(1449)) and nyu.SPLITS["test"] == range(1000, 1449)
 
 
-def test_the_download_is_the_one_file(tmp_path):
-    pytest.importorskip("data_pipelines.download")
+def test_the_download_is_the_one_file():
     (one,) = nyu.NyuV2.downloads(nyu.NyuV2Options())
     assert one.url.endswith("/nyu_depth_v2_labeled.mat") and one.path == nyu.FILE
 
