@@ -156,7 +156,10 @@ class Batches(Iterator[Batch]):
                 self._tell(f"skipped, {len(self.skipped)} so far: {reason}")
         for problem in made.problems:
             self._tell(problem)
-        return made.batch
+        batch = made.batch
+        if self._workers:  # out of memory that belongs to a worker, and goes with it
+            batch = {name: np.array(array) for name, array in batch.items()}
+        return _finished(batch)
 
     def get_state(self) -> dict[str, int]:
         """The place in the stream, for JSON: `{"examples": n}`, n the patches of all processes' batches so far."""
@@ -207,7 +210,7 @@ def _start_worker(index: int, count: int) -> None:
 
 
 class Made(NamedTuple):
-    """A batch, the examples that could not be read for it, by name, and what else the user should know."""
+    """A batch that is not yet `_finished`, the examples that could not be read for it, and what else to tell the user."""
 
     batch: Batch
     skipped: dict[str, str]
@@ -229,11 +232,11 @@ def _make(sampler: "Sampler", first: int, batch_size: int, share: int, step: int
 
 
 def _empty(count: int, size: tuple[int, int], scale: int) -> Batch:
-    """The arrays of a batch, to be written to; `size` is of LR."""
+    """The arrays of a batch, to be written to, the guide still in bytes; `size` is of LR."""
     low, high = (count, *size), (count, *(scale * n for n in size))
     return {
         "depth_lr": np.empty((*low, 1), np.float32),
-        "guide": np.empty((*high, 3), np.float32),
+        "guide": np.empty((*high, 3), np.uint8),
         "depth_hr": np.empty((*high, 1), np.float32),
         "mask_lr": np.empty((*low, 1), bool),
         "mask_hr": np.empty((*high, 1), bool),
@@ -243,13 +246,18 @@ def _empty(count: int, size: tuple[int, int], scale: int) -> Batch:
 
 def _write(patch: patches.Patch, depth_range: float, row: Batch) -> None:
     """Writes a patch into a batch's arrays without the batch axis."""
-    # Straight from the image's bytes into the batch: what is in between costs more than the division.
-    np.divide(patch.guide, np.float32(255), out=row["guide"])
+    # Whole pixels: three bytes at a time are copied several times faster where the patch is mirrored or transposed.
+    row["guide"].view("V3")[:] = patch.guide.view("V3")
     for name in ("depth_lr", "depth_hr"):
         np.divide(getattr(patch, name), np.float32(depth_range), out=row[name])
     row["depth_span"][:] = patch.span / np.float32(depth_range)
     for name in ("mask_lr", "mask_hr"):
         row[name][:] = getattr(patch, name)
+
+
+def _finished(batch: Batch) -> Batch:
+    """The guide from bytes to [0, 1]. Not before: bytes are a quarter to copy, and all at once they are quicker."""
+    return {**batch, "guide": batch["guide"] / np.float32(255)}
 
 
 class Sampler:
@@ -407,4 +415,4 @@ def whole_example(example: Example, info: DatasetInfo, *, scale: int, degradatio
     patch = patches.whole(example, scale, degradation, info.range, np.random.default_rng(seed))
     batch = _empty(1, patch.depth_lr.shape[:2], scale)
     _write(patch, info.range, {name: array[0] for name, array in batch.items()})
-    return batch
+    return _finished(batch)
