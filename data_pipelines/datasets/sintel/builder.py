@@ -169,8 +169,8 @@ def _read(guide: Path, depth: Path, far: float) -> tuple[np.ndarray, np.ndarray]
     metres = read_depth(depth)
     if metres.shape != SIZE:
         raise InputError(
-            f"{depth}: is {metres.shape[0]} x {metres.shape[1]}, and a frame of Sintel is {SIZE[0]} x {SIZE[1]} (rows x "
-            "columns): download it again"
+            f"{depth}: is {metres.shape[0]} x {metres.shape[1]}, and Sintel is {SIZE[0]} x {SIZE[1]} (height "
+            "x width): download it again"
         )
     # Not above 0, and not a number: unknown.
     return read_guide(guide), np.where(metres > 0, np.minimum(metres, np.float32(far)), np.float32(0))
