@@ -210,7 +210,7 @@ def _start_worker(index: int, count: int) -> None:
 
 
 class Made(NamedTuple):
-    """A batch that is not yet `_finished`, the examples that could not be read for it, and what else to tell the user."""
+    """A batch that is not yet `_finished`, what could not be read for it (by name), and what else to tell the user."""
 
     batch: Batch
     skipped: dict[str, str]
