@@ -43,6 +43,8 @@ def download(tmp_path, monkeypatch):
 def test_every_image_comes_back_as_stored(download, tmp_path):
     root, maps = download
     (root / "train/HR/01_Warehouse/color/._in_01_160217_123100_c.png").touch()
+    (root / "train/HR/.thumbs/color").mkdir(parents=True)
+    (root / "train/HR/.thumbs/color/in_01_160217_123100_c.png").touch()
     one = prepare("diml", tmp_path / "data", root)
     # int(0.9 * 11) = 9 and int(0.9 * 5) = 4: the rule of scripts/create_diml_npy.py.
     assert one.counts == {"train": 13, "validation": 3, "test": 2} and one.notes == []

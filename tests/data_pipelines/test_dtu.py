@@ -85,6 +85,16 @@ def test_every_size(tmp_path, size):
     np.testing.assert_array_equal(grey, reference(depth, (width, height), scale=0.003922))
 
 
+def test_rounding_is_to_even_and_stays_in_range(tmp_path, monkeypatch):
+    values = np.array([[-3.0, 0.5, 1.5, 2.5, 254.5, 255.5, 300.0, 7.49]])
+    monkeypatch.setattr(dtu, "STORED", (1, 8))
+    monkeypatch.setattr(dtu, "stretched", lambda depth: values)
+    write_depth(tmp_path / "a.pfm", np.ones((1, 8), np.float32))
+    _, grey = dtu._read(tmp_path / "a.pfm", (1024, 1280))
+    np.testing.assert_array_equal(grey, [[0, 0, 2, 2, 254, 255, 255, 7]])
+    np.testing.assert_array_equal(grey, cv2.imdecode(cv2.imencode(".png", values)[1], cv2.IMREAD_UNCHANGED))
+
+
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 def test_centre_mean_is_opencv(factor):
     image = RNG.random((64, 96)) * 255
