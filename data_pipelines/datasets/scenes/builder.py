@@ -1,33 +1,28 @@
 """Generated RGB-D scenes: cluttered rooms, ray-cast with exact depth. No download, and the same from the same seed.
 
 They hold what makes guided super-resolution hard: textures whose edges are no depth edges, depth edges between
-surfaces of one colour, thin poles and slats, slanted surfaces, soft shadows, a little blur and sensor noise in the
-colours. Depth is exact.
+surfaces of one colour, things in front of their like with small jumps in depth, thin poles, leaves and slats, slanted
+and curved surfaces, soft shadows, print, grain, and a camera's blur and noise in the colours. Depth is exact.
 
 Camera at the origin of the world, x to the right, y down, z forward. A ray's direction has z = 1 in camera
-coordinates, so the length along the ray in multiples of that direction is the depth. Every solid is a unit solid
-that is scaled, turned and moved.
+coordinates, so the length along the ray in multiples of that direction is the depth.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from ahmf_jax.errors import InputError
 from data_pipelines.datasets.builder import DepthBuilder, Item
 from data_pipelines.datasets.info import DatasetInfo
-
-# Surfaces, and how often.
-PATTERNS = {"plain": 0.35, "checks": 0.12, "stripes": 0.13, "spots": 0.1, "marble": 0.18, "patches": 0.12}
-# What there is, and how often.
-THINGS = {"box": 0.26, "sphere": 0.15, "cylinder": 0.15, "pole": 0.16, "board": 0.16, "table": 0.06, "fence": 0.06}
+from data_pipelines.datasets.scenes.appearance import light, paint, palette, photograph
+from data_pipelines.datasets.scenes.furniture import favourite, furnish
+from data_pipelines.datasets.scenes.geometry import inside, meet, normals, rotation, window
 
 FAR = 10.0  # metres; no point of a room is further away
-NEAR = 0.5
 SPLITS = ("train", "validation", "test")
 
 
@@ -59,6 +54,11 @@ class SceneOptions:
 class Scenes(DepthBuilder):
     """Generated indoor scenes with exact depth in metres."""
 
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012
+        "2.0.0": "Grown where it was too easy: piles, dolls, plants, curtains, print, grain, kindred colours.",
+        "1.0.0": "The first scenes.",
+    }
     INFO = DatasetInfo(
         name="scenes",
         unit="m",
@@ -82,26 +82,6 @@ class Scenes(DepthBuilder):
         }
 
 
-class Solid(NamedTuple):
-    """A unit solid ("sphere", "box" or "cylinder", within [-1, 1]^3) scaled by `size`, turned by `turn`, moved to
-    `centre`."""
-
-    kind: str
-    centre: np.ndarray
-    size: np.ndarray
-    turn: np.ndarray
-    material: int
-
-
-class Material(NamedTuple):
-    """Two colours and how they alternate in space; `waves` (n, 3) and `phases` (n,) are a pattern's wave vectors."""
-
-    pattern: str
-    colours: np.ndarray
-    waves: np.ndarray
-    phases: np.ndarray
-
-
 def render(seed: int | Sequence[int] | np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws a scene at random and renders it.
 
@@ -114,146 +94,43 @@ def render(seed: int | Sequence[int] | np.random.Generator, height: int, width: 
     """
     rng = np.random.default_rng(seed)
     focal = rng.uniform(0.75, 1.1) * max(height, width)
-    view = _rotation(rng.uniform(-0.6, 0.6), rng.uniform(-0.25, 0.05), rng.uniform(-0.04, 0.04))
+    view = rotation(rng.uniform(-0.6, 0.6), rng.uniform(-0.25, 0.05), rng.uniform(-0.04, 0.04))
     y, x = np.mgrid[:height, :width].astype(np.float32)
     pixels = np.stack([(x - (width - 1) / 2) / focal, (y - (height - 1) / 2) / focal, np.ones_like(x)], -1)
     rays = pixels @ view.T.astype(np.float32)
 
     low = [-rng.uniform(1.2, 3), -rng.uniform(0.9, 1.8), -1]
-    room = np.array([low, [rng.uniform(1.2, 3), 1.3, rng.uniform(3, 6.5)]])
-    materials = _materials(rng)
-    solids = _furnish(rng, room, view, focal, height, width, len(materials))
+    room = np.array([low, [rng.uniform(1.2, 3), 1.3, rng.uniform(2.2, 5.5)]])
+    materials = palette(rng)
+    solids = furnish(rng, room, view, focal, height, width, len(materials))
 
     # The walls first; then every solid, within the rectangle of the image that can show it.
-    depth, normal = _inside(room, rays)
+    depth, normal = inside(room, rays)
     texture = depth[..., None] * rays
     which = _wall_materials(rng, len(materials))[_wall_number(normal)]
     for solid in solids:
-        window = _window(solid, view, focal, height, width)
-        near, o, d = _meet(solid, np.zeros(3), rays[window])
-        seen = near < depth[window]
+        area = window(solid, view, focal, height, width)
+        near, o, d = meet(solid, np.zeros(3), rays[area])
+        seen = near < depth[area]
         surface = o + near[seen, None] * d[seen]
-        depth[window][seen] = near[seen]
-        which[window][seen] = solid.material
-        normal[window][seen] = _normal(solid, surface)
-        texture[window][seen] = surface * solid.size  # the pattern stays with the solid
+        depth[area][seen] = near[seen]
+        which[area][seen] = solid.material
+        normal[area][seen] = normals(solid, surface, d[seen])
+        texture[area][seen] = surface * solid.size  # the pattern stays with the solid
 
     colour = np.empty((height, width, 3), np.float32)
     for number, material in enumerate(materials):
-        colour[which == number] = _paint(material, texture[which == number])
+        colour[which == number] = paint(material, texture[which == number])
     lamp = np.array([0.6 * rng.uniform(room[0, 0], room[1, 0]), room[0, 1] + 0.15, rng.uniform(0.2, 0.6) * room[1, 2]])
-    colour *= _light(rng, solids, lamp, depth, normal, rays)[..., None]
-    return _photograph(rng, colour), depth
-
-
-def _materials(rng: np.random.Generator) -> list[Material]:
-    """A palette for one scene. Solids share it, so that neighbours often have one colour."""
-    materials = []
-    for _ in range(rng.integers(7, 12)):
-        pattern = rng.choice(list(PATTERNS), p=list(PATTERNS.values()))
-        base = rng.uniform(0.12, 0.95, 3)
-        base = base.mean() + (base - base.mean()) * rng.uniform(0.1, 0.8)
-        contrast = rng.uniform(0.06, 0.4) * rng.choice([-1, 1])
-        other = np.clip(base + contrast + rng.uniform(-0.15, 0.15, 3), 0.05, 1)
-        directions = rng.standard_normal((5, 3))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        if pattern in ("checks", "spots"):
-            directions[:3] = np.linalg.qr(rng.standard_normal((3, 3)))[0] if rng.random() < 0.4 else np.eye(3)
-        period = np.exp(rng.uniform(np.log(0.07), np.log(0.7)))
-        lengths = period * (1 if pattern in ("checks", "spots", "stripes") else rng.uniform(0.4, 2.5, (5, 1)))
-        waves = 2 * math.pi * directions / lengths
-        materials.append(
-            Material(str(pattern), np.array([base, other], np.float32), waves, rng.uniform(0, 2 * math.pi, 5))
-        )
-    return materials
+    colour *= light(rng, solids, lamp, depth, normal, rays)[..., None]
+    return photograph(rng, colour), depth
 
 
 def _wall_materials(rng: np.random.Generator, count: int) -> np.ndarray:
     """Materials of left, right, ceiling, floor, (behind,) far wall: the walls of one room mostly look alike."""
-    wall = rng.integers(count)
-    left, right, far = np.where(rng.random(3) < 0.7, wall, rng.integers(count, size=3))
-    return np.array([left, right, rng.integers(count), rng.integers(count), far, far])
-
-
-def _furnish(
-    rng: np.random.Generator, room: np.ndarray, view: np.ndarray, focal: float, height: int, width: int, materials: int
-) -> list[Solid]:
-    """10 to 25 things in view: solids on the floor or in the air, poles, boards, tables and fences."""
-    solids: list[Solid] = []
-    floor = room[1, 1]
-    for _ in range(rng.integers(10, 26)):
-        # Somewhere along the ray of a random pixel: things spread over the image, not over the floor.
-        pixel = np.array([(rng.random() - 0.5) * width / focal, (rng.random() - 0.5) * height / focal, 1])
-        ray = view @ pixel
-        limit = float(_inside(room, ray)[0])
-        distance = rng.uniform(min(1.1, 0.6 * limit), 0.95 * limit)
-        centre = distance * ray
-        size = distance * np.exp(rng.uniform(np.log(0.03), np.log(0.2))) * rng.uniform(0.5, 1.5, 3)
-        thin = max(0.012, 1.3 * distance / focal)  # no thinner than a few pixels
-        upright = _rotation(rng.uniform(0, math.pi), 0, 0)
-        turn = upright if rng.random() < 0.6 else _rotation(*rng.uniform(-1.2, 1.2, 3))
-        material = int(rng.integers(materials))
-        stands = rng.random() < 0.6
-        thing = rng.choice(list(THINGS), p=list(THINGS.values()))
-        if thing == "pole":
-            centre[1] = floor - (length := rng.uniform(0.4, 1.6))
-            lean = _rotation(0, *rng.uniform(-0.25, 0.25, 2)) if rng.random() < 0.5 else np.eye(3)
-            added = [("cylinder", centre, np.array([thin, length, thin]) * rng.uniform(1, 2.5), lean)]
-        elif thing == "board":
-            lean = upright @ _rotation(0, rng.uniform(-1, 1), rng.uniform(-0.3, 0.3))
-            added = [("box", centre, np.array([1.6 * size[0], 1.6 * size[1], 0.01]), lean)]
-        elif thing == "table":
-            half = np.array([rng.uniform(0.3, 0.7), 0.02, rng.uniform(0.25, 0.5)])
-            centre[1] = floor - rng.uniform(0.45, 0.8)
-            leg = (floor - centre[1]) / 2
-            corners = [np.array([x * half[0] * 0.9, leg, z * half[2] * 0.9]) for x in (-1, 1) for z in (-1, 1)]
-            legs = [("cylinder", centre + upright @ c, np.array([thin, leg, thin]), upright) for c in corners]
-            added = [("box", centre, half, upright), *legs]
-        elif thing == "fence":
-            slat = np.array([thin, rng.uniform(0.2, 0.6), 0.008])
-            gap = thin * rng.uniform(3, 7)
-            places = [centre + upright @ np.array([gap * (i - 3.5), 0, 0]) for i in range(8)]
-            added = [("box", place, slat, upright) for place in places]
-        else:
-            if thing == "sphere" and rng.random() < 0.5:
-                size[:] = size[0]
-            if stands and turn is upright:
-                centre[1] = floor - size[1]
-            added = [(str(thing), centre, size, turn)]
-        solids += [Solid(kind, where, extent, about, material) for kind, where, extent, about in added]
-    # What comes too near to the camera would fill the image.
-    return [solid for solid in solids if (solid.centre @ view)[2] - np.linalg.norm(solid.size) > NEAR]
-
-
-def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """About y, then x, then z, in radians."""
-    (a, b, c), (u, v, w) = np.cos([yaw, pitch, roll]), np.sin([yaw, pitch, roll])
-    return (
-        np.array([[a, 0, u], [0, 1, 0], [-u, 0, a]])
-        @ np.array([[1, 0, 0], [0, b, -v], [0, v, b]])
-        @ np.array([[c, -w, 0], [w, c, 0], [0, 0, 1]])
-    )
-
-
-def _window(solid: Solid, view: np.ndarray, focal: float, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the image that hold the solid's bounding sphere."""
-    x, y, z = solid.centre @ view
-    radius = float(np.linalg.norm(solid.size))
-    slices = []
-    for position, length in ((y, height), (x, width)):
-        # The sphere as seen in this plane: directions within asin(radius / distance) of its centre's.
-        angle, half = math.atan2(position, z), math.asin(min(1.0, radius / math.hypot(position, z)))
-        low, high = (math.tan(max(-1.5, min(1.5, a))) * focal + (length - 1) / 2 for a in (angle - half, angle + half))
-        slices.append(slice(max(0, math.floor(low)), max(0, min(length, math.ceil(high) + 1))))
-    return slices[0], slices[1]
-
-
-def _inside(room: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance and inward normal where rays from the origin leave the room."""
-    safe = np.where(rays == 0, np.float32(1e-9), rays)
-    leave = np.where(safe > 0, room[1], room[0]).astype(rays.dtype) / safe
-    distance = np.minimum(np.minimum(leave[..., 0], leave[..., 1]), leave[..., 2])
-    return distance, -np.sign(safe) * (leave == distance[..., None])
+    wall, left, right, ceiling, floor, far = (favourite(rng, count) for _ in range(6))
+    left, right, far = np.where(rng.random(3) < 0.7, wall, [left, right, far])
+    return np.array([left, right, ceiling, floor, far, far])
 
 
 def _wall_number(normal: np.ndarray) -> np.ndarray:
@@ -261,116 +138,3 @@ def _wall_number(normal: np.ndarray) -> np.ndarray:
     axis = np.abs(normal).argmax(-1)
     towards_high = np.take_along_axis(normal, axis[..., None], -1)[..., 0] < 0
     return np.array([[0, 1], [2, 3], [4, 5]])[axis, towards_high.astype(int)]
-
-
-def _meet(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rays meet a solid from outside.
-
-    Args:
-      solid: what they meet.
-      origin: (3,) or (..., 3), where the rays begin.
-      rays: (..., 3), their directions.
-
-    Returns:
-      `(t, o, d)`: (...) in multiples of the direction, infinite where missed; origin and directions as the unit
-      solid has them.
-    """
-    o = ((origin - solid.centre) @ solid.turn / solid.size).astype(np.float32)
-    d = rays @ (solid.turn / solid.size).astype(np.float32)
-    d = np.where(np.abs(d) < 1e-9, np.float32(1e-9), d)
-    if solid.kind == "box":
-        spans = [_slab(o[..., axis], d[..., axis]) for axis in range(3)]
-    else:
-        axes = slice(0, 3) if solid.kind == "sphere" else slice(0, 3, 2)  # a cylinder is round in x and z
-        a, b, c = (np.einsum("...i,...i->...", u[..., axes], v[..., axes]) for u, v in ((d, d), (o, d), (o, o)))
-        root = b * b - a * (c - 1)
-        half = np.sqrt(np.maximum(root, 0))
-        spans = [(np.where(root > 0, (-b - half) / a, np.inf), (half - b) / a)]
-        if solid.kind == "cylinder":
-            spans.append(_slab(o[..., 1], d[..., 1]))
-    # Inside the solid is where a ray is inside all that bound it.
-    enter = functools.reduce(np.maximum, (low for low, _ in spans))
-    leave = functools.reduce(np.minimum, (high for _, high in spans))
-    return np.where((enter <= leave) & (enter > 1e-3), enter, np.float32(np.inf)), o, d
-
-
-def _slab(o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave -1 <= coordinate <= 1."""
-    one, two = (-1 - o) / d, (1 - o) / d
-    return np.minimum(one, two), np.maximum(one, two)
-
-
-def _normal(solid: Solid, p: np.ndarray) -> np.ndarray:
-    """The unit normal in the world, (n, 3), at points (n, 3) on the surface of the unit solid."""
-    match solid.kind:
-        case "box":
-            face = np.sign(p) * (np.arange(3) == np.abs(p).argmax(-1)[..., None])
-        case "cylinder":
-            lid = np.abs(p[:, 1]) > np.hypot(p[:, 0], p[:, 2])
-            face = np.where(lid[:, None], p * [0, 1, 0], p * [1, 0, 1])
-        case _:
-            face = p
-    normal = (face / solid.size) @ solid.turn.T
-    return normal / np.linalg.norm(normal, axis=-1, keepdims=True)
-
-
-def _paint(material: Material, point: np.ndarray) -> np.ndarray:
-    """The colour (n, 3) of points (n, 3) of a material."""
-    angle = point @ material.waves.T.astype(np.float32) + material.phases.astype(np.float32)
-    match material.pattern:
-        case "plain":
-            mix = np.zeros(len(point))
-        case "checks":
-            mix = np.sign(np.sin(angle[:, :3])).prod(1) > 0
-        case "stripes":
-            mix = np.sin(angle[:, 0]) > 0.3
-        case "spots":
-            mix = np.cos(angle[:, :3]).sum(1) > 1.2
-        case "marble":
-            mix = 0.5 + 0.5 * np.sin(angle[:, 0] + np.sin(angle[:, 1:]).sum(1))
-        case _:  # patches: the same with hard edges
-            mix = np.sin(angle[:, 0] + np.sin(angle[:, 1:]).sum(1)) > 0
-    first, second = material.colours
-    return first + mix.astype(np.float32)[:, None] * (second - first)
-
-
-def _light(
-    rng: np.random.Generator,
-    solids: list[Solid],
-    lamp: np.ndarray,
-    depth: np.ndarray,
-    normal: np.ndarray,
-    rays: np.ndarray,
-) -> np.ndarray:
-    """Brightness (H, W): ambient light and a lamp (Lambert's law) with soft shadows."""
-    ambient = rng.uniform(0.35, 0.6)
-    point = depth[..., None] * rays
-    towards = lamp.astype(np.float32) - point
-    towards /= np.linalg.norm(towards, axis=-1, keepdims=True)
-    lambert = np.maximum((towards * normal).sum(-1), 0)
-
-    # Shadows are blurred anyway: every second pixel is enough.
-    start = (point + 0.02 * normal)[::2, ::2]
-    to_lamp = lamp.astype(np.float32) - start
-    shadow = np.zeros(start.shape[:2], np.float32)
-    for solid in solids:
-        shadow = np.maximum(shadow, _meet(solid, start, to_lamp)[0] < 1)
-    shadow = shadow.repeat(2, 0).repeat(2, 1)[: depth.shape[0], : depth.shape[1]]
-    return ambient + (1.1 - ambient) * lambert * (1 - rng.uniform(0.4, 0.9) * _blur(_blur(shadow, 0.3), 0.3))
-
-
-def _photograph(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
-    """What a camera makes of it: a little blur, noise that grows with brightness, 8 bits."""
-    colour = _blur(colour, rng.uniform(0.02, 0.2))
-    sigma = rng.uniform(0.004, 0.012) * np.sqrt(0.3 + colour)
-    colour = colour + sigma * rng.standard_normal(colour.shape, np.float32)
-    return np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8)
-
-
-def _blur(image: np.ndarray, side: float) -> np.ndarray:
-    """Weights (side, 1 - 2 side, side) along rows and columns, the border repeated."""
-    for axis in (0, 1):
-        padded = np.pad(image, [(1, 1) if a == axis else (0, 0) for a in range(image.ndim)], mode="edge")
-        before, after = (np.take(padded, range(i, i + image.shape[axis]), axis) for i in (0, 2))
-        image = (1 - 2 * side) * image + side * (before + after)
-    return image.astype(np.float32)
