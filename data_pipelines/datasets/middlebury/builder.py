@@ -87,7 +87,7 @@ class MiddleburyOptions:
 
 
 class Middlebury(DepthBuilder):
-    """Stereo scenes under structured light, both views: colour and disparity or depth, 0 where unknown.
+    """Stereo scenes, both views: colour and disparity or depth; 0 where unknown, and infinite disparity too.
 
     Splits: `train` (2006 without the validation scenes), `validation` (Baby2 and Flowerpots of 2006), `test` (2005:
     Art, Books, Dolls, Laundry, Moebius, Reindeer), `train_2003` (Cones and Teddy: not for use with a test that holds
@@ -193,7 +193,7 @@ class Middlebury(DepthBuilder):
         return []
 
     def _views(self, scene: Scene) -> list[Item]:
-        convert = _converter(scene) if self.options.quantity == "depth" else _known
+        convert = _converter(scene) if self.options.quantity == "depth" else np.asarray
         return [
             (f"{scene}/{name}", functools.partial(_read, scene, guide, disparity, convert))
             for name, guide, disparity in scene.views
@@ -253,11 +253,6 @@ def _pgm(path: Path) -> np.ndarray:
     if len(values) != width * height:
         raise damaged(path, f"its pixels are not the {width * height} that it claims")
     return np.frombuffer(values, np.uint8).reshape(height, width)
-
-
-def _known(disparity: np.ndarray) -> np.ndarray:
-    """Disparity as it is, infinity and NaN being 0 too."""
-    return np.where(np.isfinite(disparity), disparity, 0)
 
 
 def _converter(scene: Scene) -> Convert:

@@ -162,7 +162,8 @@ def _alternatives(path: Path) -> list[Path]:
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
     """The folder and those below it, each before what is in it; not what is in a scene."""
     yield folder
-    if depth and not _identity(folder.name)[0]:
+    year, name, _ = _identity(folder.name)
+    if depth and not (year and _holds_some(folder, year, name)):
         for path in sorted(folder.iterdir()):
             if path.is_dir() and not path.name.startswith("."):
                 yield from _folders(path, depth - 1)
