@@ -13,8 +13,8 @@ from data_pipelines import datasets
 from data_pipelines.datasets import DatasetInfo, Example, Prepared
 from experiments.pictures import depth_colours, grid
 
-# Columns of one picture on the sheet.
-TILE = 220
+# Rows and columns of one picture on the sheet.
+TILE = (176, 220)
 KNOWN, UNKNOWN = np.array([222, 222, 222], np.uint8), np.array([176, 24, 24], np.uint8)
 
 
@@ -129,7 +129,9 @@ def _tiles(example: Example, info: DatasetInfo) -> list[tuple[str, np.ndarray]]:
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:
-    """Brought to the width of a tile."""
-    height = max(1, round(picture.shape[0] * TILE / picture.shape[1]))
-    kind = Image.Resampling.BOX if picture.shape[1] > TILE else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(picture).resize((TILE, height), kind))
+    """Fitted into a tile, with white beside or below it."""
+    factor = min(TILE[0] / picture.shape[0], TILE[1] / picture.shape[1])
+    height, width = (max(1, round(n * factor)) for n in picture.shape[:2])
+    kind = Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST
+    small = np.asarray(Image.fromarray(picture).resize((width, height), kind))
+    return np.pad(small, ((0, TILE[0] - height), (0, TILE[1] - width), (0, 0)), constant_values=255)

@@ -18,7 +18,7 @@ def test_a_prepared_set(ahmf, data_dir, tmp_path):
         assert f"{split:14} {len(examples):7} " in ended.out
     assert "colour, depth and mask (red is unknown) of 4 images" in ended.out
     sheet = np.asarray(Image.open(tmp_path / "s.png"))
-    assert sheet.shape[1] == 6 * show.TILE + 5 * 6  # two images of three pictures in a row
+    assert sheet.shape[1] == 6 * show.TILE[1] + 5 * 6  # two images of three pictures in a row
     assert (show.spread(6, 4) == [0, 2, 3, 5]).all() and (show.spread(3, 12) == [0, 1, 2]).all()
 
 
