@@ -47,6 +47,7 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    url_infos = None  # TFDS would read our checksums.tsv as its own
     INFO: ClassVar[DatasetInfo]
     Options: ClassVar[type] = NoOptions
     DEPTH_DTYPE: ClassVar[type[np.generic]] = np.float32

@@ -88,7 +88,6 @@ class Dtu(DepthBuilder):
     )
     Options = DtuOptions
     DEPTH_DTYPE = np.uint8
-    url_infos = None  # checksums.tsv is not TFDS's
 
     @classmethod
     def downloads(cls, options: Any) -> Sequence["Download"]:

@@ -64,7 +64,6 @@ class Lu(DepthBuilder):
     DEPTH_DTYPE = np.uint8
     Options = LuOptions
     options: LuOptions
-    url_infos = None  # checksums.tsv is not TFDS's
 
     @classmethod
     def downloads(cls, options: LuOptions) -> Sequence["Download"]:

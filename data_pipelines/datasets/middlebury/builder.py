@@ -116,7 +116,6 @@ class Middlebury(DepthBuilder):
     )
     Options = MiddleburyOptions
     options: MiddleburyOptions
-    url_infos = None  # checksums.tsv is not TFDS's
 
     @property
     def depth_info(self) -> DatasetInfo:

@@ -76,7 +76,6 @@ class NyuV2(DepthBuilder):
         url="https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
     )
     Options = NyuV2Options
-    url_infos = None  # checksums.tsv is not TFDS's
 
     _arrays: dict[str, Rows]
 

@@ -95,7 +95,6 @@ class Sintel(DepthBuilder):
     )
     Options = SintelOptions
     options: SintelOptions
-    url_infos = None  # checksums.tsv is not TFDS's
 
     @property
     def depth_info(self) -> DatasetInfo:
