@@ -1,9 +1,9 @@
-"""Archives, unpacked with distrust: nothing lands outside the target, no header is believed, and nothing is left
-where it fails.
+"""Archives, unpacked with distrust: nothing lands outside the target, and nothing is left where it fails.
 
-Only files and folders are unpacked; a link, a device, or a name that would lead elsewhere refuses the whole archive.
-The rubbish of desktops (`__MACOSX`, `.DS_Store`, `Thumbs.db`) stays behind. Members get the plain rights of a new
-file: none of their owner, mode and time.
+No header is believed: bytes and members are counted as they come. Only files and folders are unpacked; a link, a
+device, or a name that would lead elsewhere refuses the whole archive. The rubbish of desktops (`__MACOSX`,
+`.DS_Store`, `Thumbs.db`) stays behind. Members get the plain rights of a new file: none of their owner, mode and
+time.
 """
 
 import bz2

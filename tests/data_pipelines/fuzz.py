@@ -315,9 +315,9 @@ def _work(numbers: range, place: Path, files: dict[str, bytes], now: mmap.mmap) 
         path.unlink()
 
 
-def run(first: int, count: int, place: Path) -> int:
+def run(first: int, count: int, place: Path, kind: str = "") -> int:
     """Reads `count` inputs and prints what came of them; gives the number of failures. Their files stay in `place`."""
-    files = corpus()
+    files = {name: data for name, data in corpus().items() if name.endswith(kind)}
     now = mmap.mmap(-1, 16 + 16 * len(READERS))
     failures, peak, begin = 0, 0, time.monotonic()
     at = first
@@ -425,6 +425,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000, help="how many inputs")
     parser.add_argument("--first", type=int, default=0, help="the number of the first")
+    parser.add_argument(
+        "--kind", default="", help="one suffix alone, such as .h5; the numbers are then of that run only"
+    )
     parser.add_argument("--keep", type=Path, help="a folder for the inputs that failed")
     parser.add_argument("--corpus", action="store_true", help="write the good files anew, and nothing else")
     options = parser.parse_args()
@@ -434,7 +437,7 @@ def main() -> None:
             (CORPUS / name).write_bytes(data)
         return
     with tempfile.TemporaryDirectory() as place:
-        failures = run(options.first, options.count, Path(place))
+        failures = run(options.first, options.count, Path(place), options.kind)
         if options.keep:
             shutil.copytree(place, options.keep, dirs_exist_ok=True)
     sys.exit(bool(failures))
