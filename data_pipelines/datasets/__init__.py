@@ -220,11 +220,8 @@ def _check_name(name: str, save_as: str | None) -> str:
 def _fetch(cls: type["DepthBuilder"], options: Any, data_dir: Path) -> Path:
     downloads = cls.downloads(options)
     if not downloads:
-        where = f" from {cls.INFO.url}" if cls.INFO.url else ""
-        raise InputError(
-            f"{cls.INFO.name} is made from files that no program may fetch: get them{where} and name their folder or "
-            "archive with --from"
-        )
+        where = f" that no program may fetch: get them from {cls.INFO.url} and" if cls.INFO.url else ":"
+        raise InputError(f"{cls.INFO.name} is made from files{where} name their folder or archive with --from")
     from data_pipelines.download import fetch
 
     return fetch(downloads, data_dir / DOWNLOADS / cls.INFO.name)

@@ -1,5 +1,6 @@
 """Preparing and opening: what is prepared describes itself, parts of it are found, nothing half-built is left."""
 
+import dataclasses
 import errno
 import json
 import pickle
@@ -142,7 +143,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 def test_what_no_program_may_fetch(tmp_path, monkeypatch):
     cls = builder_class("scenes")
     monkeypatch.setattr(cls, "FROM_FILES", True)
-    with pytest.raises(InputError, match=r"files that no program may fetch: get them and name their folder .* --from"):
+    with pytest.raises(InputError, match=r"scenes is made from files: name their folder or archive with --from"):
+        prepare("scenes", tmp_path, **SMALL)
+    monkeypatch.setattr(cls, "INFO", dataclasses.replace(cls.INFO, url="https://example.org"))
+    with pytest.raises(InputError, match=r"that no program may fetch: get them from https://example.org and name"):
         prepare("scenes", tmp_path, **SMALL)
     monkeypatch.setattr(cls, "FROM_FILES", False)
     with pytest.raises(InputError, match="scenes is generated and reads no files"):
