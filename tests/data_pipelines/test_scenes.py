@@ -105,14 +105,34 @@ def test_a_thing_is_whole_and_where_it_was_put(thing):
     assert sum(furniture.THINGS.values()) == pytest.approx(1) and sum(appearance.PATTERNS.values()) == pytest.approx(1)
 
 
-def test_the_outline_of_a_star_is_as_deep_as_its_bite():
-    grid = np.linspace(-1.2, 1.2, 241)
-    rays = np.stack(np.broadcast_arrays(grid[None], grid[:, None], 1.0), -1).astype(np.float32)
-    for outline, area in (((0, 0.0, 0.0), np.pi), ((0, 0.0, 0.8), 0.36 * np.pi), ((6, 0.5, 0.0), 0.59375 * np.pi)):
+def test_a_star_has_its_area_and_its_points():
+    def seen(outline, x, y):
         sheet = Solid("sheet", np.array([0.0, 0.0, 1.0]), np.ones(3), np.eye(3), 0, outline)
-        seen = np.isfinite(geometry.meet(sheet, np.zeros(3), rays)[0])
+        rays = np.stack(np.broadcast_arrays(x, y, 1.0), -1).astype(np.float32)
+        return np.isfinite(geometry.meet(sheet, np.zeros(3), rays)[0])
+
+    grid = np.linspace(-1.2, 1.2, 241)
+    for outline, area in (((0, 0.0, 0.0), np.pi), ((0, 0.0, 0.8), 0.36 * np.pi), ((6, 0.5, 0.0), 0.59375 * np.pi)):
         # pi times the mean of radius^2: for 1 - b (1 + cos) / 2 that is (1 - b / 2)^2 + b^2 / 8.
-        assert seen.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(area, rel=0.01)
+        assert seen(outline, grid, grid[:, None]).sum() * 0.01**2 == pytest.approx(area, rel=0.01)
+    angle = np.linspace(-np.pi, np.pi, 720, endpoint=False)
+    on = seen((6, 0.5, 0.0), 0.75 * np.cos(angle), 0.75 * np.sin(angle))
+    assert (on & ~np.roll(on, 1)).sum() == 6
+
+
+def test_things_gather(monkeypatch):
+    def alone(rng, place):
+        return [Solid("sphere", place.centre, place.size, place.turn, 0)]
+
+    monkeypatch.setattr(furniture, "THINGS", {alone: 1.0})
+    beside = []
+    for seed in range(20):
+        room = np.array([[-2.0, -1.2, -1.0], [2.0, 1.3, 4.0]])
+        solids = furniture.furnish(np.random.default_rng(seed), room, np.eye(3), 300.0, 240, 320, 5)
+        for i, solid in enumerate(solids[1:], 1):
+            nearest = min(np.linalg.norm(solid.centre - other.centre) for other in solids[:i])
+            beside.append(nearest < 2 * solid.size.mean())
+    assert np.mean(beside) > 0.5
 
 
 def test_paint_is_its_colour_on_average_and_rough_as_it_says():
