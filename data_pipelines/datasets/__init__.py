@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import errno
 import importlib
-import io
 import json
 import os
 import re
@@ -163,8 +162,6 @@ def prepare(
     folder = None if source is None else Path(source)
     if cls.FROM_FILES and folder is None:
         folder = _fetch(cls, chosen, data_dir)
-    import tensorflow_datasets as tfds
-
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{save_as}-", dir=data_dir))
@@ -176,9 +173,7 @@ def prepare(
 
             folder = unpacked(folder, aside / "source")
         builder = cls(options=chosen, source_dir=folder, data_dir=str(aside / "built"), file_format="array_record")
-        tfds.disable_progress_bar()  # ours counts images; theirs names temporary files
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        builder.build()
         built = Path(builder.data_dir)
         prepared = Prepared(
             old / built.name,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Item = tuple[str, Callable[[], tuple[np.ndarray, np.ndarray]]]
 # A whole map that stays below this part of the range is in another unit (metres where millimetres are meant).
 SMALLEST = 1 / 512
+RECORDS_IN_FILE = 256
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,21 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         if not splits:
             raise InputError(f"{self.source_dir}: holds nothing of {self.INFO.name}: see {self.INFO.url or 'its docs'}")
         return {split: self._generate_examples(split, items) for split, items in splits.items()}
+
+    def build(self) -> None:
+        """Writes all records into `data_dir`, one after the other: memory does not depend on how many there are.
+
+        Not `download_and_prepare`, which keeps a split in memory, and needs TensorFlow for one of more than 1 GB.
+        """
+        Path(self.data_dir).mkdir(parents=True)
+        splits = self._split_generators(None)
+        writer = tfds.core.SequentialWriter(self.info, RECORDS_IN_FILE, file_format="array_record")
+        writer.initialize_splits(list(splits))
+        for split, examples in splits.items():
+            # Some at a time: each call writes the metadata anew.
+            while some := [example for _, example in itertools.islice(examples, 8)]:
+                writer.add_examples({split: some})
+        writer.close_all()
 
     def _generate_examples(self, split: str, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, Any]]]:
         self.statistics[split] = []

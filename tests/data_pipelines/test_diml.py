@@ -52,13 +52,15 @@ def test_every_image_comes_back_as_stored(download, tmp_path):
     assert (info.unit, info.range, info.invalid, info.fill) == ("mm", 10000.0, 0.0, "nearest")
     validation = open_dataset("diml", "validation", tmp_path / "data")
     assert validation.names == (
-        "train/01_Warehouse/in_01_160217_123109",
-        "train/01_Warehouse/in_01_160217_123110",
-        "train/12. Livingroom/in_01_160217_123104",
+        "validation/01_Warehouse/in_01_160217_123109",
+        "validation/01_Warehouse/in_01_160217_123110",
+        "validation/12. Livingroom/in_01_160217_123104",
     )
     dataset = open_dataset("diml", "train+validation+test", tmp_path / "data")
     for example in dataset:
-        stored, (part, scene, name) = maps.pop(example.name), example.name.split("/")
+        split, scene, name = example.name.split("/")
+        part = "test" if split == "test" else "train"
+        stored = maps.pop(f"{part}/{scene}/{name}")
         np.testing.assert_array_equal(example.mask, stored > 0)
         np.testing.assert_array_equal(example.depth[example.mask], stored[stored > 0])
         np.testing.assert_array_equal(example.guide, read_guide(root / part / "HR" / scene / f"color/{name}_c.png"))

@@ -43,11 +43,13 @@ RGBDD = {
     **{"portraits_train": 1586, "portraits_test": 297},
 }
 SINTEL = [f"final/{sequence}/frame_{frame:04d}" for sequence in ("alley_1", "market_6") for frame in range(1, 22)]
+DIML = {"train": 1440, "validation": 169, "test": 503}
 NAMES = {
     "middlebury": middlebury(),
     "sintel": SINTEL,
     "nyu_v2": [f"{i:05d}" for i in range(1449)],
     "rgbdd": [f"{folder}/{folder}{i:04d}" for folder, count in RGBDD.items() for i in range(count)],
+    "diml": [f"{split}/{i % 18:02d}/{i}" for split, n in DIML.items() for i in range(n)],
     "dtu": [f"scan{s}_depth_map_{v:04d}" for s in (*range(1, 78), *range(82, 129)) for v in range(64)],
 }
 
@@ -121,6 +123,12 @@ def test_the_first_thousand_of_nyu():
         assert called("nyu_v2", protocol, "test") == NAMES["nyu_v2"][1000:]
     assert called("nyu_v2", "ahmf_survey", "train") == NAMES["nyu_v2"][:900]
     assert called("nyu_v2", "ahmf_survey", "validation") == NAMES["nyu_v2"][900:1000]
+
+
+def test_dada_divides_diml_as_the_builder_does():
+    for split, count in DIML.items():
+        images = called("diml", "dada", split)
+        assert len(images) == count and all(name.startswith(f"{split}/") for name in images)
 
 
 def test_dada_divides_nyu_as_its_file_does():

@@ -37,7 +37,7 @@ class Diml(DepthBuilder):
     """Rooms of many kinds: colour and depth in millimetres, 0 where unknown.
 
     Splits, as DADA has them: `train` (1,440), `validation` (169: the last tenth of each training scene, by name) and
-    `test` (503). An example is called "train/<scene>/<image>", also in the validation.
+    `test` (503). An example is called "validation/<scene>/<image>".
     """
 
     INFO = DatasetInfo(
@@ -75,7 +75,7 @@ class Diml(DepthBuilder):
                         missing.append(str(depth.relative_to(root)))
                         continue
                     split = "validation" if part == "train" and i >= end else part
-                    splits[split].append((f"{part}/{scene.name}/{name}", functools.partial(_read, colour, depth)))
+                    splits[split].append((f"{split}/{scene.name}/{name}", functools.partial(_read, colour, depth)))
             if absent > 0:
                 missing.append(f"{absent} of the {count} images of {part}/HR")
         used = f"{sum(map(len, splits.values()))} images"
