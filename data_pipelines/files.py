@@ -96,15 +96,11 @@ def read_depth(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Sh
             case ".png":
                 return _png_depth(file, path, max_pixels)
             case ".npy":
-                depth = _npy(file, path, max_pixels, WRITABLE[".npy"], ())
+                return _npy(file, path, max_pixels, WRITABLE[".npy"], ())
             case ".pfm":
-                depth = _pfm(file, path, max_pixels)
+                return _pfm(file, path, max_pixels)
             case _:
-                depth = _dpt(file, path, max_pixels)
-    if depth.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            depth = depth.astype(np.float32, copy=False)
-    return depth
+                return _dpt(file, path, max_pixels)
 
 
 def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
@@ -117,7 +113,7 @@ def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UI
 
     Args:
       path: a PNG, JPEG, BMP, PPM or WebP, or a NPY of (H, W, 3) uint8. The suffix names the format.
-      max_pixels: files that claim more pixels than this are refused.
+      max_pixels: files that claim more pixels than this are refused; a WebP, more than half of it.
 
     Returns:
       (H, W, 3) uint8, red first, as stored.
@@ -143,7 +139,8 @@ def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UI
             raise InputError(f"{path}: holds colours of type {image.mode}: save it as 8-bit RGB")
         # Dropped here because `convert` would warn of it, or make one colour transparent.
         image.info.pop("transparency", None)
-        return np.array(image.convert("RGB"))
+        # `convert` copies in any case: 256 MiB of the largest picture.
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def write_depth(path: str | os.PathLike[str], depth: Shaped[np.ndarray, "h w"]) -> None:
@@ -294,7 +291,9 @@ def _picture(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max
             image = format_(file)
     except DAMAGE as error:
         raise damaged(path, error) from error
-    _check_size(path, image.height, image.width, max_pixels)
+    # A WebP's decoder keeps canvases of its own: as many bytes for half the pixels.
+    most = max_pixels // 2 if format_ is WebPImagePlugin.WebPImageFile else max_pixels
+    _check_size(path, image.height, image.width, most)
     if format_ is PngImagePlugin.PngImageFile:
         _check_png(file, path)
     try:
@@ -348,7 +347,7 @@ def _png_depth(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
 
 
 def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], channels: tuple[int, ...]) -> np.ndarray:
-    """(H, W, *channels) in native byte order."""
+    """(H, W, *channels) in native byte order; every float as float32."""
     try:
         version = np.lib.format.read_magic(file)
         # Version 3 differs in the names of fields only, and an array of fields is refused below in any case.
@@ -369,7 +368,10 @@ def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], ch
         raise InputError(f"{path}: has shape {shape}: save it as ({', '.join(map(str, right))})")
     _check_size(path, shape[0], shape[1], max_pixels)
     array = _values(file, path, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
-    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+    # In one copy: two of float64 would be 1 GiB for the largest map.
+    native = np.dtype(np.float32) if dtype.kind == "f" else dtype.newbyteorder("=")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=native)
 
 
 def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
@@ -414,7 +416,7 @@ def _dpt(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
         raise damaged(path, "it does not begin with the tag 202021.25, width and height")
     width, height = struct.unpack("<2i", header[4:])
     _check_size(path, height, width, max_pixels)
-    return _values(file, path, np.dtype("<f4"), height * width).reshape(height, width)
+    return _values(file, path, np.dtype("<f4"), height * width).reshape(height, width).astype(np.float32, copy=False)
 
 
 def _values(file: BinaryIO, path: Path, dtype: np.dtype, count: int) -> np.ndarray:

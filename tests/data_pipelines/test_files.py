@@ -327,6 +327,13 @@ def test_a_changed_byte_in_a_png_is_refused_never_read_as_other_values(tmp_path)
         refused(path, lambda: files.read_depth(path))
 
 
+def test_a_webp_may_have_half_the_pixels(tmp_path):
+    path = tmp_path / "g.webp"
+    Image.new("RGB", (4, 3)).save(path, lossless=True)
+    assert files.read_guide(path, max_pixels=24).shape == (3, 4, 3)
+    refused(path, lambda: files.read_guide(path, max_pixels=23), "3 x 4 pixels", "limit is 11")
+
+
 def test_a_webp_that_claims_a_canvas_beyond_pillows_limit_is_one_line(tmp_path):
     path = tmp_path / "g.webp"
     exif = Image.Exif()
