@@ -19,6 +19,7 @@ import pytest
 from ahmf_jax import checkpoint, upsample
 from ahmf_jax.errors import InputError
 from data_pipelines import loader
+from data_pipelines.files import write_depth, write_picture
 from experiments import train as train_module
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +241,56 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(ahmf, reci
         assert found == pytest.approx(wanted, rel=1e-6)
     wanted, found = checkpoint.read_params(run, 6)[0], checkpoint.read_params(out, 6)[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), wanted, found)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder of five pairs, the depth of the third cut off."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        write_depth(folder / f"{name}_depth.png", rng.integers(1, 200, (32, 40)).astype(np.uint8))
+        write_picture(folder / f"{name}_rgb.png", rng.integers(0, 256, (32, 40, 3)).astype(np.uint8))
+    file = folder / "c_depth.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    return folder
+
+
+def test_an_image_that_cannot_be_read_stops_the_run(ahmf, recipe, damaged, tmp_path):
+    ended = ahmf("train", recipe, "--data.dataset", damaged, "--out", tmp_path / "run")
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert re.match(r"ahmf: .*c_depth.png: ", ended.err.splitlines()[-1]) and "Grain" not in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_that_cannot_be_read_is_named_once_and_counted(ahmf, recipe, damaged, data_dir, tmp_path):
+    """Mixed with generated scenes, and the same from a worker process."""
+    args = ("train", recipe, "--data.mix", f"{damaged}=2", "--data.on-corrupt", "skip", "--data-dir", data_dir)
+    runs = []
+    for workers in (0, 1):
+        out = tmp_path / f"run{workers}"
+        ended = ahmf(*args, "--data.workers", workers, "--out", out)
+        assert ended.code == 0, ended.err
+        said = re.findall(r"skipped, (\d) so far: (.*)", ended.err)
+        assert len(said) == 1 and said[0][0] == "1" and "c_depth.png" in said[0][1]
+        assert f"{out}: 1 images could not be read and were passed over" in ended.out
+        assert "3 + 5 images to train on" in ended.out
+        logged = [line for line in lines(out) if "loss" in line]
+        assert logged[-1]["skipped"] == 1
+        runs.append(timeless(out))
+    assert runs[0][-1] == runs[1][-1]
+
+
+def test_a_leak_is_called_one(ahmf, recipe, data_dir, tmp_path):
+    ended = ahmf("train", recipe, "--scaling", "truth", "--steps", 1, "--data-dir", data_dir, "--out", tmp_path / "run")
+    assert ended.code == 0 and "scaling truth is a leak: " in ended.out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["trained"]["scaling"] == "truth"
+
+
+def test_a_validation_split_without_an_image(refused, recipe, data_dir, tmp_path):
+    args = ("train", recipe, "--data.validation", "validation[:0]", "--data-dir", data_dir, "--out", tmp_path / "run")
+    refused(*args, said=r"scenes has no examples in split 'validation\[:0\]'")
 
 
 def test_resuming_what_is_no_run(refused, run, tmp_path):
