@@ -1,4 +1,4 @@
-"""`ahmf benchmark`: this program's speed as a ratio to the same network in eager PyTorch, measured side by side.
+"""`ahmf benchmark model`: this program's speed as a ratio to the same network in eager PyTorch, measured side by side.
 
 Two processes, one with JAX and one with PyTorch, are held to the same processors and threads, given the same weights
 and images, and warmed up. They are then asked in turn, for one timed run each behind an untimed one, and while one
@@ -81,7 +81,7 @@ def benchmark(rounds: int, threads: int, out: Path | None) -> None:
     if not 1 <= threads <= processors:
         raise InputError(f"--threads {threads}: this process may use {processors}: give 1 to {processors}")
     if importlib.util.find_spec("torch") is None:
-        raise InputError("ahmf benchmark: torch is not installed: pip install 'ahmf-jax[torch]'")
+        raise InputError("ahmf benchmark model: torch is not installed: pip install 'ahmf-jax[torch]'")
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
         report = {"machine": machine(threads), "startup": startup(STARTS)}

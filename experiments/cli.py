@@ -326,8 +326,8 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """Time this program against the same network in eager PyTorch, in turn, on this machine (needs torch)."""
+class BenchmarkModel:
+    """Inference and training step against the same network in eager PyTorch."""
 
     rounds: int = 7
     """Timings of each, taken in turn; the medians are compared."""
@@ -341,6 +341,38 @@ class Benchmark:
         from experiments.benchmark import benchmark
 
         benchmark(self.rounds, self.threads, self.out)
+
+
+@dataclass(frozen=True)
+class BenchmarkData:
+    """The loader against a PyTorch DataLoader that does the same work: patches per second, first batch, memory."""
+
+    rounds: int = 5
+    """Timings of each, taken in turn; the medians are compared."""
+    workers: int = 2
+    """Worker processes that each may use."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from experiments.benchmark_data import benchmark_data
+
+        benchmark_data(self.rounds, self.workers, self.out)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time this program against PyTorch, side by side and in turn, on this machine (needs torch)."""
+
+    action: (
+        Annotated[BenchmarkModel, tyro.conf.subcommand("model")]
+        | Annotated[BenchmarkData, tyro.conf.subcommand("data")]
+    )
+
+    def __call__(self) -> None:
+        """Measures."""
+        self.action()
 
 
 Command = (

@@ -24,7 +24,7 @@ SHELL = [
     if language in ("bash", "console", "sh", "shell", "")
     for line in block.replace("\\\n", " ").splitlines()
 ]
-# Commands in running text, too: `ahmf benchmark`.
+# Commands in running text, too: `ahmf benchmark model`.
 INLINE = [shlex.split(code) for code in re.findall(r"`((?:ahmf|make) [^`\n]+)`", TEXT)]
 COMMANDS = [words for words in SHELL + INLINE if words]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
