@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import random
 import re
 import socket
 import threading
@@ -15,7 +16,7 @@ from ahmf_jax.errors import InputError
 from data_pipelines import download
 from data_pipelines.download import Download, fetch, read_checksums
 
-DATA = os.urandom(200_000)
+DATA = random.Random(0).randbytes(200_000)
 SUM = hashlib.sha256(DATA).hexdigest()
 
 
