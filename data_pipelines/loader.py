@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing import parent_process
 from typing import Literal, NamedTuple
@@ -77,7 +78,7 @@ def train_loader(
         which must therefore be guarded by `if __name__ == "__main__"`.
       on_corrupt: what to do when an example cannot be read: "stop" raises what its data set raises; with "skip" the
         next image of its epoch takes the place, and the example is named on stderr, once.
-      prefetch: batches made ahead, by each worker or by the threads together.
+      prefetch: batches made ahead, by all workers or threads together, and at least one by each worker.
 
     Raises:
       InputError: an argument out of its range; while iterating, an image smaller than the patch, an example that
@@ -183,7 +184,7 @@ class Batches(Iterator[Batch]):
             return iter(stream.to_iter_dataset(grain.ReadOptions(THREADS, self._prefetch)))
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads its own when it starts a process; this program has no such flags
-        options = grain.MultiprocessingOptions(self._workers, self._prefetch)
+        options = grain.MultiprocessingOptions(self._workers, math.ceil(self._prefetch / self._workers))
         stream = stream.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(options, _start_worker)
         return iter(stream)
 
@@ -260,27 +261,19 @@ def _finished(batch: Batch) -> Batch:
     return {**batch, "guide": batch["guide"] / np.float32(255)}
 
 
+@dataclass
 class Sampler:
-    """Place in the stream -> patch."""
+    """Place in the stream -> patch; `size` is the patch's side at low resolution, the rest is as for `train_loader`."""
 
-    def __init__(
-        self,
-        datasets: Sequence[Dataset],
-        order: "Order",
-        scale: int,
-        size: int,
-        degradation: Degradation,
-        edge_candidates: int,
-        on_corrupt: OnCorrupt,
-    ):
-        self.datasets = datasets
-        self.order = order
-        self.scale = scale
-        self.size = size
-        self.degradation = degradation
-        self.edge_candidates = edge_candidates
-        self.on_corrupt = on_corrupt
-        self._corrupt: dict[tuple[int, int], str] = {}  # so that none is decoded in vain again
+    datasets: Sequence[Dataset]
+    order: "Order"
+    scale: int
+    size: int
+    degradation: Degradation
+    edge_candidates: int
+    on_corrupt: OnCorrupt
+    # Data set and image -> why it cannot be read, so that none is decoded in vain again.
+    corrupt: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def write(self, place: int, row: Batch, skipped: dict[str, str]) -> None:
         """Cuts the patch of a place, and writes it into a batch's arrays without the batch axis."""
@@ -324,14 +317,14 @@ class Sampler:
         dataset = self.datasets[number]
         for step in range(len(dataset)):
             index = self.order.image(number, draw, step)
-            reason = self._corrupt.get((number, index))
+            reason = self.corrupt.get((number, index))
             if reason is None:
                 try:
                     return number, index, dataset[index]
                 except InputError as error:
                     if self.on_corrupt == "stop":
                         raise
-                    reason = self._corrupt[number, index] = str(error)
+                    reason = self.corrupt[number, index] = str(error)
             skipped[f"{dataset.info.name}: {dataset.names[index]}"] = reason
         raise InputError(f"{dataset.info.name}: none of its {len(dataset)} examples can be read: {reason}")
 

@@ -21,7 +21,7 @@ class Example(NamedTuple):
     """One image, its depth in the data set's unit.
 
     Attributes:
-      guide: (H, W, 3) uint8.
+      guide: (H, W, 3) uint8, contiguous.
       depth: (H, W) float32, holes filled with plausible values so that it can be resampled.
       mask: (H, W) bool, True where the depth is known.
       name: of the image, unique in the data set.
@@ -126,4 +126,4 @@ class Dataset(Sequence[Example]):
             depth = fill_holes(depth, mask, self.info.fill)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        return Example(guide, depth, mask, name)
+        return Example(np.ascontiguousarray(guide), depth, mask, name)

@@ -304,6 +304,20 @@ def test_where_nothing_can_be_read_it_stops():
     loader.close()
 
 
+def test_a_cache_that_cannot_be_written_is_told_of_once(tmp_path, capsys):
+    class Stored(Memory):
+        cache_dir = tmp_path / "decoded"
+
+        def key(self, index):
+            return str(index)
+
+    (tmp_path / "decoded").touch()  # a file in the place of the folder
+    loader = train_loader(Dataset(INFO, Stored()).kept_on_disk(), **CHANCE)
+    assert_same(take(loader, 4), take(train_loader(Dataset(INFO, Memory()), **CHANCE), 4))
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith(f"{tmp_path}/decoded: decoded images are kept in memory alone: ")
+
+
 WORKERS = """
 import multiprocessing, sys, time
 sys.path.insert(0, sys.argv[1])
