@@ -175,7 +175,9 @@ def _receive(download: Download, part: Path, progress: bool) -> tuple[int, str]:
             # 416: the server has nothing beyond what is there already, and that was not the file.
             if getattr(getattr(error, "response", None), "status_code", None) == 416:
                 part.unlink(missing_ok=True)
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            # requests quotes its whole way down; what counts stands at the end.
+            text = " ".join(str(error).split()) or type(error).__name__
+            reason = text.rsplit("Caused by", 1)[-1].strip(" ()")[-200:]
             raise InputError(f"{url}: cannot be fetched ({reason}): try again, or {_BY_HAND}") from error
         size, sha256 = sink.size, sink.sum.hexdigest()
     wrong = _difference(download, size, sha256)

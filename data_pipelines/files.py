@@ -42,6 +42,7 @@ GUIDE_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     ".jpeg": JpegImagePlugin.JpegImageFile,
     ".bmp": BmpImagePlugin.BmpImageFile,
     ".ppm": PpmImagePlugin.PpmImageFile,
+    ".pgm": PpmImagePlugin.PpmImageFile,
     ".webp": WebPImagePlugin.WebPImageFile,
 }
 
@@ -112,7 +113,7 @@ def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UI
     in silence.
 
     Args:
-      path: a PNG, JPEG, BMP, PPM or WebP, or a NPY of (H, W, 3) uint8. The suffix names the format.
+      path: a PNG, JPEG, BMP, PPM, PGM or WebP, or a NPY of (H, W, 3) uint8. The suffix names the format.
       max_pixels: files that claim more pixels than this are refused; a WebP, more than half of it.
 
     Returns:

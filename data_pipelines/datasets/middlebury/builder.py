@@ -27,7 +27,7 @@ from data_pipelines.calib import read_calibration
 from data_pipelines.datasets.builder import DepthBuilder, Item, check_missing
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.datasets.middlebury.layout import CALIBRATION, SCENES, SIZES, Scene, find_scenes
-from data_pipelines.files import MAX_PIXELS, damaged, open_file, read_depth, read_guide
+from data_pipelines.files import damaged, open_file, read_depth, read_guide
 
 if TYPE_CHECKING:
     from data_pipelines.download import Download
@@ -213,7 +213,7 @@ Convert = Callable[[np.ndarray], np.ndarray]
 
 
 def _read(scene: Scene, guide: Path, disparity: Path, convert: Convert) -> tuple[np.ndarray, np.ndarray]:
-    image, values = _picture(guide), _disparity(disparity)
+    image, values = read_guide(guide), _disparity(disparity)
     if scene.rows not in (None, len(values)):
         raise InputError(
             f"{disparity}: has {len(values)} rows, and {scene.year}/{scene.size} has {scene.rows}: move the scene to "
@@ -222,37 +222,15 @@ def _read(scene: Scene, guide: Path, disparity: Path, convert: Convert) -> tuple
     return image, convert(values)
 
 
-def _picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8, a grey PGM repeated."""
-    return np.repeat(_pgm(path)[..., None], 3, axis=2) if path.suffix == ".pgm" else read_guide(path)
-
-
 def _disparity(path: Path) -> np.ndarray:
     """(H, W), uint8 grey levels or float32 pixels as they are stored."""
     if path.suffix == ".pfm":
         return read_depth(path)
     # Midd1 and Midd2 hold their disparities as grey RGBA, which is a colour file to the readers.
-    disparity = _picture(path)
+    disparity = read_guide(path)
     if (disparity != disparity[..., :1]).any():
         raise InputError(f"{path}: is a colour picture, not disparity: download the scene again")
     return disparity[..., 0]
-
-
-def _pgm(path: Path) -> np.ndarray:
-    """(H, W) uint8 of a binary PGM."""
-    with open_file(path, (".pgm",), "picture") as file:
-        start = file.read(512)
-        header = re.match(rb"P5\s+(?:#.*\n)*(\d{1,6})\s+(?:#.*\n)*(\d{1,6})\s+(?:#.*\n)*255\s", start)
-        if header is None:
-            raise damaged(path, "its header is not 'P5', width, height and 255")
-        width, height = int(header[1]), int(header[2])
-        file.seek(header.end())
-        if not 0 < width * height <= MAX_PIXELS:
-            raise damaged(path, f"it claims {height} x {width} pixels")
-        values = file.read(width * height + 1)
-    if len(values) != width * height:
-        raise damaged(path, f"its pixels are not the {width * height} that it claims")
-    return np.frombuffer(values, np.uint8).reshape(height, width)
 
 
 def _converter(scene: Scene) -> Convert:
