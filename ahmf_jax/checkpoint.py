@@ -25,18 +25,9 @@ from orbax.checkpoint import checkpoint_managers as ocm
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.state import TrainState
+from ahmf_jax.writing import write_whole
 
 CHECKPOINTS, MANIFESTS, CONFIG = "checkpoints", "manifests", "config.json"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -134,7 +125,11 @@ class Checkpoints:
         self._manager.wait_until_finished()
         folder = self.run / MANIFESTS
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / f"{step}.json", json.dumps(_digests(self.run / CHECKPOINTS / str(step)), indent=1))
+        digests = json.dumps(_digests(self.run / CHECKPOINTS / str(step)), indent=1)
+        try:
+            write_whole(folder / f"{step}.json", digests.encode())
+        except InputError as error:
+            raise InputError(f"{error}, then resume the run: the checkpoints before step {step} are kept") from error
         kept = {str(s) for s in self._manager.all_steps()}
         for manifest in folder.glob("*.json"):
             if manifest.stem not in kept:

@@ -1,6 +1,5 @@
 """Trained weights in one file: safetensors, with all that it takes to use them in its header."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -13,12 +12,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.models import AHMF, MODELS
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.state import init_params
+from ahmf_jax.writing import write_whole
 
 FORMAT = "ahmf_jax 1"
 
@@ -90,15 +90,8 @@ def save_bundle(path: str | os.PathLike[str], trained: Trained) -> None:
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], header: dict[str, str] | None = None) -> None:
     """Writes a safetensors file, whole or not at all; InputError where the folder cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(arrays, temporary, header)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {path} ({error}): choose a folder that exists and can be written") from None
-    finally:
-        with contextlib.suppress(OSError):  # what stopped the writing stops this as well
-            temporary.unlink()
+    # Not the library's own `save_file`: what that writes only its owner can read.
+    write_whole(path, save(arrays, header))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -7,9 +7,8 @@ Multi-modal Fusion", IEEE TIP 2022, arXiv 2104.01530. Where the published weight
 the equations (`paper`), the comment says so.
 """
 
-import contextlib
+import io
 import itertools
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import write_whole
 
 # Kernel size of the guide's down-sampling and the depth's up-sampling convolutions (section VI).
 # The paper stops at x16; x32 takes the largest published size.
@@ -382,18 +382,6 @@ def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     state = {
         f"module.{name.removeprefix('module.')}": torch.tensor(np.array(a, np.float32)) for name, a in arrays.items()
     }
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "xb") as file:
-            torch.save({"state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or error}: name a file in a folder that can be written to"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # after success it is gone
-            partial.unlink()
+    data = io.BytesIO()
+    torch.save({"state": state}, data)
+    write_whole(path, data.getbuffer())

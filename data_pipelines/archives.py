@@ -14,8 +14,6 @@ import io
 import lzma
 import os
 import re
-import secrets
-import shutil
 import stat
 import tarfile
 import unicodedata
@@ -26,7 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ahmf_jax.errors import InputError
-from data_pipelines.files import DAMAGE, PLACE, damaged, listed, unreadable, unwritable
+from ahmf_jax.writing import atomic_folder, unwritable
+from data_pipelines.files import DAMAGE, damaged, listed, unreadable
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -76,7 +75,7 @@ def extract(path: Path, target: Path, max_bytes: int = MAX_BYTES, max_files: int
     """
     path, target = Path(path), Path(target)
     _check_archive(path)
-    with _aside(target) as folder:
+    with atomic_folder(target) as folder:
         tree = _Tree(folder, min(max_bytes, _FREE_BYTES + _RATIO * path.stat().st_size), max_files)
         tree.unpack(path, ())
 
@@ -117,7 +116,7 @@ def unpacked(source: Path, aside: Path, max_bytes: int = MAX_BYTES, max_files: i
         return source
     allowed = min(max_bytes, _FREE_BYTES + _RATIO * sum(path.stat().st_size for path in archives))
     _make(target.parent)
-    with _aside(target) as folder:
+    with atomic_folder(target) as folder:
         tree = _Tree(folder, allowed, max_files)
         for path in found:
             if not is_archive(path):
@@ -132,21 +131,6 @@ def _check_archive(path: Path) -> None:
         raise InputError(f"{path}: there is no such file or folder: check the name")
     if not is_archive(path):
         raise InputError(f"{path}: is no archive of type {listed(SUFFIXES)}: {_BY_HAND}")
-
-
-@contextlib.contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that gets its name at the end; it is removed on any failure."""
-    temp = target.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        # Not tempfile's: its folders are for one user alone, and this one stays.
-        temp.mkdir()
-        yield temp
-        os.replace(temp, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be made ({error.strerror}): name another folder") from error
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
 
 
 def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -251,7 +235,7 @@ class _Tree:
                     for block in blocks:
                         file.write(block)
             except OSError as error:
-                raise _refusal(target, error) from error
+                raise unwritable(target, error) from error
         elif known.archive == archive:
             raise InputError(f"{archive}: holds {known.name!a} twice: {_BY_HAND}")
         elif not _NOTES.fullmatch(target.name):
@@ -311,18 +295,12 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refusal(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def _folded(name: str) -> str:
     """The same for names that some file system takes to be one."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _refusal(path: Path, error: OSError) -> InputError:
-    return (
-        unwritable(path, error) if error.errno in PLACE else InputError(f"{path}: cannot be made ({error}): try again")
-    )
 
 
 def _members(path: Path) -> Generator[_Member, None, None]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import atomic_write
 
 # The date that a whole file of a `DiskCache` bears (9 September 2001). Whoever writes to it later changes that.
 STAMP = 10**9
@@ -121,8 +122,6 @@ class DiskCache:
 def _write(path: Path, token: str, values: Values) -> None:
     """Writes a file whole or not at all: arrays and strings under their positions, the date the stamp."""
     from safetensors.numpy import save
-
-    from data_pipelines.files import atomic_write
 
     arrays = {str(i): np.ascontiguousarray(part) for i, part in enumerate(values) if isinstance(part, np.ndarray)}
     texts = {str(i): part for i, part in enumerate(values) if isinstance(part, str)}

@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
-from data_pipelines.files import PLACE, atomic_write, open_file, unreadable, unwritable
+from ahmf_jax.writing import atomic_write, unwritable
+from data_pipelines.files import open_file, unreadable
 
 RECORD = "checksums.tsv"
 
@@ -109,7 +110,7 @@ def fetch(downloads: Iterable[Download], folder: str | os.PathLike[str], progres
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(target, error) from error
+            raise unwritable(target, error) from error
         if target.exists():
             size, sha256 = target.stat().st_size, _sha256(target)
             wrong = _difference(download, size, sha256)
@@ -150,7 +151,7 @@ def _receive(download: Download, part: Path, progress: bool) -> tuple[int, str]:
     try:
         sink = _Sink(part, download, progress)
     except OSError as error:
-        raise _unwritable(part, error) from error
+        raise unwritable(part, error) from error
     with contextlib.closing(sink):
         if url.startswith("ftp:"):
             downloader: Any = pooch.FTPDownloader(timeout=_SECONDS, chunk_size=_BLOCK)
@@ -249,7 +250,7 @@ class _Sink:
             self._file.write(data)
             self._file.flush()
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise unwritable(self._path, error) from error
         self.sum.update(data)
         self.size += len(data)
         self._bar.update(len(data))
@@ -297,9 +298,3 @@ def _write_record(path: Path, downloads: Sequence[Download]) -> None:
     lines = [f"{d.url}\t{d.size}\t{d.sha256}\t{d.path}\n" for d in downloads]
     with atomic_write(path) as temp:
         temp.write_text("".join(lines))
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    if error.errno in PLACE:
-        return unwritable(path, error)
-    return InputError(f"{path}: cannot be written ({error.strerror}): name another folder")

@@ -10,12 +10,10 @@ taken, and nothing is ever unpickled. The writers leave either the whole file or
 """
 
 import contextlib
-import errno
 import io
 import math
 import os
 import re
-import secrets
 import struct
 import threading
 import tokenize
@@ -30,6 +28,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import write_whole
 
 MAX_PIXELS = 2**26
 
@@ -58,17 +57,6 @@ DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error),
     Image.DecompressionBombError,  # the WebP reader has Pillow's own pixel limit built in
 )
-
-# Failures of the place to write to, which the user can put right.
-PLACE = {
-    errno.ENOSPC: "free some space or write elsewhere",
-    errno.EDQUOT: "free some space or write elsewhere",
-    errno.EFBIG: "write it in parts or elsewhere",
-    errno.EACCES: "change the rights of the folder or write elsewhere",
-    errno.EPERM: "change the rights of the folder or write elsewhere",
-    errno.EROFS: "write elsewhere",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
 
 # `warnings.catch_warnings` swaps global state, and readers run in many threads.
 _quiet = threading.Lock()
@@ -175,7 +163,7 @@ def write_depth(path: str | os.PathLike[str], depth: Shaped[np.ndarray, "h w"]) 
             height, width = depth.shape
             data.write(f"Pf\n{width} {height}\n-1.0\n".encode())
             data.write(depth[::-1].astype("<f4").tobytes())
-    _write(path, data)
+    write_whole(path, data.getbuffer())
 
 
 def write_picture(path: str | os.PathLike[str], rgb: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -195,50 +183,7 @@ def write_picture(path: str | os.PathLike[str], rgb: UInt8[np.ndarray, "h w 3"])
         raise InputError(f"{path}: a picture is (height, width, 3) uint8, not {rgb.shape} {rgb.dtype}")
     data = io.BytesIO()
     Image.fromarray(rgb).save(data, "PNG")
-    _write(path, data)
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; the file that the body writes there is renamed to `path` at the end.
-
-    On any failure, and on an interrupt, the temporary file is removed and `path` is as it was. The temporary name
-    ends in `.tmp`, so that no search by suffix finds what a killed process left; a writer that goes by the suffix
-    must be told the format.
-
-    Raises:
-      InputError: `path` is a folder or a device, its folder is missing or cannot be written, or the disk is full.
-    """
-    path = Path(path)
-    temp = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        # Not only a folder: renaming over /dev/null would destroy it.
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is not a file, and cannot be replaced by one: name a file")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}: create it or write elsewhere")
-        yield temp
-        os.replace(temp, path)
-    except OSError as error:
-        # The body may fail on other files too; those failures are its own.
-        if error.errno in PLACE and error.filename in (None, str(temp), str(path)):
-            raise unwritable(path, error) from error
-        raise
-    finally:
-        # After success the name is gone already. A disk that fails twice must not hide the first failure.
-        with contextlib.suppress(OSError):
-            temp.unlink()
-
-
-def unwritable(path: Path, error: OSError) -> InputError:
-    """What to raise for an error whose number is in `PLACE`."""
-    assert error.errno is not None
-    return InputError(f"{path}: cannot be written ({os.strerror(error.errno)}): {PLACE[error.errno]}")
-
-
-def _write(path: Path, data: io.BytesIO) -> None:
-    with atomic_write(path) as temp:
-        temp.write_bytes(data.getbuffer())
+    write_whole(path, data.getbuffer())
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import atomic_write
 
 INFERENCE, TRAINING = "inference", "training step"
 # Largest ratio to eager PyTorch, and largest seconds, on the CPU.
@@ -73,8 +74,6 @@ def benchmark(rounds: int, threads: int, out: Path | None) -> None:
       InputError: torch is not installed, `rounds` or `threads` is not possible here, or `out` cannot be written.
       RuntimeError: the two programs do not compute the same, so that their times say nothing.
     """
-    from data_pipelines.files import atomic_write
-
     processors = len(_processors())
     if rounds < 1:
         raise InputError(f"--rounds {rounds}: give at least 1")

@@ -31,6 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import atomic_write
 
 OURS, THREADS, DECODING, CACHED = "ours", "ours, in threads", "PyTorch", "PyTorch, our cache"
 PROGRAMS = (OURS, THREADS, DECODING, CACHED)
@@ -114,7 +115,6 @@ def benchmark_data(rounds: int, workers: int, out: Path | None, sizes: Sizes | N
     Raises:
       InputError: torch is not installed, a number below 1, or `out` cannot be written.
     """
-    from data_pipelines.files import atomic_write
     from experiments.benchmark import machine
 
     for option, value in (("rounds", rounds), ("workers", workers)):

@@ -13,9 +13,10 @@ import numpy as np
 
 from ahmf_jax import resample, torch_weights, upsample
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import atomic_write
 from data_pipelines import datasets
 from data_pipelines.degrade import Degradation
-from data_pipelines.files import atomic_write, read_depth, read_guide, write_depth, write_picture
+from data_pipelines.files import read_depth, read_guide, write_depth, write_picture
 from data_pipelines.loader import whole_example
 from experiments import config as configs
 from experiments import convert, evaluate

@@ -13,6 +13,7 @@ import numpy as np
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from ahmf_jax.metrics import Errors, errors
+from ahmf_jax.writing import atomic_write
 from data_pipelines.datasets import Dataset
 from data_pipelines.degrade import Degradation, Kernel
 
@@ -180,7 +181,6 @@ def table(rows: Sequence[Row], unit: str) -> str:
 
 def write_json(path: Path, rows: Sequence[Row], protocol: Protocol, **facts: Any) -> None:
     """The rows with their protocol and whatever else says how they were made."""
-    from data_pipelines.files import atomic_write
 
     def finite(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import write_whole
 from experiments import config as configs
 from experiments.config import Stopped, TrainConfig
 from experiments.data import open_named, open_training
@@ -25,8 +26,6 @@ def metrics_log(run: Path, step: int) -> Iterator[Any]:
     """
     from tensorboardX import SummaryWriter
 
-    from ahmf_jax.checkpoint import write_atomically
-
     def keep(line: str) -> bool:
         try:
             return json.loads(line)["step"] <= step
@@ -35,7 +34,7 @@ def metrics_log(run: Path, step: int) -> Iterator[Any]:
 
     path = run / METRICS
     if path.exists():
-        write_atomically(path, "".join(f"{line}\n" for line in path.read_text().splitlines() if keep(line)))
+        write_whole(path, "".join(f"{line}\n" for line in path.read_text().splitlines() if keep(line)).encode())
     with path.open("a") as file, SummaryWriter(str(run / "tensorboard"), purge_step=step + 1) as board:
 
         def write(at: int, values: dict[str, float]) -> None:
@@ -63,7 +62,7 @@ def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> Iterator
 
     What fails before its first checkpoint cannot be resumed, and is taken away: it would bar the way to another try.
     """
-    from ahmf_jax.checkpoint import CONFIG, write_atomically
+    from ahmf_jax.checkpoint import CONFIG
 
     if (out / CONFIG).exists():
         on = f"go on with `ahmf train --resume {out}`" if has_checkpoint(out) else "remove it, as it has no checkpoint"
@@ -71,7 +70,8 @@ def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> Iterator
     made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / CONFIG, json.dumps({"train": configs.to_json(config), "trained": trained}, indent=1))
+        stored = {"train": configs.to_json(config), "trained": trained}
+        write_whole(out / CONFIG, json.dumps(stored, indent=1).encode())
     except OSError as error:
         raise InputError(
             f"{out} cannot be written ({error.strerror}): choose a folder that can be, with --out"

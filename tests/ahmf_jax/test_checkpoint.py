@@ -18,6 +18,7 @@ from ahmf_jax.models import AHMF
 from ahmf_jax.sharding import make_mesh, replicated
 from ahmf_jax.state import TrainState, create_state, init_params
 from ahmf_jax.train import fit
+from ahmf_jax.writing import unwritable
 
 FIELDS: dict[str, Any] = {
     "scale": 2,
@@ -223,6 +224,23 @@ def test_a_full_disk_leaves_the_checkpoints_before(run: Path, mesh: Any, monkeyp
     assert steps_kept(run) == [2, 4, 5]
 
 
+def test_a_full_disk_at_the_manifest_leaves_the_checkpoints_before(
+    run: Path, mesh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise unwritable(path, OSError(28, "No space left on device"))
+
+    with Checkpoints(run) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_whole", full)
+        said = rf"^{run}/manifests/5.json: cannot be written \(No space left .*, then resume the run: .* before step 5"
+        with pytest.raises(InputError, match=said):
+            checkpoints.save(make_state(mesh, 5), {}, {}, 0.3)
+    with Checkpoints(run) as checkpoints:  # once there is room
+        assert int(checkpoints.restore(abstract(mesh))[0].step) == 4
+        checkpoints.save(make_state(mesh, 5), {}, {}, 0.3)
+    assert steps_kept(run) == [2, 4, 5]
+
+
 def test_what_is_not_a_run_or_not_yet(tmp_path: Path, mesh: Any) -> None:
     for read in (checkpoint.latest_step, checkpoint.best_step, checkpoint.read_config, checkpoint.read_params):
         with pytest.raises(InputError, match=r"is not a training run \(it has no config\.json\)"):
@@ -239,21 +257,6 @@ def test_the_configuration(run: Path) -> None:
     (run / checkpoint.CONFIG).write_text('{"train"')
     with pytest.raises(InputError, match=r"config\.json is not valid JSON"):
         checkpoint.read_config(run)
-
-
-def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "file"
-    checkpoint.write_atomically(file, "before")
-
-    def full(self: Path, text: str) -> None:
-        with self.open("w") as opened:
-            opened.write(text[:2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(file, "after")
-    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
 
 
 def test_resuming_equals_never_having_stopped(tmp_path: Path, mesh: Any) -> None:

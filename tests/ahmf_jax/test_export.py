@@ -182,7 +182,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, trained: Trained) -> None
     (tmp_path / "folder.safetensors").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for path in ("none/w.safetensors", "file/w.safetensors", "folder.safetensors", f"{'n' * 250}.safetensors"):
-        with pytest.raises(InputError, match=f"cannot write {tmp_path / path}.*choose a folder"):
+        with pytest.raises(InputError, match=f"^{tmp_path / path}: .*(there is no folder|name a file|shorter name)"):
             save_bundle(tmp_path / path, trained)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -192,13 +192,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 ) -> None:
     before = bundle.read_bytes()
 
-    def full(arrays: Any, path: Any, header: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "save_file", full)
-        with pytest.raises(InputError, match=r"cannot write .*w\.safetensors .*No space left"):
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=r"w\.safetensors: cannot be written \(No space left .*free some space"):
             save_bundle(bundle, trained)
     assert bundle.read_bytes() == before and list(bundle.parent.iterdir()) == [bundle]
 

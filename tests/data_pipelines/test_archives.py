@@ -5,6 +5,7 @@ import io
 import lzma
 import os
 import random
+import shutil
 import stat
 import struct
 import tarfile
@@ -65,7 +66,7 @@ def test_every_byte_comes_out(tmp_path, suffix):
     assert tree(tmp_path / "target") == FILES
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, "target"])
     assert archives.is_archive(path) and archives.is_archive(make(tmp_path / f"B{suffix.upper()}", FILES))
-    with pytest.raises(InputError, match="target: cannot be made"):
+    with pytest.raises(InputError, match=r"target: cannot be written \(Directory not empty\): write elsewhere"):
         archives.extract(path, tmp_path / "target")
     assert tree(tmp_path / "target") == FILES
 
@@ -292,7 +293,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(tmp_path, suffix):
         else:
             # A zip's directory holds names, which no checksum guards.
             assert sorted(tree(tmp_path / "target").values()) == sorted(files.values())
-            archives.shutil.rmtree(tmp_path / "target")
+            shutil.rmtree(tmp_path / "target")
     assert refusals > len(whole) // 20
 
 

@@ -3,13 +3,9 @@
 import errno
 import io
 import os
-import stat
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -545,96 +541,24 @@ def test_what_a_format_cannot_hold_is_refused_with_a_remedy(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
-    depth = np.zeros((2, 2), np.uint8)
-    missing = tmp_path / "no" / "d.png"
-    refused(missing, lambda: files.write_depth(missing, depth), f"no folder {missing.parent}", "create it")
-    folder = tmp_path / "folder.png"
-    folder.mkdir()
-    refused(folder, lambda: files.write_depth(folder, depth), "is not a file")
-    under_a_file = tmp_path / "f" / "d.png"
-    (tmp_path / "f").touch()
-    refused(under_a_file, lambda: files.write_depth(under_a_file, depth))
-    long = tmp_path / ("x" * 300 + ".png")
-    refused(long, lambda: files.write_depth(long, depth), "shorter name")
-    pipe = tmp_path / "pipe.png"
-    os.mkfifo(pipe)
-    refused(pipe, lambda: files.write_depth(pipe, depth), "is not a file")
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-
-
-def test_a_folder_without_rights_is_refused(tmp_path, monkeypatch):
-    path = tmp_path / "d.png"
-
-    # Tests may run as root, whom no mode stops: the refusal of the system is played.
-    def deny(self, data):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "write_bytes", deny)
-    refused(path, lambda: files.write_depth(path, np.zeros((2, 2), np.uint8)), "Permission denied", "rights")
+    """More of such places: tests/ahmf_jax/test_writing.py."""
+    depth, rgb = np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8)
+    for path in (tmp_path / "no" / "d.png", tmp_path / "no" / "d.npy"):
+        refused(path, lambda path=path: files.write_depth(path, depth), f"no folder {path.parent}", "create it")
+    refused(path := tmp_path / "no" / "p.png", lambda: files.write_picture(path, rgb), f"no folder {path.parent}")
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, code):
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "d.png"
     before = np.uint8([[1, 2]])
     files.write_depth(path, before)
 
-    def half(self, data):
-        with self.open("wb") as file:
-            file.write(bytes(data)[: len(data) // 2])
-        raise OSError(code, os.strerror(code))
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", half)
-    refused(path, lambda: files.write_depth(path, np.uint8([[3, 4]])), "free some space")
-    refused(tmp_path / "new.npy", lambda: files.write_depth(tmp_path / "new.npy", before), "free some space")
+    monkeypatch.setattr(os, "fsync", full)
+    refused(path, lambda: files.write_depth(path, np.uint8([[3, 4]])), "No space left", "free some space")
+    refused(path, lambda: files.write_picture(path, np.zeros((2, 2, 3), np.uint8)), "No space left")
     assert os.listdir(tmp_path) == ["d.png"]
     np.testing.assert_array_equal(files.read_depth(path), before)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
-def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(tmp_path):
-    """No mock: the system itself cuts the file short."""
-    script = """
-import resource, sys, numpy as np
-from ahmf_jax.errors import InputError
-from data_pipelines import files
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    files.write_depth(sys.argv[1], np.zeros((100, 100), np.float32))
-except InputError as error:
-    print(error)
-"""
-    path = tmp_path / "d.npy"
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{path}: cannot be written (File too large): write it in parts or elsewhere\n"
-    assert os.listdir(tmp_path) == []
-
-
-def test_atomic_write_shows_the_name_only_at_the_end(tmp_path):
-    path = tmp_path / "a.txt"
-    with files.atomic_write(path) as temp:
-        assert temp.parent == tmp_path and temp.suffix == ".tmp"
-        temp.write_text("new")
-        assert not path.exists()
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
-
-
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), RuntimeError("body"), FileNotFoundError(2, "other", "other.txt")]
-)
-def test_atomic_write_passes_on_the_bodys_own_failures_and_cleans_up(tmp_path, error):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(type(error)) as caught, files.atomic_write(path) as temp:
-        temp.write_text("half")
-        raise error
-    assert caught.value is error
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_atomic_write_gives_the_modes_that_a_plain_open_gives(tmp_path):
-    with files.atomic_write(tmp_path / "a") as temp:
-        temp.touch()
-    (tmp_path / "b").touch()
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
