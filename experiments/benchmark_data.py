@@ -1,4 +1,4 @@
-"""`ahmf benchmark-data`: patches per second of the loader beside a PyTorch DataLoader that does the same work.
+"""`ahmf benchmark data`: patches per second of the loader beside a PyTorch DataLoader that does the same work.
 
 Each program is a process of its own with its own workers, and they are asked in turn for some batches, so that their
 ratio is comparable where their times are not; while one is timed, the others have filled their buffers and sleep.
@@ -121,7 +121,7 @@ def benchmark_data(rounds: int, workers: int, out: Path | None, sizes: Sizes | N
         if value < 1:
             raise InputError(f"--{option} {value}: give at least 1")
     if importlib.util.find_spec("torch") is None:
-        raise InputError("ahmf benchmark-data: torch is not installed: pip install 'ahmf-jax[torch]'")
+        raise InputError("ahmf benchmark data: torch is not installed: pip install 'ahmf-jax[torch]'")
     sizes = sizes or Sizes()
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
