@@ -187,6 +187,11 @@ def test_places_that_cannot_be_written(tmp_path: Path, trained: Trained) -> None
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_whoever_may_read_a_new_file_may_read_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert bundle.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     bundle: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

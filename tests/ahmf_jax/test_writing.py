@@ -1,6 +1,7 @@
 """Files and folders are whole or not there, nothing else is left, and what is wrong with a place is one line."""
 
 import errno
+import functools
 import os
 import stat
 import subprocess
@@ -72,7 +73,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         "pipe": no_file,
         "x" * 300: "cannot be written (File name too long): choose a shorter name",
     }.items():
-        refused(tmp_path / name, lambda name=name: write_whole(tmp_path / name, b"x"), said)  # type: ignore[misc]
+        refused(tmp_path / name, functools.partial(write_whole, tmp_path / name, b"x"), said)
     refused(Path(os.devnull), lambda: write_whole(os.devnull, b"x"), no_file)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and Path(os.devnull).is_char_device()
     assert sorted(os.listdir(tmp_path)) == ["file", "folder", "pipe"] and os.listdir(tmp_path / "folder") == []
@@ -155,16 +156,16 @@ def test_the_bodys_failures_with_the_place_are_told_of_the_place(tmp_path: Path,
         with make(path) as temp:
             fail(temp)
 
-    def failing(*arguments: Any) -> Callable[[Path], object]:
+    def failing(*names: str | None) -> Callable[[Path], object]:
         def fail(temp: Path) -> None:
-            raise OSError(*full, *(temp if argument is None else argument for argument in arguments))
+            raise OSError(*full, *(name and name.format(temp=temp) for name in names))
 
         return fail
 
     said = "cannot be written (No space left on device): free some space or write elsewhere"
-    # As `write` raises it; as `open` does; as `symlink` does, whose second file is the new one.
-    for fail in (failing(), failing(None), failing("source", None, None)):
-        refused(path, lambda fail=fail: body(fail), said)  # type: ignore[misc]
+    # As `write` raises it; as `open` does, of a file in a folder, too; as `symlink` does, whose second file is the new.
+    for names in ((), ("{temp}",), ("{temp}/sub/file",), ("source", None, "{temp}")):
+        refused(path, functools.partial(body, failing(*names)), said)
     # The folder is gone when the work is done.
     said = "cannot be written (No such file or directory): write elsewhere"
     refused(path, lambda: body(lambda temp: temp.rmdir() if temp.is_dir() else None), said)
@@ -195,6 +196,6 @@ def test_a_folder_replaces_nothing(tmp_path: Path) -> None:
         "file": "cannot be written (Not a directory): write elsewhere",
         "no/x": f"there is no folder {tmp_path / 'no'}: create it or write elsewhere",
     }.items():
-        refused(tmp_path / name, lambda name=name: make(tmp_path / name), said)  # type: ignore[misc]
+        refused(tmp_path / name, functools.partial(make, tmp_path / name), said)
     assert sorted(os.listdir(tmp_path)) == ["file", "full"] and os.listdir(tmp_path / "full") == ["mine"]
     assert (tmp_path / "file").read_text() == "kept"
