@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +94,7 @@ def interpolation(name: str, scale: int | None, protocol: Protocol) -> Interpola
     return Interpolation(kernel, scale)
 
 
-def validate(state: Any, batches: Sequence[dict[str, np.ndarray]], depth_range: float) -> dict[str, float]:
+def validate(state: Any, batches: Iterable[dict[str, np.ndarray]], depth_range: float) -> dict[str, float]:
     """Mean over whole images of MAE and RMSE, and the MAE of the floor, unrounded, in the data set's unit."""
     from ahmf_jax.upsample import network_batch, super_resolve
 
