@@ -130,7 +130,7 @@ class Upsample:
     weights: tyro.conf.Positional[Path]
     """A run's folder or a .safetensors file."""
     depth: Path
-    """Low-resolution depth: 8- or 16-bit PNG, NPY or PFM."""
+    """Low-resolution depth: 8- or 16-bit PNG, NPY, PFM or DPT."""
     guide: Path
     """Colour image, the model's scale times as high and wide: PNG, JPEG, BMP, PPM, WebP or NPY."""
     out: Path
