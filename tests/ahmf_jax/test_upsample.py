@@ -298,7 +298,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
 
 def test_a_model_that_must_be_told_the_truth_is_no_use_on_a_sensor() -> None:
     upsampler = Upsampler(trained("truth"))
-    with pytest.raises(InputError, match="scaling=truth .* which no sensor knows: train one with scaling=sample"):
+    with pytest.raises(InputError, match=r"scaling=truth .* which no sensor knows: train one with scaling=sample"):
         upsampler(np.ones((3, 5), np.uint8), np.zeros((3 * MODEL.scale, 5 * MODEL.scale, 3), np.uint8))
     batch = {
         "depth_lr": np.full((1, 3, 5, 1), 0.5, np.float32),
