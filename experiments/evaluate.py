@@ -31,13 +31,13 @@ class Protocol:
     border: int = 0
     """Pixels left out on every side."""
     pe_threshold: float = 5.0
-    """PE is the share of pixels whose error is at least this, in the unit of the data."""
+    """PE is the share of pixels whose error is at least this, in grey levels: 255ths of the range."""
 
     def __str__(self) -> str:
         rounding = "output rounded to uint8" if self.rounding == "uint8" else "output not rounded"
         return (
             f"{self.degrade}, floor by {self.floor}, {rounding}, border {self.border} px, "
-            f"PSNR peak = the data's range, PE: errors of {self.pe_threshold:g} and more"
+            f"PSNR peak = the data's range, PE: errors of {self.pe_threshold:g} / 255 of it and more"
         )
 
 
@@ -60,7 +60,7 @@ def measure(prediction: np.ndarray, batch: Mapping[str, np.ndarray], depth_range
     target = batch["depth_hr"][inside].astype(np.float64) * depth_range
     if protocol.rounding == "uint8":
         target = np.rint(target)
-    return errors(prediction, target, batch["mask_hr"][inside], protocol.pe_threshold)
+    return errors(prediction, target, batch["mask_hr"][inside], protocol.pe_threshold * depth_range / 255)
 
 
 def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:

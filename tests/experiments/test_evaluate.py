@@ -135,6 +135,14 @@ def test_the_command_prints_and_writes_what_it_measured(ahmf, run, tmp_path, dat
     assert str(PROTOCOLS["float"]) in ended.out
 
 
+def test_pe_is_in_parts_of_the_range():
+    target = np.zeros((1, 2, 2, 1), np.float32)
+    batch = {"depth_hr": target, "mask_hr": np.ones(target.shape, bool)}
+    # Of 10 m, 5 grey levels of 255 are 0.196 m.
+    prediction = np.array([0.0, 0.0195, 0.0197, 0.5], np.float32).reshape(target.shape)
+    assert evaluate.measure(prediction, batch, 10.0, PROTOCOLS["float"]).pe == 50
+
+
 @pytest.mark.parametrize("name", ["bicubic", "matlab_bicubic", "torch_bicubic"])
 def test_an_interpolation_in_place_of_weights(ahmf, refused, data_dir, tmp_path, name):
     out = tmp_path / "numbers.json"
