@@ -1,6 +1,7 @@
 """`ahmf data show` and `ahmf data list`: what a data set is, and a sheet of its images to look at."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,29 @@ from data_pipelines import datasets
 from data_pipelines.datasets import DatasetInfo, Example, Prepared
 from experiments.pictures import depth_colours, grid
 
-# Rows and columns of one picture on the sheet.
-TILE = (176, 220)
+# Columns of one picture on the sheet, and the most rows.
+TILE, MOST_ROWS = 220, 176
 KNOWN, UNKNOWN = np.array([222, 222, 222], np.uint8), np.array([176, 24, 24], np.uint8)
 
 
 def listed(data_dir: Path) -> Iterator[str]:
-    """A line for every data set that can be prepared, and for every one that is prepared under a name of its own."""
-    prepared = datasets.prepared_names(data_dir)
+    """A line for every data set that can be prepared, and one below it for every set that was prepared from it."""
+    there: dict[str, list[str]] = {}
+    for name in datasets.prepared_names(data_dir):
+        try:
+            one = datasets.describe(name, data_dir)
+            counts = ", ".join(f"{n} {split}" for split, n in one.counts.items())
+            line = f"{name}: {counts}; depth in {one.info.unit}, range {one.info.range:g}"
+            there.setdefault(one.builder, []).append(line)
+        except InputError as error:
+            there.setdefault("", []).append(str(error))
     for name in datasets.DATASETS:
         cls = datasets.builder_class(name)
-        info = cls.INFO
-        there = "prepared" if name in prepared else "generated when asked for" if not cls.FROM_FILES else "not prepared"
         summary = " ".join((cls.__doc__ or "").split()).split(". ")[0].rstrip(".")
-        yield f"{name} ({there}): {summary}. Depth in {info.unit}, range {info.range:g}"
-    for name in prepared:
-        if name not in datasets.DATASETS:
-            one = datasets.describe(name, data_dir)
-            yield f"{name} (prepared from {one.builder}): depth in {one.info.unit}, range {one.info.range:g}"
+        yield f"{name:12}{summary}. Depth in {cls.INFO.unit}, range {cls.INFO.range:g}"
+        yield from (f"{'':12}prepared as {line}" for line in there.get(name, []))
+    yield from (f"{'damaged':12}{line}" for line in there.get("", []))
+    yield f"prepared sets are in {data_dir}"
 
 
 def stated(info: DatasetInfo) -> list[str]:
@@ -47,27 +53,39 @@ def stated(info: DatasetInfo) -> list[str]:
 
 
 def counted(prepared: Prepared) -> list[str]:
-    """Images, sizes, depth and holes of every split, as a table, and the published splits."""
-    header = f"{'split':14} {'images':>7}  {'height x width':24} {'depth (' + prepared.info.unit + ')':24} holes"
-    return [header, *(_row(split, examples) for split, examples in prepared.splits.items())]
+    """Images, sizes, depth and holes of every split, as a table whose columns fit."""
+    header = ("split", "images", "height x width", f"depth ({prepared.info.unit})", "unknown")
+    rows = [header, *(_row(split, examples) for split, examples in prepared.splits.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def _row(split: str, examples: Sequence[dict[str, Any]]) -> str:
+def _row(split: str, examples: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     sizes = sorted({(e["height"], e["width"]) for e in examples})
     size = " - ".join(f"{height} x {width}" for height, width in dict.fromkeys((sizes[0], sizes[-1])))
     low, high = min(e["low"] for e in examples), max(e["high"] for e in examples)
     middle = float(np.median([e["median"] for e in examples]))
     holes = np.array([1 - e["known"] for e in examples])
-    worst = examples[int(holes.argmax())]["name"]
     unknown = "none"
     if holes.any():
-        share, most = 100 * holes.mean(), 100 * holes.max()
-        unknown = f"{share:.2f} % of the pixels, in {(holes > 0).sum()} images, up to {most:.1f} % ({worst})"
-    return f"{split:14} {len(examples):7}  {size:24} {f'{low:.4g} - {high:.4g}, median {middle:.4g}':24} {unknown}"
+        share, most, worst = 100 * holes.mean(), 100 * holes.max(), examples[int(holes.argmax())]["name"]
+        unknown = f"{share:.2f} % of the pixels; images with holes: {(holes > 0).sum()}, up to {most:.1f} % ({worst})"
+    return split, str(len(examples)), size, f"{low:.4g} - {high:.4g}, median {middle:.4g}", unknown
 
 
-def show(name: str, data_dir: Path, split: str | None, images: int, out: Path) -> Iterator[str]:
-    """Describes a data set line by line, and writes a contact sheet where it is prepared.
+def published(prepared: Prepared, data_dir: Path) -> Iterator[str]:
+    """The splits of papers that this set can give, and those that it cannot, with the reason."""
+    for split in prepared.named_splits():
+        try:
+            images = len(datasets.open_dataset(prepared.info.name, split, data_dir))
+            yield f"published {split}: {images} images"
+        except InputError as error:
+            reason = str(error)
+            yield f"published {split}: not here: {reason[:200]}{'...' if len(reason) > 200 else ''}"
+
+
+def show(name: str, data_dir: Path, split: str | None, images: int, out: Path) -> list[str]:
+    """Describes a data set in lines, and writes a contact sheet where it is prepared.
 
     Args:
       name: a key of `DATASETS`, or the name of a prepared set.
@@ -82,28 +100,39 @@ def show(name: str, data_dir: Path, split: str | None, images: int, out: Path) -
     if images < 1:
         raise InputError(f"--images {images}: show at least 1")
     if name in datasets.DATASETS and name not in datasets.prepared_names(data_dir):
-        cls = datasets.builder_class(name)
-        yield f"{name}: {' '.join((cls.__doc__ or '').split())}"
-        yield from stated(cls.INFO)
-        for field in dataclasses.fields(cls.Options):
-            yield f"option    --{field.name.replace('_', '-')} (default: {field.default})"
-        yield f"not prepared: `ahmf data prepare {name}{' --from DIR' if cls.FROM_FILES else ''}` builds it"
-        return
-    prepared = datasets.describe(name, data_dir)
-    chosen = ", ".join(f"{key} {value}" for key, value in prepared.options.items())
-    yield f"{name}: prepared from {prepared.builder} {prepared.version}{', ' + chosen if chosen else ''}"
-    yield from stated(prepared.info)
-    yield from (f"note      {note}" for note in prepared.notes)
-    yield ""
-    yield from counted(prepared)
-    published = prepared.named_splits()
-    if published:
-        yield f"\npublished splits: {', '.join(published)}"
-    dataset = datasets.open_dataset(name, split or "+".join(prepared.splits), data_dir)
+        return _unprepared(name)
     from data_pipelines.files import write_picture
 
+    prepared = datasets.describe(name, data_dir)
+    dataset = datasets.open_dataset(name, split or "+".join(prepared.splits), data_dir)
     write_picture(out, sheet([dataset[int(i)] for i in spread(len(dataset), images)], prepared.info))
-    yield f"\n{out}: colour, depth and mask (red is unknown) of {min(images, len(dataset))} images"
+    chosen = "".join(f", {key.replace('_', ' ')} {value}" for key, value in prepared.options.items())
+    return [
+        f"{name}: prepared from {prepared.builder} {prepared.version}{chosen}",
+        *stated(prepared.info),
+        *(f"note      {note}" for note in prepared.notes),
+        "",
+        *counted(prepared),
+        "",
+        *published(prepared, data_dir),
+        f"{out}: colour, depth and mask (red is unknown) of {min(images, len(dataset))} images",
+    ]
+
+
+def _unprepared(name: str) -> list[str]:
+    cls = datasets.builder_class(name)
+    command = f"ahmf data prepare {name}"
+    how = f"`{command}` builds it"
+    if cls.FROM_FILES:
+        files = len(cls.downloads(cls.Options()))
+        how = f"`{command} --from DIR` builds it from its download"
+        how += f", `{command}` fetches that first ({files} {'file' if files == 1 else 'files'})" if files else ""
+    return [
+        f"{name}: {' '.join((cls.__doc__ or '').split())}",
+        *stated(cls.INFO),
+        *(f"option    --{f.name.replace('_', '-')} (default: {f.default})" for f in dataclasses.fields(cls.Options)),
+        f"not prepared: {how}",
+    ]
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
@@ -114,24 +143,24 @@ def spread(count: int, wanted: int) -> np.ndarray:
 def sheet(examples: Sequence[Example], info: DatasetInfo, columns: int = 2) -> np.ndarray:
     """Colour, depth (dark is small, the scale that of each image) and mask (red is unknown) of every example, (H, W, 3)
     uint8."""
-    tiles = [_tiles(example, info) for example in examples]
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    return grid([[picture for tile in row for picture in tile] for row in rows])
+    rows = max(TILE * e.depth.shape[0] / e.depth.shape[1] for e in examples)
+    tiles = [_tiles(example, info, min(MOST_ROWS, max(1, round(rows)))) for example in examples]
+    return grid([list(itertools.chain(*tiles[i : i + columns])) for i in range(0, len(tiles), columns)])
 
 
-def _tiles(example: Example, info: DatasetInfo) -> list[tuple[str, np.ndarray]]:
+def _tiles(example: Example, info: DatasetInfo, rows: int) -> list[tuple[str, np.ndarray]]:
     values = example.depth[example.mask]
     low, high = np.percentile(values, [1, 99])
     known = np.where(example.mask[..., None], KNOWN, UNKNOWN)
     depth = depth_colours(example.depth, float(low), float(high), example.mask)
     captions = (example.name, f"{low:.4g} - {high:.4g} {info.unit}", f"{100 * example.mask.mean():.1f} % known")
-    return [(c, _shrink(p)) for c, p in zip(captions, (example.guide, depth, known), strict=True)]
+    return [(c, _fit(p, rows)) for c, p in zip(captions, (example.guide, depth, known), strict=True)]
 
 
-def _shrink(picture: np.ndarray) -> np.ndarray:
+def _fit(picture: np.ndarray, rows: int) -> np.ndarray:
     """Fitted into a tile, with white beside or below it."""
-    factor = min(TILE[0] / picture.shape[0], TILE[1] / picture.shape[1])
+    factor = min(rows / picture.shape[0], TILE / picture.shape[1])
     height, width = (max(1, round(n * factor)) for n in picture.shape[:2])
     kind = Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST
     small = np.asarray(Image.fromarray(picture).resize((width, height), kind))
-    return np.pad(small, ((0, TILE[0] - height), (0, TILE[1] - width), (0, 0)), constant_values=255)
+    return np.pad(small, ((0, rows - height), (0, TILE - width), (0, 0)), constant_values=255)
