@@ -112,9 +112,10 @@ class DataConfig:
     dataset: str = "middlebury"
     """A data set's name (`ahmf data list`), or the folder of a set of image pairs."""
     train: str = "train"
-    """The split to train on (`+` joins several); of a folder of pairs, the folder of that name inside."""
+    """The split to train on (`+` joins several); of a folder of pairs, the folder of that name inside. Another
+    `dataset` than the recipe's makes it `train`, and the next `validation`, unless they are given too."""
     validation: str = "validation"
-    """The split to validate on: whole images."""
+    """The split to validate on: whole images, none of which is trained on."""
     mix: tuple[str, ...] = ()
     """More to train on: NAME, NAME:SPLIT or NAME:SPLIT=WEIGHT. An image of WEIGHT 2 comes twice as often as one of the
     first set; by default all images come equally often. SPLIT is `train` by default."""
@@ -273,6 +274,28 @@ def load(name: str) -> TrainConfig:
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path} does not assign a TrainConfig to `config`")
     return config
+
+
+def on_dataset(config: TrainConfig, dataset: str) -> TrainConfig:
+    """The configuration on another data set, its splits `train` and `validation`: a recipe's are those of its own set.
+
+    `ahmf train CONFIG --data.dataset NAME` does the same; `--data.train` and `--data.validation` go before it.
+    """
+    data = dataclasses.replace(config.data, dataset=dataset, train="train", validation="validation")
+    return dataclasses.replace(config, data=data)
+
+
+def of_run(run: Path) -> TrainConfig:
+    """The configuration that a run was started with. InputError where the folder is no run, or not this program's."""
+    from ahmf_jax.checkpoint import read_config
+
+    values = read_config(run)
+    try:
+        return from_json(values["train"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run}/config.json is not this program's ({error!r}): restore it from a copy") from None
+    except InputError as error:
+        raise InputError(f"{run}/config.json: {error}: restore it from a copy") from None
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

@@ -1,41 +1,52 @@
 """Opening a data set by what a user calls it: a prepared set's name, or a folder of image pairs."""
 
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
 from data_pipelines.datasets import Dataset
+from data_pipelines.datasets.folder import find_pairs
+from data_pipelines.files import read_depth, read_guide
 from experiments.config import DataConfig, PairsConfig
 
 
 def open_named(
-    name: str, split: str, data_dir: Path | None = None, pairs: PairsConfig | None = None, prepare: bool = False
+    name: str, split: str, data_dir: Path | None = None, pairs: PairsConfig | None = None, training: bool = False
 ) -> Dataset:
     """A data set by name and split, or a folder of pairs.
 
     Args:
       name: a prepared data set's name, or a path with a separator in it or of an existing folder.
-      split: of a prepared data set; for a folder, the sub-folder of that name where there is one.
+      split: of a prepared data set; of a folder, the folder of that name inside, `a+b` being two; "" is all of it.
       data_dir: where data sets are prepared; the default place if None.
       pairs: how a folder is read.
-      prepare: build a generated data set that is not there yet.
+      training: build a generated data set that is not there yet.
     """
     data_dir = data_dir or datasets.default_data_dir()
-    there = datasets.prepared_names(data_dir)
-    if name in datasets.DATASETS or name in there:
-        if prepare and name not in there and not datasets.builder_class(name).FROM_FILES:
+    folder = _folder(name, data_dir)
+    if folder is None:
+        if training and name not in datasets.prepared_names(data_dir) and not datasets.builder_class(name).FROM_FILES:
             datasets.prepare(name, data_dir)
         return datasets.open_dataset(name, split, data_dir)
-    folder = Path(name)
-    if not folder.is_dir():
-        raise InputError(
-            f"{name!r} is neither a data set ({', '.join(sorted({*datasets.DATASETS, *there}))}) nor a folder of image "
-            "pairs: check the name"
+    parts = split.split("+") if split else []
+    missing = [part for part in parts if not part or not (folder / part).is_dir()]
+    if missing:
+        there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")) or "none"
+        remedy = (
+            f"make folders train and validation in it, or `ahmf data prepare pairs --from {folder} --name mine`, then "
+            "--data.dataset mine --data.train 'train[:90%]' --data.validation 'train[90%:]'"
+            if training
+            else "name one of these, or leave --split out"
         )
-    inside = folder / split
+        raise InputError(f"{folder}: there is no folder {missing[0]!r} in it (its folders: {there}): {remedy}")
     pairs = pairs or PairsConfig()
-    return datasets.open_pairs(
-        inside if split and inside.is_dir() else folder,
+    dataset = datasets.open_pairs(
+        folder / parts[0] if parts else folder,
         depth=pairs.depth,
         guide=pairs.guide,
         names=pairs.names or None,
@@ -43,9 +54,121 @@ def open_named(
         range=pairs.range,
         invalid=pairs.invalid,
     )
+    if len(parts) < 2:
+        return dataset
+    return Dataset(dataclasses.replace(dataset.info, name=folder.name), _Folders(folder, parts, pairs))
 
 
 def open_training(data: DataConfig, data_dir: Path | None = None) -> list[tuple[Dataset, float]]:
     """What a configuration trains on, each data set with its weight, decoded images kept where it says."""
-    opened = [(open_named(p.name, p.split, data_dir, data.pairs, prepare=True), p.weight) for p in data.training()]
+    opened = [(open_named(p.name, p.split, data_dir, data.pairs, training=True), p.weight) for p in data.training()]
     return [(dataset.kept_on_disk() if data.cache == "disk" else dataset, weight) for dataset, weight in opened]
+
+
+def open_validation(data: DataConfig, training: Sequence[Dataset], data_dir: Path | None = None) -> Dataset:
+    """What a configuration validates on. InputError where that is empty, or an image of it is in `training`.
+
+    Args:
+      data: the configuration.
+      training: what `open_training` opened for it.
+      data_dir: where data sets are prepared.
+    """
+    dataset = open_named(data.dataset, data.validation, data_dir, data.pairs, training=True)
+    if not dataset:
+        raise InputError(
+            f"data set {dataset.info.name} has no examples in split {data.validation!r}: validate on another"
+        )
+    trained = {
+        image
+        for part, opened in zip(data.training(), training, strict=True)
+        for image in _images(part.name, part.split, opened, data_dir)
+    }
+    shared = [image for image in _images(data.dataset, data.validation, dataset, data_dir) if image in trained]
+    if shared:
+        raise InputError(
+            f"{len(shared)} of the {len(dataset)} images to validate on are trained on too, the first is "
+            f"{shared[0]}: choose a --data.train (or --data.mix) and a --data.validation that share none"
+        )
+    return dataset
+
+
+def trained_on_tests(data: DataConfig) -> list[str]:
+    """What a configuration trains on that is called a test, NAME:SPLIT each."""
+    return [
+        f"{part.name}:{part.split}"
+        for part in data.training()
+        if any(split.rpartition("/")[2].startswith("test") for split in part.split.split("+"))
+    ]
+
+
+def default_split(name: str, data_dir: Path | None = None) -> str:
+    """What is measured on where no split is named: "test"; of a folder without such a folder in it, "": all of it."""
+    folder = _folder(name, data_dir or datasets.default_data_dir())
+    return "test" if folder is None or (folder / "test").is_dir() else ""
+
+
+def published(name: str, split: str, dataset: Dataset, scale: int, data_dir: Path | None = None) -> Iterator[str]:
+    """Lines on what one must know before numbers are compared with those of the paper that has published the split.
+
+    Args:
+      name, split, dataset: the data set, as `open_named` opened it; nothing is said of other splits.
+      scale: sizes are cut to a multiple of it, as evaluation does.
+      data_dir: where data sets are prepared.
+    """
+    from data_pipelines.datasets.splits import protocols
+
+    data_dir = data_dir or datasets.default_data_dir()
+    protocol, slash, _ = split.partition("/")
+    if not slash or _folder(name, data_dir) is not None:
+        return
+    prepared = datasets.describe(name, data_dir)
+    if note := protocols(prepared.builder)[protocol].note:
+        yield f"note: {note}"
+    records = {record["name"]: record for stored in prepared.splits.values() for record in stored}
+    measured = [records[image] for image in dataset.names]
+    sizes = Counter(tuple(record[side] // scale * scale for side in ("height", "width")) for record in measured)
+    counts = ", ".join(f"{count} of {height} x {width}" for (height, width), count in sizes.most_common())
+    pixels = [record["height"] * record["width"] for record in measured]
+    known = np.average([record["known"] for record in measured], weights=pixels)
+    yield f"images measured (height x width): {counts}; the depth of {known:.1%} of the pixels is known"
+
+
+def _folder(name: str, data_dir: Path) -> Path | None:
+    """The folder that is meant; None where it is a data set's name."""
+    there = datasets.prepared_names(data_dir)
+    if name in datasets.DATASETS or name in there:
+        return None
+    if Path(name).is_dir():
+        return Path(name)
+    raise InputError(
+        f"{name!r} is neither a data set ({', '.join(sorted({*datasets.DATASETS, *there}))}) nor a folder of image "
+        "pairs: check the name"
+    )
+
+
+def _images(name: str, split: str, dataset: Dataset, data_dir: Path | None) -> list[str]:
+    """The images of an opened data set, so named that the same image has one name whatever split it is opened by."""
+    folder = _folder(name, data_dir or datasets.default_data_dir())
+    if folder is None:
+        return [f"{name}: {image}" for image in dataset.names]
+    inside = folder if "+" in split else folder / split
+    return [str((inside / image).resolve()) for image in dataset.names]
+
+
+class _Folders:
+    """The image pairs of several folders in one, one folder after the other, each pair named with its own: "a/x"."""
+
+    def __init__(self, folder: Path, parts: list[str], pairs: PairsConfig):
+        self.files = {
+            f"{part}/{name}": files
+            for part in parts
+            for name, files in find_pairs(folder / part, pairs.depth, pairs.guide, pairs.names or None).items()
+        }
+        self.names = list(self.files)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        depth, guide = self.files[self.names[index]]
+        return read_guide(guide), read_depth(depth), self.names[index]

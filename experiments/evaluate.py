@@ -16,6 +16,7 @@ from ahmf_jax.metrics import Errors, errors
 from ahmf_jax.writing import atomic_write
 from data_pipelines.datasets import Dataset
 from data_pipelines.degrade import Degradation, Kernel
+from experiments import config as configs
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,35 @@ PROTOCOLS = {
     "b6": Protocol(Degradation("pillow_bicubic"), floor="pillow_bicubic", rounding="none", border=6),
     "float": Protocol(rounding="none"),
 }
+
+
+def trained_on(weights: Path) -> Degradation | None:
+    """How the low resolution was made that a run was trained on; None of a file, which has no record of it."""
+    return configs.of_run(weights).data.degrade if weights.is_dir() else None
+
+
+def choose_protocol(name: str | None, depth_range: float, weights: Path) -> tuple[str, Protocol]:
+    """A protocol and its name.
+
+    Args:
+      name: one of `PROTOCOLS`; "run": the low resolution that a run was trained on, output not rounded, no border; or
+        None: "ahmf_middlebury" for depth of 0..255, "float" for other depth.
+      depth_range: the data set's.
+      weights: the run's folder, read for "run" alone.
+
+    Raises:
+      InputError: "run", and `weights` is no run's folder.
+    """
+    name = name or ("ahmf_middlebury" if depth_range == 255 else "float")
+    if name != "run":
+        return name, PROTOCOLS[name]
+    degrade = trained_on(weights)
+    if degrade is None:
+        raise InputError(
+            f"--protocol run: {weights} is no run's folder, and nothing else has a record of the low resolution that a "
+            "model was trained on: give the run's folder, or choose another protocol"
+        )
+    return name, Protocol(degrade, rounding="none")
 
 
 def measure(prediction: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
@@ -84,13 +114,15 @@ def interpolation(name: str, scale: int | None, protocol: Protocol) -> Interpola
     """The interpolation of that name, "bicubic" being that of the protocol's floor; None for any other name.
 
     Raises:
-      InputError: it is one, and no scale is given.
+      InputError: it is one, and no scale is given, or none that is possible.
     """
     kernel = protocol.floor if name == "bicubic" else name
     if kernel not in resample.KERNELS:
         return None
-    if scale is None or scale < 1:
+    if scale is None:
         raise InputError(f"{name} fits any scale: give one with --scale, as in --scale 4")
+    if scale < 1:
+        raise InputError(f"--scale {scale}: must be at least 1")
     return Interpolation(kernel, scale)
 
 
@@ -161,22 +193,25 @@ def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
 
 
 def table(rows: Sequence[Row], unit: str) -> str:
-    """The rows as text, the floor in brackets."""
-    width = max(len(r.name) for r in rows)
-    titles = "  ".join(f"{title:>17}" for title in ("MAE", "RMSE", "PSNR dB", "PE %"))
-    lines = [f"{'':{width}}  {titles}    ({unit}; in brackets the floor)"]
-    for r in rows:
-        cells = (
-            f"{ours:7.{digits}f} ({floor:7.{digits}f})"
-            for ours, floor, digits in (
-                (r.mae, r.floor_mae, 3),
-                (r.rmse, r.floor_rmse, 3),
-                (r.psnr, r.floor_psnr, 2),
-                (r.pe, r.floor_pe, 3),
-            )
+    """The rows as text, the floor in brackets; MAE and RMSE with four significant digits or more, points aligned."""
+    smallest = min((x for r in rows for x in (r.mae, r.rmse, r.floor_mae, r.floor_rmse) if 0 < x < math.inf), default=1)
+    # Of metres the first digits are zeros. Beyond the eighth place it is the rounding of float32 that one would read.
+    places = min(max(3 - math.floor(math.log10(smallest)), 0), 8)
+    columns = [[""], ["MAE"], ["RMSE"], ["PSNR dB"], ["PE %"]]
+    pairs = ("mae", places), ("rmse", places), ("psnr", 2), ("pe", 3)
+    columns[0] += [r.name for r in rows]
+    for column, (measure, digits) in zip(columns[1:], pairs, strict=True):
+        ours, floor = ([f"{getattr(r, prefix + measure):.{digits}f}" for r in rows] for prefix in ("", "floor_"))
+        width = max(map(len, floor))
+        column += [f"{o} ({f:>{width}})" for o, f in zip(ours, floor, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(
+            [f"{first:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))]
         )
-        lines.append(f"{r.name:{width}}  " + "  ".join(cells))
-    return "\n".join(lines)
+        for first, *cells in zip(*columns, strict=True)
+    ]
+    return "\n".join([f"{lines[0]}    ({unit}; in brackets the floor)", *lines[1:]])
 
 
 def write_json(path: Path, rows: Sequence[Row], protocol: Protocol, **facts: Any) -> None:

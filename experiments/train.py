@@ -1,6 +1,7 @@
 """`ahmf train`: a configuration in, a run's folder out."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import sys
@@ -13,7 +14,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import write_whole
 from experiments import config as configs
 from experiments.config import Stopped, TrainConfig
-from experiments.data import open_named, open_training
+from experiments.data import open_training, open_validation, trained_on_tests
 
 METRICS = "metrics.jsonl"
 
@@ -125,9 +126,9 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
     data = config.data
     training = open_training(data, data_dir)
     info = training[0][0].info
-    held_out = open_named(data.dataset, data.validation, data_dir, data.pairs, prepare=True)
-    if not held_out:
-        raise InputError(f"data set {info.name} has no examples in split {data.validation!r}: validate on another")
+    held_out = open_validation(data, [dataset for dataset, _ in training], data_dir)
+    if tests := trained_on_tests(data):
+        print(f"warning: {', '.join(tests)} is trained on: figures on it are not of unseen images", file=sys.stderr)
     batches = train_loader(
         training,
         scale=config.model.scale,
@@ -159,6 +160,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
         "unit": info.unit,
         "range": info.range,
     }
+    leak = f" (scaling {config.scaling}: a leak)" if is_leak(config.scaling) else ""
     optimiser = config.optimiser.build(config.steps)
     with (
         contextlib.nullcontext() if resume else new_run(config, out, trained),
@@ -179,7 +181,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
             f"{config.steps}; {data.degrade}",
             flush=True,
         )
-        if is_leak(config.scaling):
+        if leak:
             print(f"{out}: scaling {config.scaling} is a leak: the network is told the ground truth's span", flush=True)
         interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
         bar = tqdm(total=config.steps, initial=first, unit="step", mininterval=interval, maxinterval=interval)
@@ -187,7 +189,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
 
             def on_log(step: int, values: dict[str, float]) -> None:
                 values["seconds"] = time.perf_counter() - started
-                facts = f"loss {values['loss']:.5f}, waits {100 * values['data_wait']:.0f} % for data"
+                facts = f"loss {values['loss']:.5f}, waits {100 * values['data_wait']:.0f} % for data{leak}"
                 if batches.skipped:
                     values["skipped"] = len(batches.skipped)
                     facts += f", {len(batches.skipped)} unreadable"
@@ -203,8 +205,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
                 position = {"examples": step * data.batch_size}
                 checkpoints.save(state, position, {"train": configs.to_json(config)}, values["mae"])
                 bar.write(
-                    f"step {step}: validation MAE {values['mae']:.4f} {info.unit} "
-                    f"(bicubic {values['bicubic_mae']:.4f}), saved",
+                    f"step {step}: validation MAE {values['mae']:#.4g} {info.unit} "
+                    f"(bicubic {values['bicubic_mae']:#.4g}){leak}, saved",
                     file=sys.stderr,
                 )
 
@@ -238,18 +240,20 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Pat
     return out
 
 
-def resume(run: Path, data_dir: Path | None = None) -> Path:
-    """Goes on with the run in folder `run`, with the configuration it was started with."""
-    from ahmf_jax.checkpoint import latest_step, read_config
+def resume(run: Path, data_dir: Path | None = None, **changed: Any) -> Path:
+    """Goes on with the run in folder `run`, with the configuration it was started with.
+
+    Args:
+      run: its folder.
+      data_dir: where data sets are prepared.
+      **changed: fields of `DataConfig` that change no batch, for this time: workers, cache; or what is done at
+        damage alone: on_corrupt.
+    """
+    from ahmf_jax.checkpoint import latest_step
 
     run = Path(run)
-    values = read_config(run)
-    try:
-        config = configs.from_json(values["train"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{run}/config.json is not this program's ({error!r}): restore it from a copy") from None
-    except InputError as error:
-        raise InputError(f"{run}/config.json: {error}: restore it from a copy") from None
+    config = configs.of_run(run)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **changed))
     if latest_step(run) >= config.steps:
         raise InputError(f"{run} has done its {config.steps} steps: start another run to train longer")
     return train(config, run, resume=True, data_dir=data_dir)

@@ -9,8 +9,16 @@ from PIL import Image
 
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
+from data_pipelines.datasets import splits
 from experiments.config import DataConfig, PairsConfig
-from experiments.data import open_named, open_training
+from experiments.data import (
+    default_split,
+    open_named,
+    open_training,
+    open_validation,
+    published,
+    trained_on_tests,
+)
 
 
 @pytest.fixture
@@ -29,9 +37,97 @@ def test_a_prepared_set_by_name(data_dir):
 
 def test_a_folder_and_the_folder_in_it(folder):
     assert open_named(str(folder), "train")[0].depth.max() == 2
-    assert open_named(str(folder), "validation")[0].depth.max() == 1  # there is none: the folder itself
-    info = open_named(str(folder), "test", pairs=PairsConfig(unit="mm", range=10.0, invalid=3.0)).info
+    assert open_named(str(folder), "")[0].depth.max() == 1
+    info = open_named(str(folder), "train", pairs=PairsConfig(unit="mm", range=10.0, invalid=3.0)).info
     assert (info.unit, info.range, info.invalid) == ("mm", 10.0, 3.0)
+
+
+def add_pair(place, value, name="x"):
+    place.mkdir(exist_ok=True)
+    Image.fromarray(np.full((4, 5), value, np.uint8)).save(place / f"{name}_depth.png")
+    Image.new("RGB", (5, 4)).save(place / f"{name}_rgb.png")
+
+
+def test_folders_in_a_folder_are_joined(folder):
+    add_pair(folder / "more", 3)
+    both = open_named(str(folder), "more+train", pairs=PairsConfig(unit="mm", range=7.0))
+    assert both.names == ("more/x", "train/x") and [e.name for e in both] == ["more/x", "train/x"]
+    assert (both.info.name, both.info.unit, both.info.range) == (folder.name, "mm", 7)
+    assert [e.depth.max() for e in both] == [3, 2]
+    with pytest.raises(InputError, match=r"there is no folder 'extra' in it \(its folders: more, train\): name one of"):
+        open_named(str(folder), "train+extra")
+
+
+def test_a_folder_that_is_not_divided_trains_on_nothing(folder):
+    """It would be validated on the images that it is trained on."""
+    for split in ("validation", "train+validation", "train[:90%]", "train+"):
+        with pytest.raises(
+            InputError, match=r"its folders: train\): make folders train and validation .*--from"
+        ) as said:
+            open_named(str(folder), split, training=True)
+    assert f"--from {folder} --name mine" in str(said.value) and "--data.validation 'train[90%:]'" in str(said.value)
+
+
+def test_what_is_measured_by_default(folder, data_dir):
+    assert default_split("scenes", data_dir) == "test" and default_split(str(folder), data_dir) == ""
+    add_pair(folder / "test", 3)
+    assert default_split(str(folder), data_dir) == "test"
+
+
+def validated(config, data_dir):
+    return open_validation(config, [dataset for dataset, _ in open_training(config, data_dir)], data_dir)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"train": "train+validation"},
+            r"1 of the 1 images to validate on .*first is scenes: validation-00000: choose",
+        ),
+        ({"validation": "validation+train[1:]"}, r"2 of the 3 images .*first is scenes: train-00001: choose"),
+        ({"mix": ("scenes:validation=2",)}, r"1 of the 1 images .*first is scenes: validation-00000"),
+    ],
+)
+def test_no_image_is_trained_and_validated_on(data_dir, changed, said):
+    config = DataConfig(dataset="scenes", train="train", validation="validation")
+    assert validated(config, data_dir).names == ("validation-00000",)
+    assert len(validated(dataclasses.replace(config, train="train[:2]", validation="train[2:]"), data_dir)) == 1
+    with pytest.raises(InputError, match=said):
+        validated(dataclasses.replace(config, **changed), data_dir)
+
+
+def test_no_file_is_trained_and_validated_on(folder, data_dir):
+    add_pair(folder / "validation", 3)
+    config = DataConfig(dataset=str(folder))
+    assert validated(config, data_dir)[0].depth.max() == 3  # of the same name as one in train
+    both = dataclasses.replace(config, train="train+validation")
+    with pytest.raises(InputError, match=rf"1 of the 1 images .*{folder}/validation/x: choose"):
+        validated(both, data_dir)
+    with pytest.raises(InputError, match=rf"1 of the 1 images .*{folder}/validation/x: choose"):
+        validated(dataclasses.replace(config, mix=(f"{folder}:validation",)), data_dir)
+
+
+def test_what_is_called_a_test_is_found_in_what_is_trained_on():
+    mix = ("scenes:test", "sintel:train=2", "nyu_v2:dada/test[:3]=1", "lu:train+test_2001")
+    found = trained_on_tests(DataConfig(dataset="scenes", train="train", mix=mix))
+    assert found == ["scenes:test", "nyu_v2:dada/test[:3]", "lu:train+test_2001"]
+
+
+def test_the_note_of_a_published_split(data_dir, monkeypatch):
+    named = {
+        "paper": splits.NamedSplits("paper", "a paper", {"test": ["test-00001"]}, note="At another size."),
+        "bare": splits.NamedSplits("bare", "a paper", {"test": ["test-00000", "train-00000"]}),
+    }
+    monkeypatch.setattr(splits, "protocols", lambda builder: named)
+    for split, said in (
+        ("paper/test", ["note: At another size.", "images measured (height x width): 1 of 48 x 48; "]),
+        ("bare/test", ["images measured (height x width): 2 of 48 x 48; "]),
+        ("test", []),
+    ):
+        lines = list(published("scenes", split, open_named("scenes", split, data_dir), 48, data_dir))
+        assert [line[: len(wanted)] for line, wanted in zip(lines, said, strict=True)] == said
+        assert not said or lines[-1].endswith("the depth of 100.0% of the pixels is known")
 
 
 def test_only_training_generates(tmp_path, monkeypatch):
@@ -41,10 +137,10 @@ def test_only_training_generates(tmp_path, monkeypatch):
         open_named("scenes", "test", tmp_path)
     assert not asked
     with pytest.raises(InputError):
-        open_named("scenes", "test", tmp_path, prepare=True)
+        open_named("scenes", "test", tmp_path, training=True)
     assert asked == [("scenes", tmp_path)]
     with pytest.raises(InputError, match="ahmf data prepare middlebury --from DIR"):
-        open_named("middlebury", "test", tmp_path, prepare=True)
+        open_named("middlebury", "test", tmp_path, training=True)
     assert len(asked) == 1
 
 
@@ -74,7 +170,7 @@ def test_what_is_trained_on_is_kept_where_the_configuration_says(data_dir, folde
 
 def test_the_place_can_come_from_the_environment(ahmf, monkeypatch, data_dir):
     monkeypatch.setenv("AHMF_DATA_DIR", str(data_dir))
-    assert ahmf("data", "list").out.startswith("scenes (prepared)")
+    assert "prepared as scenes: 3 train, 1 validation, 2 test" in ahmf("data", "list").out
 
 
 def test_preparing_wrongly_leaves_nothing(refused, tmp_path):
