@@ -53,6 +53,10 @@ _MAX_DEPTH = 32
 _BROKEN = (*DAMAGE, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, RuntimeError, OverflowError)
 
 
+class Refused(InputError):
+    """An archive that is damaged, or holds what none of a data set does."""
+
+
 def is_archive(path: Path) -> bool:
     """Whether the name says that `extract` can unpack it, and it is a file."""
     # macOS leaves "._name" beside a file, with the file's attributes.
@@ -80,13 +84,16 @@ def extract(path: Path, target: Path, max_bytes: int = MAX_BYTES, max_files: int
         tree.unpack(path, ())
 
 
-def unpacked(source: Path, aside: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> Path:
+def unpacked(
+    source: Path, aside: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
+) -> tuple[Path, list[str]]:
     """A folder with everything that `source` holds, archives unpacked where they lie.
 
     Downloads are kept in every way: one archive, a folder of archives, or a folder of which some parts were unpacked
     and their archives kept. So that a builder sees one tree, the members of an archive come beside it, not into a
     folder of its name; where a file lies there already, the file holds; where two archives have one file, it must be
-    the same in both (but for a README and the like, of which the first holds).
+    the same in both (but for a README and the like, of which the first holds). An archive in a folder need not belong
+    to the data set: one that is damaged or refused is passed over, unless nothing else is there.
 
     Args:
       source: a folder, an archive, or another file.
@@ -96,34 +103,42 @@ def unpacked(source: Path, aside: Path, max_bytes: int = MAX_BYTES, max_files: i
       max_files: likewise, files that are linked included.
 
     Returns:
-      `source` itself where no archive is in it, at any depth; else the folder in `aside`.
+      `(folder, notes)`: `source` itself where no archive is in it, at any depth, else the folder in `aside`; and a line
+      for each archive that was passed over.
 
     Raises:
-      InputError: as `extract`; two archives disagree about a file; `source` is missing, or of a kind of archive that
-        is not known here.
+      InputError: as `extract`, with the exception above; two archives disagree about a file; `source` is missing, or
+        of a kind of archive that is not known here.
     """
     source, target = Path(source), Path(aside) / "unpacked"
     if not source.is_dir():
         if source.is_file() and not is_archive(source) and not source.name.lower().endswith(_FOREIGN):
-            return source
+            return source, []
         _check_archive(source)
         _make(target.parent)
         extract(source, target, max_bytes, max_files)
-        return target
+        return target, []
     found = list(_walk(source))
     archives = [path for path in found if is_archive(path)]
     if not archives:
-        return source
+        return source, []
     allowed = min(max_bytes, _FREE_BYTES + _RATIO * sum(path.stat().st_size for path in archives))
     _make(target.parent)
+    refusals: list[Refused] = []
     with atomic_folder(target) as folder:
         tree = _Tree(folder, allowed, max_files)
         for path in found:
             if not is_archive(path):
                 tree.link(path, path.relative_to(source).parts)
         for path in archives:
-            tree.unpack(path, path.relative_to(source).parts[:-1])
-    return target
+            try:
+                tree.unpack(path, path.relative_to(source).parts[:-1])
+            except Refused as error:
+                tree.forget(path)
+                refusals.append(error)
+        if refusals and not tree.known:
+            raise refusals[0]
+    return target, [f"passed over: {refusal}" for refusal in refusals]
 
 
 def _check_archive(path: Path) -> None:
@@ -202,12 +217,23 @@ class _Tree:
         except InputError:
             raise
         except _BROKEN as error:
-            raise damaged(archive, error) from error
+            raise Refused(damaged(archive, error)) from error
+
+    def forget(self, archive: Path) -> None:
+        """Takes away again what an archive brought."""
+        for key, known in reversed(list(self.known.items())):  # what is in a folder came after it
+            if known.archive == archive:
+                path = self.root / known.name
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink(missing_ok=True)
+                del self.known[key]
 
     def _add(self, archive: Path, member: _Member, below: tuple[str, ...]) -> None:
         parts = _parts(archive, member.name, member.is_folder)
         if member.refused:
-            raise InputError(f"{archive}: {member.name!a} {member.refused}: {_BY_HAND}")
+            raise Refused(f"{archive}: {member.name!a} {member.refused}: {_BY_HAND}")
         if any(part.lower() in _RUBBISH for part in parts) or (member.is_folder and not parts):  # "./"
             return
         parts = (*below, *parts)
@@ -258,7 +284,7 @@ class _Tree:
                 block = data.read(_BLOCK)
             # Here and not further out: where a block is written, the same errors mean another thing.
             except _BROKEN as error:
-                raise damaged(archive, error) from error
+                raise Refused(damaged(archive, error)) from error
             if not block:
                 return
             self.bytes += len(block)
@@ -285,9 +311,9 @@ def _parts(archive: Path, name: str, is_folder: bool) -> tuple[str, ...]:
         or re.match("[A-Za-z]:", name)
         or any(ord(character) < 32 for character in name)
     ):
-        raise InputError(f"{archive}: {name!a} leads out of the archive or is no name: do not trust it, or {_BY_HAND}")
+        raise Refused(f"{archive}: {name!a} leads out of the archive or is no name: do not trust it, or {_BY_HAND}")
     if len(parts) > _MAX_DEPTH or any(size > 255 for size in sizes):
-        raise InputError(f"{archive}: {name[:100]!a} is too long a name or too deep: {_BY_HAND}")
+        raise Refused(f"{archive}: {name[:100]!a} is too long a name or too deep: {_BY_HAND}")
     return parts
 
 

@@ -19,7 +19,7 @@ import threading
 import tokenize
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -216,6 +216,12 @@ def damaged(path: Path, why: object) -> InputError:
     """What to raise for a file that is not what its suffix says, and why."""
     # A library's message may run over several lines; ours is one.
     reason = " ".join(str(why).split())
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+        if start.startswith((b"<!doctype", b"<html")):
+            return InputError(f"{path}: is a web page, not a {path.suffix.lower()} file: download it again")
+        if start.startswith(b"matlab 5.0"):
+            return InputError(f"{path}: is a .mat file of MATLAB 5, which is not read: save it with -v7.3")
     return InputError(f"{path}: is no readable {path.suffix.lower()} file ({reason}): write or copy it again")
 
 
@@ -377,3 +383,8 @@ def listed(names: tuple[str, ...] | list[str]) -> str:
     """The names as a sentence has them: "a, b or c"."""
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def some(names: Sequence[str], most: int = 12) -> str:
+    """The first of the names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -12,12 +12,11 @@ is imported only when records are written or read.
 import contextlib
 import dataclasses
 import errno
+import functools
 import importlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,8 @@ from ahmf_jax.errors import InputError
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset, Example
 from data_pipelines.datasets.folder import open_pairs
 from data_pipelines.datasets.info import DatasetInfo
+from data_pipelines.files import unreadable
+from data_pipelines.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from data_pipelines.datasets.builder import DepthBuilder
@@ -133,11 +134,13 @@ def prepare(
     source: str | os.PathLike[str] | None = None,
     *,
     save_as: str | None = None,
+    replace: bool = False,
     **options: Any,
 ) -> Prepared:
-    """Builds a data set afresh, in place of one of that name that is already there.
+    """Builds a data set afresh, in place of one of that name where nothing is lost.
 
-    It is built aside and renamed when whole, so that nothing half-prepared is ever found, however it ends.
+    It is built aside and renamed when whole, so that nothing half-prepared is ever found, however it ends. SIGTERM and
+    SIGHUP raise KeyboardInterrupt meanwhile.
 
     Args:
       name: a key of `DATASETS`.
@@ -145,61 +148,118 @@ def prepare(
       source: the downloaded files, a folder or an archive; None for generated sets, and for what can be downloaded,
         which then goes to `data_dir/downloads/NAME`.
       save_as: another name for the prepared set, so that one data set can be there with several options.
+      replace: put it in the place of any set of that name; otherwise only of one made with the same options that has
+        no more examples in any split, and of one that cannot be used.
       **options: the fields of the builder's `Options`, such as height=128 for `scenes`.
 
     Raises:
-      InputError: an unknown name or option; files that are missing, damaged or in the wrong place; no room.
+      InputError: an unknown name or option; files that are missing, damaged or in the wrong place; no room; a set of
+        that name that is not to be replaced.
     """
     cls = builder_class(name)
     chosen = make_options(cls, options)
     if not cls.FROM_FILES and source is not None:
         raise InputError(f"{name} is generated and reads no files: leave {source} (--from) out")
+    if source is not None and not os.fspath(source):
+        raise InputError("--from is empty: name the folder or archive of the download")
     save_as = _check_name(name, save_as)
     data_dir = Path(data_dir)
     old = data_dir / save_as
     if old.exists() and not any(old.glob("*/dataset_info.json")):
         raise InputError(f"{old}: is there already and is no data set: remove it, or choose another name (--name)")
-    folder = None if source is None else Path(source)
-    if cls.FROM_FILES and folder is None:
-        folder = _fetch(cls, chosen, data_dir)
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{save_as}-", dir=data_dir))
-    except OSError as error:
-        raise InputError(f"{data_dir}: cannot be written ({error.strerror}): choose another data folder") from None
-    try:
-        if folder is not None:
-            from data_pipelines.archives import unpacked
-
-            folder = unpacked(folder, aside / "source")
-        builder = cls(options=chosen, source_dir=folder, data_dir=str(aside / "built"), file_format="array_record")
-        builder.build()
-        built = Path(builder.data_dir)
-        prepared = Prepared(
-            old / built.name,
-            name,
-            str(cls.VERSION),
-            dataclasses.asdict(chosen),
-            dataclasses.replace(builder.depth_info, name=save_as),
-            builder.notes,
-            builder.statistics,
-        )
-        _write_summary(prepared, built)
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(old, aside / "replaced")
-        os.replace(built.parent, old)
-    except (OSError, RuntimeError) as error:
-        # The writer of the records is C++: it tells of a full disk in words.
-        why = next((why for why in map(os.strerror, NO_ROOM) if why in str(error)), None)
-        if why is None:
-            raise
-        raise InputError(
-            f"{data_dir}: {name} could not be written ({why}): make room or choose another data folder; nothing "
-            "half-built is kept"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    given = None if source is None else Path(source)
+    if cls.FROM_FILES and given is None:
+        given = _fetch(cls, chosen, data_dir)
+    with contextlib.ExitStack() as stack:
+        try:
+            aside = stack.enter_context(scratch_folder(data_dir, save_as))
+        except OSError as error:
+            raise InputError(f"{data_dir}: cannot be written ({error.strerror}): choose another data folder") from None
+        own_words = functools.partial(_own_words, aside=aside, given=given, data_dir=data_dir)
+        notes: list[str] = []
+        try:
+            folder = None if given is None else _unpack(cls, given, aside, notes)
+            builder = cls(options=chosen, source_dir=folder, data_dir=str(aside / "built"), file_format="array_record")
+            builder.build()
+            built = Path(builder.data_dir)
+            prepared = Prepared(
+                old / built.name,
+                name,
+                str(cls.VERSION),
+                dataclasses.asdict(chosen),
+                dataclasses.replace(builder.depth_info, name=save_as),
+                [own_words(note) for note in (*notes, *builder.notes)],
+                builder.statistics,
+            )
+            if not replace:
+                _check_replaced(prepared, data_dir)
+            _write_summary(prepared, built)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(old, aside / "replaced")
+            os.replace(built.parent, old)
+        except InputError as error:
+            # What was passed over may be what the builder misses.
+            raise InputError(own_words("; ".join([str(error), *notes]))) from error
+        except (OSError, RuntimeError) as error:
+            # The writer of the records is C++: it tells of a full disk in words.
+            why = next((why for why in map(os.strerror, NO_ROOM) if why in str(error)), None)
+            if isinstance(error, OSError) and error.filename is not None:
+                path = Path(own_words(os.fsdecode(error.filename)))
+                if given is not None and path.is_relative_to(given) and path not in (data_dir, old):
+                    raise unreadable(path, error) from error
+            if why is None:
+                raise
+            raise InputError(
+                f"{data_dir}: {name} could not be written ({why}): make room or choose another data folder; nothing "
+                "half-built is kept"
+            ) from error
     return prepared
+
+
+def _unpack(cls: type["DepthBuilder"], given: Path, aside: Path, notes: list[str]) -> Path:
+    """The folder with everything that the user gave, or the one file that the builder takes; adds to the notes."""
+    from data_pipelines.archives import unpacked
+
+    folder, passed_over = unpacked(given, aside / "source")
+    notes += passed_over
+    if folder.is_file() and folder.suffix.lower() != cls.SINGLE_FILE:
+        file = f", nor a {cls.SINGLE_FILE} file" if cls.SINGLE_FILE else ""
+        raise InputError(f"{given}: is neither a folder nor an archive{file}: name that of the download")
+    return folder
+
+
+def _own_words(text: str, aside: Path, given: Path | None, data_dir: Path) -> str:
+    """The text with the user's own paths in the place of the hidden ones, which are gone when it is read."""
+    for hidden in (str(aside.absolute()), str(aside)):
+        text = text.replace(f"{hidden}/source/unpacked", str(given))
+        text = re.sub(rf"{re.escape(hidden)}[^:]*", lambda _: str(data_dir), text)
+    return text
+
+
+def _check_replaced(new: Prepared, data_dir: Path) -> None:
+    """Refuses to put a set in the place of another where something is lost: other options, or fewer examples."""
+    try:
+        old = describe(new.info.name, data_dir)
+    except InputError:  # none is there, or none that can be used
+        return
+    was, will = _options(old), _options(new)
+    if was == will and all(new.counts.get(split, 0) >= count for split, count in old.counts.items()):
+        return
+    differ = [option for option in was | will if was.get(option) != will.get(option)]
+
+    def told(one: Prepared, options: dict[str, Any]) -> str:
+        counts = ", ".join(f"{count} {split}" for split, count in one.counts.items())
+        return f"{counts} ({', '.join(f'{option} {options.get(option)}' for option in differ)})" if differ else counts
+
+    raise InputError(
+        f"{new.info.name} is there already with {told(old, was)}; this would make it {told(new, will)}: give another "
+        "--name, or --replace"
+    )
+
+
+def _options(prepared: Prepared) -> dict[str, Any]:
+    """All that was chosen, as it is stored: tuples are lists in JSON."""
+    return {"data set": prepared.builder, **json.loads(json.dumps(prepared.options))}
 
 
 def _check_name(name: str, save_as: str | None) -> str:
@@ -323,6 +383,8 @@ def _places(prepared: Prepared, split: str) -> list[tuple[str, int]]:
         from data_pipelines.datasets.splits import protocols, resolve
 
         known = protocols(prepared.builder)
+        if set("[+") & set(split) and known.keys() & set(re.split(r"[+/]", split)):
+            raise InputError(f"split {split!r}: a published split is used whole: leave out what [ ] and + say")
         if protocol in known:
             names = [prepared.splits[part][number]["name"] for part, number in everything]
             return [everything[i] for i in resolve(known[protocol], published, names)]

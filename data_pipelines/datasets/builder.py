@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
 from data_pipelines.datasets.info import DatasetInfo
+from data_pipelines.files import some
 
 if TYPE_CHECKING:
     from data_pipelines.download import Download
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 Item = tuple[str, Callable[[], tuple[np.ndarray, np.ndarray]]]
 # A whole map that stays below this part of the range is in another unit (metres where millimetres are meant).
 SMALLEST = 1 / 512
+# A few pixels may be damaged or beyond what the sensor measures; more are in another unit, or mean unknown.
+MOST_ABOVE = 0.05
+# Units of which nothing is below 0.
+UNSIGNED = ("grey level", "m", "cm", "mm", "pixel")
 RECORDS_IN_FILE = 256
 
 
@@ -44,6 +49,7 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
       Options: a frozen dataclass of what may be chosen, with a line of documentation under each field: the command
         line is made of it. Its `__post_init__` raises InputError for what is not possible.
       FROM_FILES: whether it is made from files, downloaded or the user's, or generated.
+      SINGLE_FILE: the suffix of the one file that it can be made from, where that is no archive.
       notes: lines for the user, filled by `items`: what was passed over, and why.
       statistics: of every example that was stored, by split, as `data_pipelines.datasets` keeps it.
     """
@@ -54,6 +60,7 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     Options: ClassVar[type] = NoOptions
     DEPTH_DTYPE: ClassVar[type[np.generic]] = np.float32
     FROM_FILES: ClassVar[bool] = True
+    SINGLE_FILE: ClassVar[str | None] = None
 
     def __init__(self, *, options: Any = None, source_dir: Path | None = None, **kwargs: Any):
         self.options = self.Options() if options is None else options
@@ -127,7 +134,8 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         # disable=None: silent where nobody watches
         for key, (name, make) in enumerate(tqdm(items, f"{self.INFO.name} {split}", unit="image", disable=None)):
             guide, depth = make()
-            self.statistics[split].append({"name": name, **check(name, guide, depth, self.depth_info)})
+            where = f"{self.source_dir}: {name}" if self.source_dir else name
+            self.statistics[split].append({"name": name, **check(where, guide, depth, self.depth_info)})
             file = io.BytesIO()
             Image.fromarray(guide).save(file, "png", compress_level=1)
             yield key, {"guide": file.getvalue(), "depth": depth.astype(self.depth_dtype, copy=False), "name": name}
@@ -140,7 +148,7 @@ def check(name: str, guide: np.ndarray, depth: np.ndarray, info: DatasetInfo) ->
       `height`, `width`, `known` (the share of pixels whose depth is known), `low`, `median` and `high` of their depth.
 
     Raises:
-      InputError: guide and depth differ in size, no depth is known, or the values do not fit the range.
+      InputError: guide and depth differ in size, no depth is known, or the values do not fit the unit or the range.
     """
     if guide.shape[:2] != depth.shape:
         raise InputError(
@@ -154,10 +162,16 @@ def check(name: str, guide: np.ndarray, depth: np.ndarray, info: DatasetInfo) ->
     if not values.size:
         raise InputError(f"{name}: has no known depth at all: take its files away, or fetch them again")
     low, middle, high = float(values.min()), float(np.median(values)), float(values.max())
-    if middle > info.range:
+    below, above = float(np.mean(values < 0)), float(np.mean(values > info.range))
+    if below and info.unit in UNSIGNED:
         raise InputError(
-            f"{name}: half of its depth is above {middle:g}, and the range is {info.range:g} {info.unit}: is it in "
-            f"another unit than {info.unit}, or the range too small?"
+            f"{name}: {below:.1%} of its depth is below 0, down to {low:g} {info.unit}: "
+            f"{_unknown(info, low) or 'fetch its files again'}"
+        )
+    if above > MOST_ABOVE:
+        raise InputError(
+            f"{name}: {above:.1%} of its depth is above {info.range:g} {info.unit}, the range, up to {high:g}: is it "
+            f"in another unit than {info.unit}, or the range too small? {_unknown(info, high)}".rstrip()
         )
     if high < info.range * SMALLEST:
         raise InputError(
@@ -175,24 +189,43 @@ def check(name: str, guide: np.ndarray, depth: np.ndarray, info: DatasetInfo) ->
     }
 
 
-def check_missing(source: Path, missing: Sequence[str], there: str, partial: bool) -> str | None:
+def _unknown(info: DatasetInfo, value: float) -> str:
+    """The option that may help, of the one set whose values for unknown the user states."""
+    return f"Is {value:.9g} the value for unknown? --invalid {value:.9g}" if info.name == "pairs" else ""
+
+
+def by_folder(files: Iterable[str], kind: str = "files") -> dict[str, int]:
+    """Missing files for `check_missing`: those of one folder as one entry, with their number."""
+    folders: dict[str, list[str]] = {}
+    for file in dict.fromkeys(files):
+        folders.setdefault(file.rpartition("/")[0] or file, []).append(file)
+    return {
+        files[0] if len(files) == 1 else f"{folder} ({len(files)} {kind})": len(files)
+        for folder, files in folders.items()
+    }
+
+
+def check_missing(source: Path, missing: Mapping[str, int], used: int, kind: str, partial: bool) -> list[str]:
     """One message for everything that is missing.
 
     Args:
       source: the folder of the download.
-      missing: what is not there, as the user knows it; may be empty.
-      there: what there is to use without it, in words.
+      missing: what is not there, as the user knows it, and how many files or images each entry stands for.
+      used: how many there are to use without it,
+      kind: and of what, in words.
       partial: whether to go on without what is missing.
 
     Returns:
-      a note for the user, or None where nothing is missing.
+      a note for the user; none where nothing is missing.
 
     Raises:
-      InputError: something is missing and `partial` is not set.
+      InputError: something is missing and `partial` is not set, or nothing is there at all.
     """
     if not missing:
-        return None
-    message = f"{source}: {len(missing)} missing ({', '.join(missing)})"
+        return []
+    message = f"{source}: {sum(missing.values())} missing ({some(list(missing))})"
+    if not used:
+        raise InputError(f"{message}, which is all of it: name the folder or archive that holds it")
     if not partial:
-        raise InputError(f"{message}: fetch what is missing, or go on with --partial, which uses {there}")
-    return f"{message}; used: {there}"
+        raise InputError(f"{message}: fetch what is missing, or go on with --partial, which uses {used} {kind}")
+    return [f"{message}; used: {used} {kind}"]

@@ -12,7 +12,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import read_depth, read_guide
+from data_pipelines.files import read_depth, read_guide, some
 
 
 class _Pairs:
@@ -79,8 +79,8 @@ def find_pairs(
     for kind, pattern, found in (("depth", depth, depths), ("guide", guide, guides)):
         missing = [name for name in names if name not in found]
         if missing:
-            files = ", ".join(str(directory / pattern.replace("*", name)) for name in missing)
-            pairs = ", ".join(map(repr, missing))
+            files = some([str(directory / pattern.replace("*", name)) for name in missing])
+            pairs = some([repr(name) for name in missing])
             verb, noun, have = ("is", "pair", "has") if len(missing) == 1 else ("are", "pairs", "have")
             problems.append(f"{files}: {verb} missing: {noun} {pairs} {have} no {kind} file")
     if problems:
@@ -95,15 +95,27 @@ def _named(directory: Path, option: str, pattern: str) -> dict[str, Path]:
         raise InputError(
             f"{option} pattern {pattern!r}: write exactly one *, in the file name, for what names the pair"
         )
-    before, after = file.split("*")
+    before, after = _plain(file).split("*")
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder: check the {option} pattern {pattern!r}")
-    return {
-        path.name[len(before) : len(path.name) - len(after)]: path
-        for path in folder.iterdir()
-        if path.name.startswith(before) and path.name.endswith(after) and len(path.name) > len(before + after)
-        if not path.name.startswith(".")  # what systems and editors leave behind
-    }
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = _plain(path.name)
+        if not name.startswith(before) or not name.endswith(after) or len(name) <= len(before + after):
+            continue
+        if name.startswith("."):  # what systems and editors leave behind
+            continue
+        pair = name[len(before) : len(name) - len(after)]
+        if pair in found:
+            raise InputError(f"{path} and {found[pair].name}: are both {option} of {pair!r}: take one of them away")
+        found[pair] = path
+    return found
+
+
+def _plain(name: str) -> str:
+    """A file's name with its suffix in small letters."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{dot}{suffix.lower()}"
 
 
 def check_range(range: float, unit: str) -> None:

@@ -361,8 +361,8 @@ def write(folder, files):
 
 def test_a_folder_without_archives_and_a_plain_file_are_their_own(tmp_path, aside):
     source = write(tmp_path / "download", FILES)
-    assert archives.unpacked(source, aside) == source
-    assert archives.unpacked(source / "empty.txt", aside) == source / "empty.txt"
+    assert archives.unpacked(source, aside) == (source, [])
+    assert archives.unpacked(source / "empty.txt", aside) == (source / "empty.txt", [])
     assert list(aside.iterdir()) == []
 
 
@@ -370,7 +370,7 @@ def test_a_folder_without_archives_and_a_plain_file_are_their_own(tmp_path, asid
 def test_one_archive(tmp_path, aside, suffix):
     path = make(tmp_path / f"a{suffix}", FILES)
     for place in (aside, tmp_path / "new" / "aside"):
-        folder = archives.unpacked(path, place)
+        folder, _ = archives.unpacked(path, place)
         assert folder.parent == place and tree(folder) == FILES
 
 
@@ -382,7 +382,7 @@ def test_archives_are_unpacked_where_they_lie_beside_the_files(tmp_path, aside):
     make(source / "2006.zip", {"2006/Baby/view1.png": b"2", "2006/Aloe/disp1.png": b"3"})
     make(source / "2003" / "teddy.tar.gz", {"teddy/im2.png": b"4"})
     before = tree(source)
-    folder = archives.unpacked(source, aside)
+    folder, _ = archives.unpacked(source, aside)
     assert tree(folder) == {
         "2003/cones/im2.png": b"c",
         "2003/teddy/im2.png": b"4",
@@ -400,7 +400,7 @@ def test_archives_are_unpacked_where_they_lie_beside_the_files(tmp_path, aside):
 def test_an_archive_that_was_unpacked_and_kept_changes_nothing(tmp_path, aside):
     source = write(tmp_path / "download", {"Aloe/view1.png": b"as the user has it"})
     make(source / "Aloe.zip", {"Aloe/view1.png": b"as packed", "Aloe/view5.png": b"5"})
-    folder = archives.unpacked(source, aside)
+    folder, _ = archives.unpacked(source, aside)
     assert tree(folder) == {"Aloe/view1.png": b"as the user has it", "Aloe/view5.png": b"5"}
     assert (source / "Aloe/view1.png").read_bytes() == b"as the user has it"
 
@@ -410,7 +410,7 @@ def test_two_archives_must_agree_but_for_their_notes(tmp_path, aside):
     source.mkdir()
     make(source / "a.zip", {"x.png": b"12", "README.txt": b"a's"})
     make(source / "b.tar", {"x.png": b"12", "README.txt": b"b's"})
-    assert tree(archives.unpacked(source, aside)) == {"x.png": b"12", "README.txt": b"a's"}
+    assert tree(archives.unpacked(source, aside)[0]) == {"x.png": b"12", "README.txt": b"a's"}
     for other in (b"1", b"123", b"13"):
         make(source / "b.tar", {"x.png": other})
         with pytest.raises(InputError) as caught:
@@ -426,7 +426,7 @@ def test_nothing_is_written_through_the_links(tmp_path, aside):
     source.mkdir()
     (source / "Aloe").symlink_to(kept)
     make(source / "a.zip", {"Aloe/view1.png": b"new", "Aloe/view5.png": b"5"})
-    assert tree(archives.unpacked(source, aside)) == {"Aloe/view1.png": b"kept", "Aloe/view5.png": b"5"}
+    assert tree(archives.unpacked(source, aside)[0]) == {"Aloe/view1.png": b"kept", "Aloe/view5.png": b"5"}
     assert tree(kept) == {"view1.png": b"kept"}
     make(source / "a.zip", {"Aloe/view1.png/x": b"new"})
     with pytest.raises(InputError, match="as a file and as a folder"):
@@ -438,7 +438,7 @@ def test_links_in_a_circle_are_walked_once(tmp_path, aside):
     (source / "a/b/up").symlink_to(source)
     (source / "a/broken").symlink_to("nowhere")
     make(source / "a.zip", {"y.png": b"2"})
-    assert tree(archives.unpacked(source, aside)) == {"a/b/x.png": b"1", "y.png": b"2"}
+    assert tree(archives.unpacked(source, aside)[0]) == {"a/b/x.png": b"1", "y.png": b"2"}
 
 
 def test_the_limits_hold_for_all_archives_together(tmp_path, aside):
@@ -450,4 +450,4 @@ def test_the_limits_hold_for_all_archives_together(tmp_path, aside):
         archives.unpacked(source, aside, max_bytes=299)
     with pytest.raises(InputError, match=r"2.zip: makes more than 2 files"):
         archives.unpacked(source, aside, max_files=2)
-    assert len(tree(archives.unpacked(source, aside, max_bytes=300, max_files=3))) == 3
+    assert len(tree(archives.unpacked(source, aside, max_bytes=300, max_files=3)[0])) == 3

@@ -11,7 +11,7 @@ import pytest
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
 from data_pipelines.datasets import DatasetInfo, builder_class, describe, open_dataset, prepare, prepared_names
-from data_pipelines.datasets.builder import check, check_missing
+from data_pipelines.datasets.builder import by_folder, check, check_missing
 from data_pipelines.datasets.scenes.builder import render
 
 SMALL = {"height": 24, "width": 32, "train": 5, "validation": 2, "test": 3}
@@ -172,7 +172,12 @@ def test_what_is_counted_of_an_example():
         ([[1000] * 3] * 2, (3, 2, 3), r"a: the depth is 2 x 3 and the guide 3 x 2 \(height x width\)"),
         ([[0, np.nan, np.inf]] * 2, (2, 3, 3), "a: has no known depth at all"),
         ([[1.2, 3.4, 5.6]] * 2, (2, 3, 3), "a: its largest depth is 5.6, and the range is 5000 mm: is it in another"),
-        ([[0, 2e6, 3e6]] * 2, (2, 3, 3), r"a: half of its depth is above 2.5e\+06, and the range is 5000 mm"),
+        (
+            [[0, 2e6, 3e6]] * 2,
+            (2, 3, 3),
+            r"a: 100.0% of its depth is above 5000 mm, .* to 3e\+06: .*small\?$",
+        ),
+        ([[9, 9, -3]] * 2, (2, 3, 3), "a: 33.3% of its depth is below 0, down to -3 mm: fetch its files again"),
     ],
 )
 def test_sizes_and_units_that_cannot_be_right(depth, guide, message):
@@ -181,7 +186,26 @@ def test_sizes_and_units_that_cannot_be_right(depth, guide, message):
 
 
 def test_missing_files_are_named_at_once(tmp_path):
-    assert check_missing(tmp_path, [], "2 scenes", partial=False) is None
-    with pytest.raises(InputError, match=r"2 missing \(Art, Dolls\): .* --partial, which uses 3 scenes"):
-        check_missing(tmp_path, ["Art", "Dolls"], "3 scenes", partial=False)
-    assert check_missing(tmp_path, ["Art"], "3 scenes", partial=True) == f"{tmp_path}: 1 missing (Art); used: 3 scenes"
+    assert check_missing(tmp_path, {}, 2, "scenes", partial=False) == []
+    with pytest.raises(InputError, match=r"3 missing \(Art, Dolls\): .* --partial, which uses 3 scenes"):
+        check_missing(tmp_path, {"Art": 1, "Dolls": 2}, 3, "scenes", partial=False)
+    note = f"{tmp_path}: 1 missing (Art); used: 3 scenes"
+    assert check_missing(tmp_path, {"Art": 1}, 3, "scenes", partial=True) == [note]
+    for partial in (False, True):  # with nothing at all, --partial is no remedy
+        with pytest.raises(InputError, match=r"1 missing \(Art\), which is all of it: name the folder or archive"):
+            check_missing(tmp_path, {"Art": 1}, 0, "scenes", partial)
+
+
+def test_many_missing_files_make_a_short_line(tmp_path):
+    files = [f"scene{i:02d}/{name}" for i in range(40) for name in ("a.png", "b.png")] + ["one/c.png", "top.png"]
+    missing = by_folder([*files, *files])
+    assert missing["scene07 (2 files)"] == 2 and missing["one/c.png"] == missing["top.png"] == 1
+    assert len(missing) == 42 and sum(missing.values()) == 82
+    with pytest.raises(InputError) as caught:
+        check_missing(tmp_path, missing, 5, "scenes", partial=False)
+    line = str(caught.value).removeprefix(str(tmp_path))
+    assert len(line) < 400 and line.startswith(": 82 missing (scene00 (2 files), scene01 (2 files), ")
+    assert line.endswith(
+        "scene11 (2 files) and 30 more): fetch what is missing, or go on with --partial, which uses 5 scenes"
+    )
+    assert len(check_missing(tmp_path, missing, 5, "scenes", partial=True)[0]) < 400 + len(str(tmp_path))

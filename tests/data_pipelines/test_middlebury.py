@@ -152,7 +152,10 @@ def test_the_disparities_of_2014_are_pixels(download, tmp_path):
     np.testing.assert_array_equal(left.mask, np.isfinite(raw))
     np.testing.assert_array_equal(left.depth[left.mask], raw[left.mask])  # fractions and all
     # In a set of grey levels they would be another quantity.
-    assert "2014 is left out: it has disparity in pixels" in prepare("middlebury", tmp_path, download).notes[0]
+    assert (
+        "2014 is left out: it has disparity in pixels"
+        in prepare("middlebury", tmp_path, download, save_as="all").notes[0]
+    )
 
 
 def test_2001(tmp_path):
@@ -219,7 +222,7 @@ def test_a_scene_has_one_split_whatever_folder_and_size_it_lies_in(download, tmp
     for size, rows in (("FullSize", 30), ("HalfSize", 15)):
         scene(download / f"2005/{size}/Art", "2005", (rows, 21))
     for size in ("full", "half", "third"):
-        prepared = prepare("middlebury", tmp_path / "data", download, size=size, partial=True)
+        prepared = prepare("middlebury", tmp_path / "data", download, save_as=size, size=size, partial=True)
         names = {split: [example["name"] for example in examples] for split, examples in prepared.splits.items()}
         for split, listed in names.items():
             assert all(name.split("/")[2] in TEST for name in listed) == (split == "test"), split
@@ -244,16 +247,23 @@ def test_sizes(download, tmp_path):
     prepare("middlebury", data, download)
     dataset = open_dataset("middlebury", "test", data)
     assert dataset.names[0] == "2005/FullSize/Art/view1" and dataset[0].depth.shape == (30, 42)
-    prepared = prepare("middlebury", data, download, size="third")
-    assert prepared.counts == {"train_2003": 4, "test": 12}  # 2006 is there in half size alone
+    prepared = prepare("middlebury", data, download, size="third", replace=True)
+    assert prepared.counts == {"train_2003": 4, "test": 12}
+    assert prepared.notes[0] == "2006 is left out: it is there in HalfSize, not in ThirdSize"
     assert {name.rsplit("/", 2)[0] for name in open_dataset("middlebury", "train_2003+test", data).names} == {
         "2003/quarter",
         "2005/ThirdSize",
     }
     with pytest.raises(
-        InputError, match="no scene fits the options; there are 2003/quarter, 2005/FullSize, 2005/Third"
+        InputError,
+        match=r"fits the options \(2006/FullSize/Aloe, .*\); there are 2003/quarter, 2005/FullSize, 2005/Third",
     ):
         prepare("middlebury", data, download, size="full", quantity="depth", years=("2006",), partial=True)
+
+
+def test_what_is_missing_is_named_in_the_size_that_is_asked_for(download, tmp_path):
+    with pytest.raises(InputError, match=r"4 missing \(2006/ThirdSize/Aloe, 2006/ThirdSize/Baby2, .*uses 6 scenes"):
+        prepare("middlebury", tmp_path / "data", download, years=("2005", "2006"), size="third")
 
 
 def test_a_scene_in_the_folder_of_another_size(download, tmp_path):
@@ -286,7 +296,7 @@ def test_scenes_side_by_side_are_known_by_name_and_rows(download, tmp_path):
 def test_the_folder_above_and_the_folder_below(download, tmp_path):
     download = download.rename(tmp_path / "Art")  # no scene, whatever its name
     for place, count in ((download.parent, 24), (download / "2006", 8), (download / "2006/HalfSize", 8)):
-        prepared = prepare("middlebury", tmp_path / "data", place)
+        prepared = prepare("middlebury", tmp_path / "data", place, replace=True)
         assert sum(prepared.counts.values()) == count
 
 
@@ -309,12 +319,12 @@ def test_everything_that_is_missing_is_named_at_once(download, tmp_path):
     (download / "2003/quarter/teddy/disp2.png").unlink()
     (download / "2005/ThirdSize/Dolls").rename(tmp_path / "elsewhere")
     missing = r"3 missing \(2003/quarter/teddy/disp2.png, 2006/HalfSize/Aloe/disp5.png, 2005/ThirdSize/Dolls\)"
-    with pytest.raises(InputError, match=rf"{missing}: .*--partial, which uses the other 9 scenes"):
+    with pytest.raises(InputError, match=rf"{missing}: .*--partial, which uses 9 scenes"):
         prepare("middlebury", data, download)
     assert not list(data.iterdir())
     prepared = prepare("middlebury", data, download, partial=True)
     assert prepared.counts == {"train": 2, "validation": 4, "train_2003": 2, "test": 10}
-    assert "used: the other 9 scenes" in prepared.notes[0] and describe("middlebury", data).notes == prepared.notes
+    assert "used: 9 scenes" in prepared.notes[0] and describe("middlebury", data).notes == prepared.notes
 
 
 def test_calibration_is_missed_where_it_is_needed(download, tmp_path):
@@ -349,7 +359,7 @@ def test_a_year_that_is_asked_for_is_missed(download, tmp_path):
     (download / "2006/HalfSize/Aloe/none").mkdir()
     with pytest.raises(InputError, match=r"2 missing \(2014/full/Adirondack-perfect, 2014/full/Vintage-perfect\)"):
         prepare("middlebury", tmp_path / "data", download, quantity="depth", years=("2006", "2014"))
-    with pytest.raises(InputError, match="no scene fits the options; there are none at all"):
+    with pytest.raises(InputError, match=r"none: holds no Middlebury scenes \(such as .*: name the folder of the do"):
         prepare("middlebury", tmp_path / "data", download / "2006/HalfSize/Aloe/none")
 
 

@@ -97,7 +97,11 @@ def test_the_download_is_the_one_file():
         ("depths", np.zeros((FRAMES, WIDTH, HEIGHT), np.float32), r"depths has shape \(5, 9, 14\), not \(5, 14, 9\)"),
         ("depths", np.zeros((FRAMES, HEIGHT, WIDTH), np.float64), "depths"),
         ("depths", None, "depths"),
-        ("depths", np.full((FRAMES, HEIGHT, WIDTH), 4000, np.float32), "00000: half of its depth is above 4000, and"),
+        (
+            "depths",
+            np.full((FRAMES, HEIGHT, WIDTH), 4000, np.float32),
+            "00000: 100.0% of its depth is above 10 m, the range",
+        ),
     ],
 )
 def test_another_file_is_refused(download, tmp_path, arrays, name, array, message):

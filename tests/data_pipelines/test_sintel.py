@@ -115,11 +115,11 @@ def test_everything_that_is_missing_is_named_at_once(download, tmp_path):
     (depth / "shaman_3").rename(tmp_path / "elsewhere")
     (depth / "alley_1/frame_0002.dpt").unlink()
     (download / "MPI-Sintel-complete/training/final/ambush_2/frame_0004.png").unlink()
-    missing = r"3 missing \(depth/alley_1/frame_0002.dpt, depth/shaman_3, final/ambush_2/frame_0004.png\)"
-    with pytest.raises(InputError, match=rf"{missing}: .*--partial, which uses the other 11 frames"):
+    missing = r"4 missing \(depth/alley_1/frame_0002.dpt, depth/shaman_3 \(2 frames\), final/ambush_2/frame_0004.png\)"
+    with pytest.raises(InputError, match=rf"{missing}: .*--partial, which uses 11 frames"):
         prepare("sintel", tmp_path / "data", download, render_pass="both")
     prepared = prepare("sintel", tmp_path / "data", download, render_pass="both", partial=True)
-    assert prepared.counts == {"train": 7, "test": 4} and "used: the other 11 frames" in prepared.notes[0]
+    assert prepared.counts == {"train": 7, "test": 4} and "used: 11 frames" in prepared.notes[0]
 
 
 def test_another_size_and_damage(download, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.datasets.builder import DepthBuilder, Item, check_missing
+from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.folder import check_image, find_root
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.files import read_depth, read_guide
@@ -60,7 +60,8 @@ class Diml(DepthBuilder):
         assert self.source_dir is not None
         root = find_root(self.source_dir, ["train/HR", "test/HR"], "the folders train/HR and test/HR")
         splits: dict[str, list[Item]] = {"train": [], "validation": [], "test": []}
-        missing: list[str] = []
+        lost: list[str] = []
+        missing: dict[str, int] = {}
         for part, count in COUNTS.items():
             absent = count
             for scene in sorted(path for path in (root / part / "HR").glob("[!.]*") if path.is_dir()):
@@ -72,15 +73,14 @@ class Diml(DepthBuilder):
                     name = colour.name.removesuffix("_c.png")
                     depth = scene / "depth_filled" / f"{name}_depth_filled.png"
                     if not depth.is_file():
-                        missing.append(str(depth.relative_to(root)))
+                        lost.append(str(depth.relative_to(root)))
                         continue
                     split = "validation" if part == "train" and i >= end else part
                     splits[split].append((f"{split}/{scene.name}/{name}", functools.partial(_read, colour, depth)))
             if absent > 0:
-                missing.append(f"{absent} of the {count} images of {part}/HR")
-        used = f"{sum(map(len, splits.values()))} images"
-        note = check_missing(root, missing, used, self.options.partial)
-        self.notes += [note] if note else []
+                missing[f"{absent} of the {count} images of {part}/HR"] = absent
+        used = sum(map(len, splits.values()))
+        self.notes += check_missing(root, by_folder(lost) | missing, used, "images", self.options.partial)
         return {**splits}
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets.builder import DepthBuilder, Item, check_missing
+from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.folder import check_image, find_root
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.files import damaged, read_depth
@@ -101,16 +101,11 @@ class Dtu(DepthBuilder):
         assert self.source_dir is not None
         root = find_root(self.source_dir, ["scan*[0-9]/depth_map_*.pfm"], "scan1/depth_map_0000.pfm and the like")
         views = {scan: [root / f"scan{scan}/depth_map_{view:04d}.pfm" for view in range(VIEWS)] for scan in SCANS}
-        lost = {scan: [path for path in paths if not path.is_file()] for scan, paths in views.items()}
-        missing = [
-            name
-            for scan, paths in lost.items()
-            for name in ([f"scan{scan}"] if len(paths) == VIEWS else [f"scan{scan}/{path.name}" for path in paths])
-        ]
-        there = {scan: [path for path in views[scan] if path not in lost[scan]] for scan in SCANS}
-        used = f"{sum(map(len, there.values()))} maps of {sum(map(bool, there.values()))} scans"
-        note = check_missing(root, missing, used, self.options.partial)
-        self.notes += [*([note] if note else []), "no colour: the guide is black"]
+        there = {scan: [path for path in paths if path.is_file()] for scan, paths in views.items()}
+        lost = [f"scan{scan}/{path.name}" for scan in SCANS for path in views[scan] if path not in there[scan]]
+        used, kind = sum(map(len, there.values())), f"maps of {sum(map(bool, there.values()))} scans"
+        self.notes += check_missing(root, by_folder(lost, "maps"), used, kind, self.options.partial)
+        self.notes.append("no colour: the guide is black")
         splits = {
             "train": [scan for scan in SCANS if scan not in (*VALIDATION, *TEST, *UNLISTED)],
             "validation": VALIDATION,

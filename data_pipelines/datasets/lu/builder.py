@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets.builder import DepthBuilder, Item, check_missing
+from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.files import read_depth, read_guide
 
@@ -93,9 +93,8 @@ class Lu(DepthBuilder):
                 ]
                 if depth and guide:
                     splits[split].append((name, functools.partial(_read, guide, depth)))
-        there = f"the other {sum(map(len, splits.values()))} pairs"
-        if note := check_missing(self.source_dir, missing, there, self.options.partial):
-            self.notes.append(note)
+        used = sum(map(len, splits.values()))
+        self.notes += check_missing(self.source_dir, by_folder(missing), used, "pairs", self.options.partial)
         return {**splits}
 
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from ahmf_jax.errors import InputError
 from data_pipelines.calib import read_calibration
-from data_pipelines.datasets.builder import DepthBuilder, Item, check_missing
+from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.datasets.middlebury.layout import CALIBRATION, SCENES, SIZES, Scene, find_scenes
-from data_pipelines.files import damaged, open_file, read_depth, read_guide
+from data_pipelines.files import damaged, listed, open_file, read_depth, read_guide, some
 
 if TYPE_CHECKING:
     from data_pipelines.download import Download
@@ -151,23 +151,33 @@ class Middlebury(DepthBuilder):
         """Both views of every scene, as the splits say."""
         assert self.source_dir is not None
         scenes, imperfect = find_scenes(self.source_dir)
+        if not scenes:
+            raise InputError(
+                f"{self.source_dir}: holds no Middlebury scenes (such as 2006/HalfSize/Aloe with view1.png and "
+                "disp1.png): name the folder of the download, or its archive"
+            )
         if imperfect and "2014" in {scene.year for scene in scenes}:
             self.notes.append(f"passed over: {', '.join(imperfect)}")
         there = [year for year in SCENES if any(scene.year == year for scene in scenes)]
         chosen = [scene for year in there for scene in self._in_size(scenes, year)]
         calibrated = self.options.quantity == "depth"
 
-        missing = [file for scene in chosen for file in scene.missing(calibrated)]
+        missing: dict[str, int] = {}
+        for scene in chosen:
+            missing |= by_folder(scene.missing(calibrated))
         whole = [scene for scene in chosen if not scene.missing(calibrated)]
         for year in self.options.years or sorted({scene.year for scene in chosen}):
             names = {scene.name for scene in chosen if scene.year == year}
-            size = next((scene.size for scene in chosen if scene.year == year), next(iter(SIZES[year].values()))[0])
-            missing += [f"{year}/{size}/{name}" for name in SCENES[year] if name not in names]
-        if note := check_missing(self.source_dir, missing, f"the other {len(whole)} scenes", self.options.partial):
-            self.notes.append(note)
+            asked = SIZES[year].get(self.options.size, next(iter(SIZES[year].values())))[0]
+            size = next((scene.size for scene in chosen if scene.year == year), asked)
+            missing |= {f"{year}/{size}/{name}": 1 for name in SCENES[year] if name not in names}
         if not whole:
-            found = ", ".join(sorted({f"{scene.year}/{scene.size}" for scene in scenes})) or "none at all"
-            raise InputError(f"{self.source_dir}: no scene fits the options; there are {found}: choose other options")
+            found = ", ".join(sorted({f"{scene.year}/{scene.size}" for scene in scenes}))
+            lacks = f" ({some(list(missing))})" if missing else ""
+            raise InputError(
+                f"{self.source_dir}: no scene fits the options{lacks}; there are {found}: choose other options"
+            )
+        self.notes += check_missing(self.source_dir, missing, len(whole), "scenes", self.options.partial)
         if not self.options.years:
             used = ", ".join(sorted({f"{scene.year} ({scene.size})" for scene in whole}))
             absent = ", ".join(year for year in SCENES if year not in there) or "none"
@@ -190,6 +200,9 @@ class Middlebury(DepthBuilder):
             found = [scene for scene in scenes if (scene.year, scene.size) == (year, folder)]
             if found and options.size in ("largest", size):
                 return found
+        if not options.years:
+            there = listed(sorted({scene.size for scene in scenes if scene.year == year}))
+            self.notes.append(f"{year} is left out: it is there in {there}, not in {SIZES[year][options.size][0]}")
         return []
 
     def _views(self, scene: Scene) -> list[Item]:

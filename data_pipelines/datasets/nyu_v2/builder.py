@@ -76,6 +76,7 @@ class NyuV2(DepthBuilder):
         url="https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
     )
     Options = NyuV2Options
+    SINGLE_FILE = ".mat"
 
     _arrays: dict[str, Rows]
 

@@ -2,8 +2,9 @@
 
     ahmf data prepare pairs --from DIR --name my_sensor --unit mm --range 5000 --invalid 0
 
-Where there are folders `train`, `validation` or `test` in it, each is a split and is searched by the two patterns;
-otherwise all of it is `train`, of which TFDS gives parts: `train[:90%]` and `train[90%:]`.
+Where there are folders `train`, `validation` (or `val`) or `test` in it, each is a split and is searched by the two
+patterns, and a note names where else there are pairs; otherwise all of it is `train`, of which TFDS gives parts:
+`train[:90%]` and `train[90%:]`.
 """
 
 import functools
@@ -20,9 +21,12 @@ from ahmf_jax.holes import Fill
 from data_pipelines.datasets.builder import DepthBuilder, Item
 from data_pipelines.datasets.folder import check_range, find_pairs
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import read_depth, read_guide
+from data_pipelines.files import read_depth, read_guide, some
 
-SPLITS = ("train", "validation", "test")
+# Folder, in small letters -> split.
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+# The share of an image's pixels that may be 0 by chance.
+MOST_ZEROS = 0.001
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Pairs(DepthBuilder):
     )
     Options = PairsOptions
 
+    _zeros = 0.0  # the largest share of an image
+
     @property
     def depth_info(self) -> DatasetInfo:
         """As the options say."""
@@ -85,13 +91,33 @@ class Pairs(DepthBuilder):
         """The two files of every pair, by split and name."""
         assert self.source_dir is not None
         patterns = self.options.depth, self.options.guide
-        folders = {split: self.source_dir / split for split in SPLITS if (self.source_dir / split).is_dir()}
+        inside = sorted(path for path in self.source_dir.iterdir() if path.is_dir() and path.name[0] != ".")
+        folders: dict[str, Path] = {}
+        for folder in inside:
+            split = SPLITS.get(folder.name.lower())
+            if split in folders:
+                raise InputError(f"{folder} and {folders[split].name}: are both the split {split}: make one of them")
+            folders |= {split: folder} if split else {}
         if not folders:
             return {"train": find_pairs(self.source_dir, *patterns)}
+        others = [folder for folder in (self.source_dir, *inside) if folder not in folders.values()]
+        beside = [str(folder) for folder in others if any(_holds(folder, pattern) for pattern in patterns)]
+        if beside:
+            splits = ", ".join(folder.name for folder in folders.values())
+            self.notes.append(f"passed over: the pairs of {some(beside)}: the splits are the folders {splits}")
         return {
             split: {f"{split}/{name}": pair for name, pair in find_pairs(folder, *patterns).items()}
             for split, folder in folders.items()
         }
+
+    def build(self) -> None:
+        """Writes the records, and notes what may be unknown and counts as known."""
+        super().build()
+        if self.options.invalid is None and self._zeros > MOST_ZEROS:
+            self.notes.append(
+                f"0 in {self._zeros:.1%} of an image's pixels (in the worst) counts as known: if it means unknown, "
+                "prepare again with --invalid 0"
+            )
 
     def items(self) -> dict[str, Sequence[Item]]:
         """The pairs of each split, sorted by name."""
@@ -107,4 +133,11 @@ class Pairs(DepthBuilder):
             raise InputError(
                 f"{depth}: holds {values.dtype.name}, and {first} {np.dtype(dtype).name}: save all depth in one type"
             )
+        self._zeros = max(self._zeros, float(np.mean(values == 0)))
         return read_guide(guide), values
+
+
+def _holds(folder: Path, pattern: str) -> bool:
+    """Whether there are files that a pattern finds."""
+    place = folder / pattern
+    return any(not path.name.startswith(".") for path in place.parent.glob(place.name))

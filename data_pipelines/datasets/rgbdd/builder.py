@@ -66,20 +66,20 @@ class Rgbdd(DepthBuilder):
         folders = [f"{kind}/{kind}_{part}" for kind in COUNTS for part in ("train", "test")]
         root = find_root(self.source_dir, folders, ", ".join(folders))
         splits: dict[str, list[Item]] = {"train": [], "validation": [], "test": []}
-        missing: list[str] = []
+        missing: dict[str, int] = {}
         for folder, count in zip(folders, itertools.chain.from_iterable(COUNTS.values()), strict=True):
             items, lost = _samples(root / folder)
             absent = count - len(items) - len(lost)
-            missing += [*([f"{absent} of the {count} samples in {folder}"] if absent > 0 else []), *lost]
+            missing |= {f"{absent} of the {count} samples in {folder}": absent} if absent > 0 else {}
+            missing |= dict.fromkeys(lost, 1)
             end = len(items) * 9 // 10
             if folder.endswith("test"):
                 splits["test"] += items
             else:
                 splits["train"] += items[:end]
                 splits["validation"] += items[end:]
-        used = f"{sum(map(len, splits.values()))} samples"
-        note = check_missing(root, missing, used, self.options.partial)
-        self.notes += [note] if note else []
+        used = sum(map(len, splits.values()))
+        self.notes += check_missing(root, missing, used, "samples", self.options.partial)
         return {**splits}
 
 

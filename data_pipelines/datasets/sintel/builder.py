@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets.builder import DepthBuilder, Item, check_missing
+from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.files import read_depth, read_guide
 
@@ -116,19 +116,16 @@ class Sintel(DepthBuilder):
         missing = []
         for part in self.options.passes:
             for sequence, count in SEQUENCES.items():
-                lacking = [f"{kind}/{sequence}" for kind in ("depth", part) if not (trees[kind] / sequence).is_dir()]
-                missing += [name for name in lacking if name not in missing]
-                for frame in range(1, count + 1, self.options.every) if not lacking else ():
+                for frame in range(1, count + 1, self.options.every):
                     name = f"{sequence}/frame_{frame:04d}"
                     guide, depth = trees[part] / f"{name}.png", trees["depth"] / f"{name}.dpt"
                     absent = [f"{file.parts[-3]}/{name}{file.suffix}" for file in (depth, guide) if not file.is_file()]
-                    missing += [file for file in absent if file not in missing]
+                    missing += absent
                     if not absent:
                         make = functools.partial(_read, guide, depth, self.options.far)
                         splits[split_of(sequence)].append((f"{part}/{name}", make))
-        there = f"the other {sum(map(len, splits.values()))} frames"
-        if note := check_missing(self.source_dir, missing, there, self.options.partial):
-            self.notes.append(note)
+        used = sum(map(len, splits.values()))
+        self.notes += check_missing(self.source_dir, by_folder(missing, "frames"), used, "frames", self.options.partial)
         return {**splits}
 
 

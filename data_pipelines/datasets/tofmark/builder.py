@@ -45,6 +45,7 @@ class Tofmark(DepthBuilder):
         ),
         url="https://github.com/griegler/primal-dual-networks",
     )
+    SINGLE_FILE = ".h5"
 
     def items(self) -> dict[str, Sequence[Item]]:
         """The scenes in the order of the files."""
