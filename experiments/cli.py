@@ -33,6 +33,12 @@ class Train:
     """Name of a configuration, or a Python file."""
     resume: Path | None = None
     """Folder of a run to go on with, exactly where it stopped."""
+    workers: int | None = None
+    """With --resume: another number of worker processes. It changes no batch."""
+    cache: Literal["disk", "memory"] | None = None
+    """With --resume: another place for decoded images. It changes no batch."""
+    on_corrupt: Literal["stop", "skip"] | None = None
+    """With --resume: what to do when an image cannot be read. It changes no batch of images that can."""
     data_dir: Path | None = None
     """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
 
@@ -42,7 +48,9 @@ class Train:
 
         if self.resume is None:
             raise InputError(f"ahmf train: give a configuration ({', '.join(configs.names())}) or --resume RUN")
-        print(resume(self.resume, self.data_dir))
+        given = {"workers": self.workers, "cache": self.cache, "on_corrupt": self.on_corrupt}
+        changed = {name: value for name, value in given.items() if value is not None}
+        print(resume(self.resume, self.data_dir, **changed))
 
 
 @dataclass(frozen=True)
@@ -71,13 +79,15 @@ class Evaluate:
     """A run's folder or a .safetensors file; or an interpolation: bicubic (the protocol's), or any kernel's name."""
     dataset: str
     """A data set's name, or a folder of image pairs."""
-    split: str = "test"
-    """Split of a prepared data set: its own (test, train+validation) or a published one (dada/test)."""
+    split: str | None = None
+    """Split of a prepared data set: its own (test, train+validation) or a published one (dada/test); of a folder, the
+    folder of that name inside. By default test, and all of a folder that has none of that name."""
     scale: int | None = None
     """Factor of an interpolation; a model has its own."""
-    protocol: Literal["ahmf_middlebury", "b6", "float"] = "ahmf_middlebury"
-    """How the numbers are made: rounded to uint8 without a border as AHMF's test program does it; float with a
-    border of 6 as later papers do it; or float, for data that are not 0..255."""
+    protocol: Literal["ahmf_middlebury", "b6", "float", "run"] | None = None
+    """How the numbers are made: rounded to uint8 without a border as AHMF's test program does it (the default for data
+    of 0..255); float with a border of 6 as later papers do it; float (the default for other data); or run: float, on
+    the low resolution that the run was trained on (--data.degrade.*)."""
     pairs: PairsConfig = field(default_factory=PairsConfig)
     out: Path | None = None
     """Also write the numbers to this JSON file."""
@@ -87,13 +97,15 @@ class Evaluate:
     def __call__(self) -> None:
         """Prints the table."""
         from experiments import evaluate
-        from experiments.data import open_named
+        from experiments.data import default_split, open_named, published
         from experiments.upsample import check_place
 
         if self.out is not None:
             check_place(self.out)
-        protocol = evaluate.PROTOCOLS[self.protocol]
-        dataset = open_named(self.dataset, self.split, self.data_dir, self.pairs)
+        split = default_split(self.dataset, self.data_dir) if self.split is None else self.split
+        dataset = open_named(self.dataset, split, self.data_dir, self.pairs)
+        name, protocol = evaluate.choose_protocol(self.protocol, dataset.info.range, self.weights)
+        notes = []
         upsampler: Any = evaluate.interpolation(str(self.weights), self.scale, protocol)
         origin = "interpolation" if upsampler else ""
         if upsampler is None:
@@ -105,9 +117,15 @@ class Evaluate:
                 raise InputError(f"--scale {self.scale}: {self.weights} is a model of x{upsampler.scale}: leave it out")
             if scaling.is_leak(upsampler.trained.scaling):
                 origin += ", told the smallest and largest TRUE depth of each image: a leak"
+            trained_on = evaluate.trained_on(self.weights)
+            if trained_on not in (None, protocol.degrade):
+                notes.append(f"note: trained on {trained_on}, measured on {protocol.degrade}; see --protocol run")
         rows = evaluate.evaluate(upsampler, dataset, protocol)
-        print(f"{self.weights} ({origin}), x{upsampler.scale}, on {dataset.info.name}, {self.split}")
-        print(f"protocol {self.protocol}: {protocol}")
+        notes += published(self.dataset, split, dataset, upsampler.scale, self.data_dir)
+        print(f"{self.weights} ({origin}), x{upsampler.scale}, on {dataset.info.name}, {split or 'all of it'}")
+        print(f"protocol {name}: {protocol}")
+        for note in notes:
+            print(note)
         print(evaluate.table(rows, dataset.info.unit))
         if self.out is not None:
             evaluate.write_json(
@@ -118,7 +136,7 @@ class Evaluate:
                 origin=origin,
                 scale=upsampler.scale,
                 dataset=dataset.info.name,
-                split=self.split,
+                split=split or None,
                 unit=dataset.info.unit,
             )
 
@@ -234,11 +252,13 @@ class PrepareSet(Generic[Options]):
 
     options: Annotated[Options, tyro.conf.arg(name="")]
     dataset: tyro.conf.Suppress[str]
-    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    source: Annotated[str | None, tyro.conf.arg(name="from", metavar="PATH")] = None  # a Path takes "" to be "."
     """The download: its folder, as it was unpacked or with the archives in it, or one archive. Without it, what may be
     fetched is fetched."""
     name: str | None = None
     """Name under which it is prepared (default: the data set's), so that one can be there with several options."""
+    replace: bool = False
+    """Put it in the place of a set of that name even where that had other options or more images."""
     data_dir: Path | None = None
     """Where to build it (default: $AHMF_DATA_DIR or the user's cache)."""
 
@@ -248,7 +268,8 @@ class PrepareSet(Generic[Options]):
 
         place = self.data_dir or datasets.default_data_dir()
         options = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(cast(Any, self.options))}
-        prepared = datasets.prepare(self.dataset, place, self.source, save_as=self.name, **options)
+        how: dict[str, Any] = {"save_as": self.name, "replace": self.replace}
+        prepared = datasets.prepare(self.dataset, place, self.source, **how, **options)
         for note in prepared.notes:
             print(note, file=sys.stderr)
         counts = ", ".join(f"{n} {split}" for split, n in prepared.counts.items())
@@ -391,18 +412,16 @@ def one_line(message: str) -> str:
     lines = [line.strip(" \u2500\u2502\u256d\u256e\u2570\u256f+|") for line in message.splitlines()[1:]]
     sections = [" ".join(part) for rule, part in itertools.groupby(lines, lambda line: not line.strip("-")) if not rule]
     text = "; ".join(" ".join(section.split()).rstrip(".") for section in sections)
+    text = re.sub(r"^Error parsing config[.\w]*: ", "", text)  # where in our classes: the rest names the option
     return re.sub(r"For full helptext, (?:run|see):? (.*)", r"see `\1`", text)
 
 
 def parse(args: list[str]) -> Any:
     """The command that the arguments describe; a usage error is an InputError of one line."""
-    errors = io.StringIO()
     options: dict[str, Any] = {"prog": "ahmf", "description": "Guided depth super-resolution."}
     command: Any = Command
     if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
-        default = TrainRun(configs.load(args[1]), args[1])
-        command, options = TrainRun, {"prog": f"ahmf train {args[1]}", "default": default}
-        args = args[2:]
+        return _parse_training(args[1], args[2:])
     elif args[:2] == ["data", "prepare"] and len(args) > 2 and not args[2].startswith("-"):
         from data_pipelines import datasets
 
@@ -421,6 +440,12 @@ def parse(args: list[str]) -> Any:
             f"ahmf train {args[1]}: name the configuration first ({', '.join(configs.names())}, or a Python file) and "
             "its options after it, or give --resume RUN"
         )
+    return _parsed(command, args, **options)
+
+
+def _parsed(command: Any, args: list[str], **options: Any) -> Any:
+    """What tyro makes of the arguments."""
+    errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(command, args=args, config=(tyro.conf.OmitSubcommandPrefixes,), **options)
@@ -428,6 +453,31 @@ def parse(args: list[str]) -> Any:
         if stop.code in (0, None):
             raise
         raise InputError(one_line(errors.getvalue()) or "usage: see `ahmf --help`") from None
+
+
+def _parse_training(name: str, args: list[str]) -> TrainRun:
+    """The training that the arguments make of the configuration of that name."""
+
+    def parsed(config: TrainConfig) -> TrainRun:
+        return _parsed(TrainRun, args, prog=f"ahmf train {name}", default=TrainRun(config, name))
+
+    recipe = configs.load(name)
+    try:
+        run = parsed(recipe)
+        # The recipe's splits are of its own data set; whatever is said of them on the command line still counts.
+        other = run.config.data.dataset
+        return run if other == recipe.data.dataset else parsed(configs.on_dataset(recipe, other))
+    except InputError as error:
+        raise InputError(_as_options(str(error))) from None
+
+
+def _as_options(message: str) -> str:
+    """A message about a configuration, its fields as the command line names them: --data.mix for DataConfig.mix."""
+    prefixes = {"TrainConfig": "--", "PairsConfig": "--data.pairs.", "Degradation": "--data.degrade."}
+    prefixes |= {"ModelConfig": "--model.", "DataConfig": "--data.", "OptimiserConfig": "--optimiser."}
+    return re.sub(
+        rf"\b({'|'.join(prefixes)})\.(\w+)", lambda found: prefixes[found[1]] + found[2].replace("_", "-"), message
+    )
 
 
 def main(args: list[str] | None = None) -> None:

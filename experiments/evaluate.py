@@ -197,21 +197,21 @@ def table(rows: Sequence[Row], unit: str) -> str:
     smallest = min((x for r in rows for x in (r.mae, r.rmse, r.floor_mae, r.floor_rmse) if 0 < x < math.inf), default=1)
     # Of metres the first digits are zeros. Beyond the eighth place it is the rounding of float32 that one would read.
     places = min(max(3 - math.floor(math.log10(smallest)), 0), 8)
-    columns = [[""], ["MAE"], ["RMSE"], ["PSNR dB"], ["PE %"]]
-    pairs = ("mae", places), ("rmse", places), ("psnr", 2), ("pe", 3)
-    columns[0] += [r.name for r in rows]
-    for column, (measure, digits) in zip(columns[1:], pairs, strict=True):
-        ours, floor = ([f"{getattr(r, prefix + measure):.{digits}f}" for r in rows] for prefix in ("", "floor_"))
-        width = max(map(len, floor))
-        column += [f"{o} ({f:>{width}})" for o, f in zip(ours, floor, strict=True)]
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join(
-            [f"{first:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))]
-        )
-        for first, *cells in zip(*columns, strict=True)
-    ]
-    return "\n".join([f"{lines[0]}    ({unit}; in brackets the floor)", *lines[1:]])
+    width = max(len(r.name) for r in rows)
+    columns = [["".ljust(width), *(r.name.ljust(width) for r in rows)]]
+    for title, name, digits in (
+        ("MAE", "mae", places),
+        ("RMSE", "rmse", places),
+        ("PSNR dB", "psnr", 2),
+        ("PE %", "pe", 3),
+    ):
+        ours, floors = ([f"{getattr(r, kind + name):.{digits}f}" for r in rows] for kind in ("", "floor_"))
+        width = max(map(len, floors))
+        cells = [title, *(f"{o} ({f:>{width}})" for o, f in zip(ours, floors, strict=True))]
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) for cell in cells])
+    head, *lines = map("  ".join, zip(*columns, strict=True))
+    return "\n".join([f"{head}    ({unit}; in brackets the floor)", *lines])
 
 
 def write_json(path: Path, rows: Sequence[Row], protocol: Protocol, **facts: Any) -> None:

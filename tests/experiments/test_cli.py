@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.files import write_depth, write_picture
+from experiments.cli import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,15 +55,18 @@ def test_help_waits_for_nothing_heavy():
         (("train", "nowhere/mine.py"), r"no configuration 'nowhere/mine.py'"),
         (("train", "demo", "--stpes", "3"), r"--stpes.*Perhaps you meant: --steps"),
         (("train", "demo", "--steps", "many"), r"--steps.*'many'"),
-        (("train", "demo", "--steps", "-1"), r"TrainConfig.steps is -1"),
+        (("train", "demo", "--steps", "-1"), r"^ahmf: --steps is -1: it must be positive$"),
+        (("train", "demo", "--data.mix", ":test"), r"^ahmf: --data.mix has ':test': write NAME, NAME:SPLIT or"),
+        (("train", "demo", "--model.num-levels", "0"), r"^ahmf: --model.num-levels is 0: it must be positive;"),
+        (("train", "demo", "--data.degrade.dropouts", "3"), r"^ahmf: --data.degrade.dropouts is 3.0: it must be"),
         (("train", "demo", "--model.scale", "3"), r"'3'.*--model.scale.*'2', '4', '8'"),
-        (("train", "demo", "--data.patch-size", "66"), r"patch_size is 66.*scale, 4"),
+        (("train", "demo", "--data.patch-size", "66"), r"--data.patch-size is 66.*scale, 4"),
         (("train", "--out", "x", "demo"), r"name the configuration first"),
         (("train", "--steps", "3", "demo"), r"name the configuration first"),
         (("upsample",), r"--depth.*--guide.*--out.*required"),
         (("upsample", "w", "--depth", "a", "--guide", "b"), r"upsample: --out"),
         (("evaluate", "w"), r"--dataset"),
-        (("evaluate", "w", "--dataset", "scenes", "--protocol", "b7"), r"'b7'.*--protocol.*'ahmf_middlebury', 'b6'"),
+        (("evaluate", "w", "--dataset", "scenes", "--protocol", "b7"), r"'b7'.*--protocol.*'ahmf_middlebury'"),
         (("evaluate", "w", "--dataset", "nowhere"), r"'nowhere' is neither a data set \(.*middlebury.* nor a"),
         (("data",), r"prepare, list, show"),
         (("data", "look"), r"look.*prepare, list, show"),
@@ -72,6 +76,23 @@ def test_help_waits_for_nothing_heavy():
 def test_usage_errors_are_one_line(refused, args, said):
     line = refused(*args, said=said)
     assert not re.search(r"[\u2500-\u257f]|---|  ", line)
+
+
+@pytest.mark.parametrize(
+    ("given", "splits"),
+    [
+        ((), ("train+train_2003", "validation")),
+        (("--data.dataset", "middlebury"), ("train+train_2003", "validation")),
+        (("--data.dataset", "mine"), ("train", "validation")),
+        (("--data.dataset", "mine", "--data.train", "train+train_2003"), ("train+train_2003", "validation")),
+        (("--data.validation", "train[90%:]", "--data.dataset", "mine"), ("train", "train[90%:]")),
+    ],
+)
+def test_the_splits_of_a_recipe_are_its_data_sets(given, splits):
+    """And `mine` need not have a train_2003."""
+    data = parse(["train", "ahmf_short_x4", *given]).config.data
+    assert (data.train, data.validation) == splits
+    assert data.dataset == ("mine" if "mine" in given else "middlebury") and data.edge_candidates == 8
 
 
 def test_a_reader_that_stops_early_is_no_error():
@@ -117,7 +138,7 @@ BAD = {
     "empty": (lambda p: (p / "depth.png").write_bytes(b""), {}, r"depth.png: is empty"),
     "truncated depth": (lambda p: cut_short(p / "depth.png"), {}, r"depth.png: .*cut short"),
     "truncated guide": (lambda p: cut_short(p / "guide.png"), {}, r"guide.png: .*cut short"),
-    "no picture": (lambda p: (p / "guide.png").write_text("<html>"), {}, r"guide.png: is no readable .png"),
+    "no picture": (lambda p: (p / "guide.png").write_text("no picture"), {}, r"guide.png: is no readable .png"),
     "colour as depth": (None, {"--depth": "guide.png"}, r"guide.png: holds colours, not depth"),
     "wrong dtype": (
         lambda p: np.save(p / "d.npy", DEPTH.astype(np.int32)),

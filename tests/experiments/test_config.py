@@ -62,6 +62,13 @@ def test_what_is_trained_on():
     ]
 
 
+def test_a_recipe_on_another_data_set():
+    config = configs.on_dataset(configs.load("ahmf_short_x4"), "mine")
+    assert config.data.training() == [Part("mine", "train", 1.0)] and config.data.validation == "validation"
+    again = configs.on_dataset(config, "middlebury")
+    assert dataclasses.replace(again.data, train="train+train_2003") == configs.load("ahmf_short_x4").data
+
+
 def test_a_recipe_is_a_python_file_too(tmp_path):
     (tmp_path / "mine.py").write_text("from experiments.config import TrainConfig\nconfig = TrainConfig(steps=3)\n")
     assert configs.load(str(tmp_path / "mine.py")) == TrainConfig(steps=3)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,10 @@ def test_the_command_prints_and_writes_what_it_measured(ahmf, run, tmp_path, dat
     floors = evaluate.evaluate(Fake(4, bicubic), open_dataset("scenes", "test", data_dir), PROTOCOLS["float"])
     for image, floor in zip(written["images"], floors, strict=True):
         assert image["floor_mae"] == pytest.approx(floor.mae, rel=1e-6)
-        assert f"{image['mae']:7.3f} ({image['floor_mae']:7.3f})" in ended.out
+        line = next(line for line in ended.out.splitlines() if line.startswith(image["name"]))
+        mae, floor_mae = re.match(r"\S+ +(\S+) \( *(\S+)\)", line).groups()
+        assert float(mae) == pytest.approx(image["mae"], rel=1e-3)
+        assert float(floor_mae) == pytest.approx(image["floor_mae"], rel=1e-3)
     assert "scenes, test" in ended.out and "m; in brackets the floor" in ended.out
     assert str(PROTOCOLS["float"]) in ended.out
 
@@ -152,22 +156,96 @@ def test_an_interpolation_in_place_of_weights(ahmf, refused, data_dir, tmp_path,
     mean = json.loads(out.read_text())["images"][-1]
     assert (mean["mae"] == mean["floor_mae"]) == (name != "torch_bicubic")
     refused(*given, said=r"fits any scale: give one with --scale")
-    refused(*given, "--scale", 0, said=r"fits any scale: give one with --scale")
+    refused(*given, "--scale", 0, said=r"^ahmf: --scale 0: must be at least 1$")
 
 
 def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents):
     before = contents(pairs)
     given = ("evaluate", run, "--data-dir", data_dir)
-    refused(*given, "--dataset", "scenes", said=r"range of 10 m: use --protocol float")
+    refused(*given, "--dataset", "scenes", "--protocol", "ahmf_middlebury", said=r"10 m: use --protocol float")
     refused(*given, "--dataset", "scenes", "--scale", "2", said=r"--scale 2: .* is a model of x4: leave it out")
     refused(*given, "--dataset", "scenes", "--split", "tset", said=r"no split 'tset': it has .*test")
     refused(*given, "--dataset", "middlebury", said=r"ahmf data prepare middlebury --from DIR")
     refused(*given, "--dataset", pairs, "--pairs.names", "zebra", said=r"zebra_depth.png: is missing")
     refused(*given, "--dataset", pairs, "--out", pairs / "no" / "x.json", said=r"x.json: there is no folder")
     refused(*given, "--dataset", pairs, "--protocol", "b6", said=r"border of 6")
+    said = r"no folder 'tset' in it \(its folders: none\): name one of these, or leave --split out"
+    refused(*given, "--dataset", pairs, "--split", "tset", said=said)
     (pairs / "b_rgb.png").write_bytes(before["b_rgb.png"][:-20])
     refused(*given, "--dataset", pairs, said=r"b_rgb.png: .*cut short")
     assert sorted(contents(pairs)) == sorted(before)
+
+
+def test_the_split_of_a_folder_and_the_protocol_follow_the_data(ahmf, bundle, pairs, data_dir, tmp_path):
+    out = tmp_path / "x.json"
+
+    def measured(*args):
+        ended = ahmf("evaluate", bundle, "--data-dir", data_dir, "--out", out, *args)
+        assert ended.code == 0, ended.err
+        written = json.loads(out.read_text())
+        first, second, *_ = ended.out.splitlines()
+        return first.split(", ")[-1], second.split(":")[0], written["split"], len(written["images"]) - 1
+
+    assert measured("--dataset", pairs) == ("all of it", "protocol ahmf_middlebury", None, 2)
+    assert measured("--dataset", pairs, "--pairs.range", 200)[1] == "protocol float"
+    assert measured("--dataset", "scenes") == ("test", "protocol float", "test", 2)
+    (pairs / "test").mkdir()
+    for file in pairs.glob("b_*"):
+        file.rename(pairs / "test" / file.name)
+    assert measured("--dataset", pairs) == ("test", "protocol ahmf_middlebury", "test", 1)
+    assert measured("--dataset", pairs, "--split", "test")[3] == 1
+
+
+def test_a_run_is_measured_on_what_it_was_trained_for(ahmf, refused, recipe, run, bundle, data_dir, tmp_path):
+    noisy, out = tmp_path / "noisy", tmp_path / "x.json"
+    degrade = ("--data.degrade.kernel", "area", "--data.degrade.dropouts", 0.25, "--steps", 1)
+    ended = ahmf("train", recipe, *degrade, "--data-dir", data_dir, "--out", noisy)
+    assert ended.code == 0, ended.err
+    given = ("--dataset", "scenes", "--split", "validation", "--data-dir", data_dir)
+
+    ended = ahmf("evaluate", noisy, *given, "--protocol", "run", "--out", out)
+    assert ended.code == 0 and "note: " not in ended.out, ended
+    assert "protocol run: LR by area, dropouts 0.25, floor by matlab_bicubic, output not rounded, border 0" in ended.out
+    # The one image of the run's own validation, made alike.
+    logged = [json.loads(line) for line in (noisy / "metrics.jsonl").read_text().splitlines()]
+    mean = json.loads(out.read_text())["images"][-1]
+    assert mean["mae"] == pytest.approx(logged[-1]["validation_mae"], rel=1e-5)
+    assert mean["floor_mae"] == pytest.approx(logged[-1]["validation_bicubic_mae"], rel=1e-6)
+
+    ended = ahmf("evaluate", noisy, *given)
+    said = "note: trained on LR by area, dropouts 0.25, measured on LR by matlab_bicubic; see --protocol run"
+    assert ended.out.splitlines()[2] == said
+    assert "note: " not in ahmf("evaluate", run, *given).out  # the protocol is what it was trained on
+    assert "note: " not in ahmf("evaluate", bundle, *given).out  # nothing is known
+    for weights in (bundle, "bicubic"):
+        refused("evaluate", weights, *given, "--protocol", "run", said=r"--protocol run: \S+ is no run's folder, and")
+
+
+def test_a_published_split_comes_with_its_note(ahmf, data_dir, monkeypatch):
+    from data_pipelines.datasets import splits
+
+    named = splits.NamedSplits("paper", "a paper", {"test": ["test-00001"]}, note="At another size.")
+    monkeypatch.setattr(splits, "protocols", lambda builder: {"paper": named})
+    given = ("evaluate", "bicubic", "--scale", 3, "--dataset", "scenes", "--data-dir", data_dir, "--split")
+    _, _, note, sizes, *table = ahmf(*given, "paper/test").out.splitlines()
+    assert note == "note: At another size."
+    assert sizes.startswith("images measured (height x width): 1 of 63 x 78; ") and len(table) == 3
+    assert "note: " not in ahmf(*given, "test").out
+
+
+def test_the_table_has_four_significant_digits_and_straight_columns():
+    def row(name, *values):
+        return evaluate.Row(name, *values)
+
+    rows = [row("a", 0.01234567, 2.5, 30.0, 1.0, 12.5, 100.0, 9.0, 100.0), row("mean", *[0.5] * 8)]
+    assert evaluate.table(rows, "m").splitlines() == [
+        "                     MAE                 RMSE       PSNR dB             PE %    (m; in brackets the floor)",
+        "a     0.01235 (12.50000)  2.50000 (100.00000)  30.00 (9.00)  1.000 (100.000)",
+        "mean  0.50000 ( 0.50000)  0.50000 (  0.50000)   0.50 (0.50)  0.500 (  0.500)",
+    ]
+    in_mm = evaluate.table([row("a", 0.0, 2000.0, math.inf, 0.0, 1234.6, 4321.4, 9.0, 1.0)], "mm")
+    assert in_mm.splitlines()[1] == "a  0 (1235)  2000 (4321)  inf (9.00)  0.000 (1.000)"
+    assert "0.00000000 (" in evaluate.table([row("a", 0.0, 1e-12, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)], "m")
 
 
 def test_an_image_without_error_is_null_in_json(pairs, tmp_path):

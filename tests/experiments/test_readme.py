@@ -45,6 +45,36 @@ def test_commands_parse(words, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_training_on_ones_own_images(ahmf, monkeypatch, tmp_path):
+    """The lines about `my_images`, typed as they are, with a small network for a few steps."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("train", "validation", "test"):
+        place = tmp_path / "my_images" / folder
+        place.mkdir(parents=True)
+        write_depth(place / "a_depth.png", np.add.outer(np.arange(64), np.arange(80)).astype(np.uint8))
+        write_picture(place / "a_rgb.png", np.zeros((64, 80, 3), np.uint8))
+    small = ["--model.num-levels", 1, "--model.features", 2, "--data.patch-size", 16, "--data.batch-size", 8]
+    # As the run of the other tests, whose compiled programs are there.
+    small += [
+        "--optimiser.name",
+        "adam",
+        "--optimiser.schedule",
+        "step",
+        "--optimiser.learning-rate",
+        1e-3,
+        "--steps",
+        6,
+    ]
+    train, evaluate = (
+        next(words for words in COMMANDS if words[:2] == ["ahmf", command] and "my_images" in words)
+        for command in ("train", "evaluate")
+    )
+    ended = ahmf(*train[1:], *small)
+    assert ended.code == 0 and "1 images to train on, 1 to validate" in ended.out, ended.err
+    ended = ahmf(*evaluate[1:])
+    assert ended.code == 0 and "on test, test" in ended.out, ended.err
+
+
 @pytest.mark.parametrize("words", [w for w in COMMANDS if w[0] == "make"], ids=" ".join)
 def test_targets_are_in_the_makefile(words):
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)

@@ -19,6 +19,7 @@ import pytest
 from ahmf_jax import checkpoint, upsample
 from ahmf_jax.errors import InputError
 from data_pipelines import loader
+from data_pipelines.cache import ByteCache
 from data_pipelines.files import write_depth, write_picture
 from experiments import train as train_module
 
@@ -243,18 +244,53 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(ahmf, reci
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), wanted, found)
 
 
+@pytest.mark.parametrize("changed", [("--workers", 2, "--cache", "memory", "--on-corrupt", "skip"), ()])
+def test_what_changes_no_batch_may_change_when_a_run_goes_on(ahmf, refused, run, tmp_path, data_dir, changed):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    (out / "manifests" / "6.json").unlink()  # as if it had been killed after step 4 or 5
+    assert checkpoint.latest_step(out) == 4
+    started = json.loads((out / "config.json").read_text())
+    refused("train", "--resume", out, "--workers", -1, "--data-dir", data_dir, said=r"workers is -1: it cannot be")
+    seen = {}
+    make = loader.train_loader
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            loader, "train_loader", lambda data, **given: seen.update(given, data=data) or make(data, **given)
+        )
+        ended = ahmf("train", "--resume", out, *changed, "--data-dir", data_dir)
+    assert ended.code == 0, ended.err
+    assert (seen["workers"], seen["on_corrupt"]) == ((2, "skip") if changed else (0, "stop"))
+    assert isinstance(seen["data"][0][0].cache, ByteCache) == bool(changed)
+    assert timeless(out) == timeless(run)
+    assert_same_end(run, out)
+    assert json.loads((out / "config.json").read_text()) == started
+
+
 @pytest.fixture
 def damaged(tmp_path):
-    """A folder of five pairs, the depth of the third cut off."""
+    """A folder of five pairs to train on, the depth of the third cut off, and of one to validate on."""
     folder = tmp_path / "pairs"
-    folder.mkdir()
     rng = np.random.default_rng(0)
-    for name in "abcde":
-        write_depth(folder / f"{name}_depth.png", rng.integers(1, 200, (32, 40)).astype(np.uint8))
-        write_picture(folder / f"{name}_rgb.png", rng.integers(0, 256, (32, 40, 3)).astype(np.uint8))
-    file = folder / "c_depth.png"
+    for place, names in ((folder / "train", "abcde"), (folder / "validation", "v")):
+        place.mkdir(parents=True)
+        for name in names:
+            write_depth(place / f"{name}_depth.png", rng.integers(1, 200, (32, 40)).astype(np.uint8))
+            write_picture(place / f"{name}_rgb.png", rng.integers(0, 256, (32, 40, 3)).astype(np.uint8))
+    file = folder / "train" / "c_depth.png"
     file.write_bytes(file.read_bytes()[:-40])
     return folder
+
+
+def test_images_that_are_not_divided_are_refused(refused, recipe, damaged, tmp_path):
+    """They would be trained and validated on."""
+    given = ("train", recipe, "--out", tmp_path / "run", "--data.dataset")
+    said = r"there is no folder 'train' in it \(its folders: none\): make folders train and validation"
+    refused(*given, damaged / "train", said=said)
+    refused(
+        *given, damaged, "--data.train", "train+validation", said=r"1 of the 1 images to validate on are trained on"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_image_that_cannot_be_read_stops_the_run(ahmf, recipe, damaged, tmp_path):
@@ -285,7 +321,18 @@ def test_an_image_that_cannot_be_read_is_named_once_and_counted(ahmf, recipe, da
 def test_a_leak_is_called_one(ahmf, recipe, data_dir, tmp_path):
     ended = ahmf("train", recipe, "--scaling", "truth", "--steps", 1, "--data-dir", data_dir, "--out", tmp_path / "run")
     assert ended.code == 0 and "scaling truth is a leak: " in ended.out
+    (validation,) = re.findall(r"step 1: validation MAE .*", ended.err)
+    assert validation.endswith(" (scaling truth: a leak), saved")
+    assert re.search(r"loss [\d.]+, waits \d+ % for data \(scaling truth: a leak\)", ended.err)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["trained"]["scaling"] == "truth"
+
+
+def test_training_on_a_test_is_warned_of(ahmf, recipe, data_dir, tmp_path):
+    given = ("train", recipe, "--steps", 1, "--data-dir", data_dir, "--out", tmp_path / "run")
+    ended = ahmf(*given, "--data.mix", "scenes:test", "scenes:train")
+    assert ended.code == 0, ended.err
+    assert ended.err.splitlines()[0] == "warning: scenes:test is trained on: figures on it are not of unseen images"
+    assert "leak" not in ended.err + ended.out
 
 
 def test_a_validation_split_without_an_image(refused, recipe, data_dir, tmp_path):
