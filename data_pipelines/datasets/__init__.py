@@ -205,7 +205,7 @@ def prepare(
             why = next((why for why in map(os.strerror, NO_ROOM) if why in str(error)), None)
             if isinstance(error, OSError) and error.filename is not None:
                 path = Path(own_words(os.fsdecode(error.filename)))
-                if given is not None and path.is_relative_to(given) and path not in (data_dir, old):
+                if given is not None and path not in (data_dir, old) and _inside(path, given):
                     raise unreadable(path, error) from error
             if why is None:
                 raise
@@ -234,6 +234,10 @@ def _own_words(text: str, aside: Path, given: Path | None, data_dir: Path) -> st
         text = text.replace(f"{hidden}/source/unpacked", str(given))
         text = re.sub(rf"{re.escape(hidden)}[^:]*", lambda _: str(data_dir), text)
     return text
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.absolute().is_relative_to(folder.absolute())
 
 
 def _check_replaced(new: Prepared, data_dir: Path) -> None:

@@ -451,3 +451,25 @@ def test_the_limits_hold_for_all_archives_together(tmp_path, aside):
     with pytest.raises(InputError, match=r"2.zip: makes more than 2 files"):
         archives.unpacked(source, aside, max_files=2)
     assert len(tree(archives.unpacked(source, aside, max_bytes=300, max_files=3)[0])) == 3
+
+
+def test_a_broken_archive_in_a_folder_is_passed_over_whole(tmp_path, aside):
+    source = tmp_path / "download"
+    source.mkdir()
+    good = {"x.png": b"12", "a/y.png": b"3"}
+    make(source / "b.zip", good)
+    torn = make(source / "a.tar", {"x.png": b"12", "new/deep/z.png": RNG.randbytes(9000)})
+    torn.write_bytes(torn.read_bytes()[:-12_000])  # it brings x.png, which b.zip must bring again, and folders
+    make(source / "c.zip", {"d/w.png": b"4", "../up.png": b"5"})
+    folder, notes = archives.unpacked(source, aside)
+    assert tree(folder) == good and not (folder / "new").exists() and not (folder / "d").exists()
+    assert [note.split(" (")[0].split(" leads")[0] for note in notes] == [
+        f"passed over: {torn}: is no readable .tar file",
+        f"passed over: {source / 'c.zip'}: '../up.png'",
+    ]
+    # Where nothing else is there, it is the one that was meant.
+    for name in ("b.zip", "c.zip"):
+        (source / name).unlink()
+    with pytest.raises(InputError, match=r"^.*a.tar: is no readable .tar file"):
+        archives.unpacked(source, tmp_path / "again")
+    assert list((tmp_path / "again").iterdir()) == []

@@ -4,9 +4,13 @@ import dataclasses
 import errno
 import json
 import pickle
+import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
@@ -209,3 +213,141 @@ def test_many_missing_files_make_a_short_line(tmp_path):
         "scene11 (2 files) and 30 more): fetch what is missing, or go on with --partial, which uses 5 scenes"
     )
     assert len(check_missing(tmp_path, missing, 5, "scenes", partial=True)[0]) < 400 + len(str(tmp_path))
+
+
+def own_pairs(folder, count=2, value=90):
+    """Pairs of a user's own: as many as asked for, and their depth of one value."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.fromarray(np.full((6, 9), value, np.uint8)).save(folder / f"{i}_depth.png")
+        Image.fromarray(np.full((6, 9, 3), i, np.uint8)).save(folder / f"{i}_rgb.png")
+    return folder
+
+
+def zipped(folder, path):
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def test_a_better_set_is_not_replaced(tmp_path):
+    many, few = own_pairs(tmp_path / "many", 3), own_pairs(tmp_path / "few", 2)
+    data = tmp_path / "data"
+    prepare("pairs", data, many, save_as="mine", range=200.0)
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    for source, options, said in (
+        (few, {"range": 200.0}, "with 3 train; this would make it 2 train: give another --name, or --replace"),
+        (many, {}, r"with 3 train \(range 200.0\); this would make it 3 train \(range 255.0\): give"),
+    ):
+        with pytest.raises(InputError, match=f"^mine is there already {said}"):
+            prepare("pairs", data, source, save_as="mine", **options)
+        assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+    with pytest.raises(InputError, match=r"5 train, .*data set scenes.*would make it 2 train \(data set pairs"):
+        prepare("scenes", data, save_as="other", **SMALL)
+        prepare("pairs", data, few, save_as="other")
+    # Nothing is lost: the same again, or more of it; and whoever says so may lose something.
+    assert prepare("pairs", data, many, save_as="mine", range=200.0).counts == {"train": 3}
+    assert prepare("pairs", data, few, save_as="mine", replace=True).counts == {"train": 2}
+    assert prepare("pairs", data, many, save_as="mine").counts == {"train": 3}
+    file = next((data / "mine").rglob("ahmf.json"))
+    file.write_text(file.read_text()[:50])  # a damaged set is no loss
+    assert prepare("pairs", data, few, save_as="mine").counts == {"train": 2}
+    # A split that is gone is lost, whatever another has gained.
+    own_pairs(few / "test", 1)
+    prepare("pairs", data, few, save_as="split", replace=True)
+    with pytest.raises(InputError, match=r"split is there already with 1 test; this would make it 3 train"):
+        prepare("pairs", data, many, save_as="split")
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_messages_name_what_the_user_gave(tmp_path, monkeypatch, relative):
+    archive = zipped(own_pairs(tmp_path / "own", value=0), tmp_path / "in" / "own.zip")
+    monkeypatch.chdir(tmp_path)
+    data = Path("data") if relative else tmp_path / "data"
+    # An error, and a note; of one archive, and of a folder of such.
+    for source in (archive, archive.parent):
+        with pytest.raises(InputError) as caught:
+            prepare("pairs", data, source, guide="*_colour.png")
+        assert str(caught.value).startswith(f"{source}/0_colour.png, {source}/1_colour.png: are missing: ")
+        with pytest.raises(InputError) as caught:
+            prepare("pairs", data, source, invalid=0.0)
+        assert str(caught.value).startswith(f"{source}: 0: has no known depth at all")
+    own_pairs(tmp_path / "own/train", value=90)
+    archive = zipped(tmp_path / "own", archive)
+    assert prepare("pairs", data, archive).notes == [
+        f"passed over: the pairs of {archive}: the splits are the folders train"
+    ]
+    assert describe("pairs", data).notes[0].startswith(f"passed over: the pairs of {archive}: ")
+
+
+def test_a_disk_that_fills_while_an_archive_is_unpacked(tmp_path, monkeypatch):
+    archive = zipped(own_pairs(tmp_path / "own"), tmp_path / "own.zip")
+    path_open = Path.open
+
+    def full(self, mode="r", *args):
+        if mode == "xb" and self.suffix == ".png":
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return path_open(self, mode, *args)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError) as caught:
+        prepare("pairs", tmp_path / "data", archive)
+    assert str(caught.value).startswith(f"{tmp_path}/data: cannot be written (No space left on device): ")
+
+
+def test_a_file_without_the_right_to_read_it_is_named(tmp_path, monkeypatch):
+    source = own_pairs(tmp_path / "own")
+    iterdir = Path.iterdir
+
+    def locked(self):
+        if self.name == "own":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return iterdir(self)
+
+    # As the builder sees it, after the search for archives.
+    monkeypatch.setattr("data_pipelines.archives.unpacked", lambda given, aside: (given, []))
+    monkeypatch.setattr(Path, "iterdir", locked)
+    with pytest.raises(InputError, match=rf"^{source}: cannot be read \(Permission denied\): check its rights"):
+        prepare("pairs", tmp_path / "data", source)
+
+    # Of the place where it is written, that place is named, also where it lies in the source.
+    def build(self):
+        raise PermissionError(errno.EACCES, "Permission denied", self.data_dir)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(builder_class("pairs"), "build", build)
+    with pytest.raises(InputError, match=r"data: pairs could not be written \(Permission denied\): make room or"):
+        prepare("pairs", source / "data", source)
+
+
+def test_a_broken_archive_beside_the_files(tmp_path):
+    source = own_pairs(tmp_path / "own")
+    (source / "thesis.zip").write_bytes(b"PK no archive")
+    one = prepare("pairs", tmp_path / "data", source)
+    assert one.counts == {"train": 2}
+    assert one.notes[0].startswith(f"passed over: {source}/thesis.zip: is no readable .zip file")
+    # It may be what is missed.
+    (source / "1_rgb.png").unlink()
+    with pytest.raises(InputError, match=r"1_rgb.png: is missing: .*; passed over: .*thesis.zip: is no readable"):
+        prepare("pairs", tmp_path / "data", source)
+    with pytest.raises(InputError, match=rf"^{source}/thesis.zip: is no readable .zip file"):
+        prepare("pairs", tmp_path / "data", source / "thesis.zip")
+
+
+def test_what_can_be_no_source(tmp_path):
+    source = own_pairs(tmp_path / "own")
+    for name, said in (("pairs", "archive: name"), ("nyu_v2", "archive, nor a .mat file: name"), ("lu", "archive: n")):
+        with pytest.raises(InputError, match=rf"^{source}/0_rgb.png: is neither a folder nor an {said}"):
+            prepare(name, tmp_path / "data", source / "0_rgb.png")
+        with pytest.raises(InputError, match=r"^--from is empty: name the folder or archive of the download"):
+            prepare(name, tmp_path / "data", "")
+
+
+def test_a_published_split_is_used_whole(tmp_path, monkeypatch):
+    prepare("scenes", tmp_path, **SMALL)
+    monkeypatch.setattr("data_pipelines.datasets.splits.protocols", lambda builder: {"dada": None})
+    for split in ("dada/test[:3]", "dada/train+dada/test", "train+dada/test"):
+        with pytest.raises(InputError, match=rf"^split '{re.escape(split)}': a published split is used whole: leave"):
+            datasets._places(describe("scenes", tmp_path), split)

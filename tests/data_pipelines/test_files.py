@@ -14,6 +14,8 @@ from PIL import Image
 
 from ahmf_jax.errors import InputError
 from data_pipelines import files
+from data_pipelines.archives import extract
+from data_pipelines.hdf5 import ArraySpec, open_arrays
 
 RNG = np.random.default_rng(0)
 
@@ -562,3 +564,27 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     refused(path, lambda: files.write_picture(path, np.zeros((2, 2, 3), np.uint8)), "No space left")
     assert os.listdir(tmp_path) == ["d.png"]
     np.testing.assert_array_equal(files.read_depth(path), before)
+
+
+@pytest.mark.parametrize("name", ["page.png", "page.zip", "page.mat"])
+@pytest.mark.parametrize("start", [b"<!DOCTYPE html>", b"\n  <html lang='en'>"])
+def test_a_web_page_in_the_place_of_a_file(tmp_path, name, start):
+    path = tmp_path / name
+    path.write_bytes(start + b"<body>Not found</body></html>" * 9)
+    read = {".png": files.read_guide, ".zip": lambda path: extract(path, tmp_path / "out")}.get(
+        path.suffix, read_arrays
+    )
+    with pytest.raises(InputError, match=rf"^{path}: is a web page, not a {path.suffix} file: download it again$"):
+        read(path)
+
+
+def test_a_file_of_matlab_5(tmp_path):
+    path = tmp_path / "old.mat"
+    path.write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(128) + bytes(200))
+    with pytest.raises(InputError, match=r"old.mat: is a .mat file of MATLAB 5, which is not read: save it with -v7.3"):
+        read_arrays(path)
+
+
+def read_arrays(path):
+    with open_arrays(path, {"depths": ArraySpec("float32", (None, 2, 2))}):
+        pass

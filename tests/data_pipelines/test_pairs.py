@@ -233,3 +233,74 @@ def test_the_folder_of_a_download_is_found_where_it_is_meant(tmp_path):
     (tmp_path / "up/beside/a/x").mkdir(parents=True)
     with pytest.raises(InputError, match=r"up: beside, root each hold a/x: name one of them"):
         find_root(root.parent, ["a/x"], "a/x")
+
+
+def test_val_is_validation_and_what_is_passed_over_is_named(tmp_path):
+    source = tmp_path / "own"
+    for folder in ("Train", "val", "extra", "empty", "."):
+        (source / folder).mkdir(parents=True, exist_ok=True)
+        if folder != "empty":
+            write(source / folder, "x")
+    one = prepared(source, tmp_path)
+    assert one.counts == {"train": 1, "validation": 1}
+    assert [examples[0]["name"] for examples in one.splits.values()] == ["train/x", "validation/x"]
+    assert one.notes == [f"passed over: the pairs of {source}, {source}/extra: the splits are the folders Train, val"]
+    (source / "validation").mkdir()
+    with pytest.raises(InputError, match=r"own/validation and val: are both the split validation: make one of them"):
+        prepared(source, tmp_path)
+
+
+def test_suffixes_in_capitals(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    depth, _ = write(source, "a", depth="{}_depth.PNG", guide="{}_rgb.Png")
+    np.testing.assert_array_equal(open_pairs(source)[0].depth, depth)
+    write(source, "b")
+    np.testing.assert_array_equal(open_pairs(source, depth="*_depth.PNG", names=["a"])[0].depth, depth)
+    (source / "b_depth.Png").touch()
+    with pytest.raises(InputError, match=r"b_depth.png and b_depth.Png: are both depth of 'b': take one of them away"):
+        open_pairs(source)
+
+
+def test_zeros_that_may_mean_unknown_are_noted_once(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    for name in "abc":
+        depth, _ = write(source, name)
+        if name != "a":
+            depth[0, : 3 if name == "b" else 1] = 0
+            Image.fromarray(depth).save(source / f"{name}_depth.png")
+    assert prepared(source, tmp_path).notes == [
+        "0 in 5.6% of an image's pixels (in the worst) counts as known: if it means unknown, prepare again with "
+        "--invalid 0"
+    ]
+    assert prepared(source, tmp_path, invalid=0.0, replace=True).notes == []
+
+
+def test_values_that_mean_unknown_and_were_not_declared(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    for value, dtype, said in (
+        (
+            65535,
+            np.uint16,
+            r"own: a: 5.6% .* above 5000 mm, .*too small\? Is 65535 the value for unknown\? --invalid 6",
+        ),
+        (-1, np.float32, r"own: a: 5.6% .* below 0, down to -1 mm: Is -1 the value for unknown\? --invalid -1$"),
+    ):
+        depth = np.full((6, 9), 900, dtype)
+        write(source, "a")
+        (source / "a_depth.png").unlink()
+        suffix = "npy" if dtype is np.float32 else "png"
+        options = {"unit": "mm", "range": 5000.0, "depth": f"*_depth.{suffix}"}
+        depth[:, 0] = value
+        depth[3:, 0] = 900
+        write_depth(source / f"a_depth.{suffix}", depth)
+        with pytest.raises(InputError, match=said):
+            prepared(source, tmp_path, **options)
+        assert prepared(source, tmp_path, **options, invalid=float(value), replace=True).counts == {"train": 1}
+        depth[1:3, 0] = 900  # a pixel or two beyond the range may be noise; nothing is below 0
+        write_depth(source / f"a_depth.{suffix}", depth)
+        if value > 0:
+            assert prepared(source, tmp_path, **options, replace=True).splits["train"][0]["high"] == value
+    assert prepared(source, tmp_path, **options | {"unit": "log m", "range": 900.0}, replace=True).counts
