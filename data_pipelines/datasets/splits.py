@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ahmf_jax.errors import InputError
+from data_pipelines.files import some
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -103,8 +104,8 @@ def resolve(named: NamedSplits, split: str, names: Sequence[str]) -> list[int]:
     if missing:
         there = sorted({_scene(named, name) or name for name in names}) or ["none"]
         raise InputError(
-            f"protocol {named.protocol!r}, split {split!r}: no example is called {', '.join(missing)}: prepare the "
-            f"data set with these; it has {', '.join(there[:100])}{', ...' if len(there) > 100 else ''}"
+            f"protocol {named.protocol!r}, split {split!r}: no example is called {some(missing)}: prepare the data "
+            f"set with these; it has {some(there, 40)}"
         )
     indices = [index for found in chosen[split] for index in found]
     twice = [names[index] for index, times in Counter(indices).items() if times > 1]
@@ -170,8 +171,7 @@ def _check_leaks(named: NamedSplits, scenes: dict[str, dict[str, str]]) -> None:
                 leaks = held_out.startswith("validation") and other.startswith("train")
             shared = scenes[held_out].keys() & scenes[other].keys() if leaks else ()
             if shared:
-                found = ", ".join(scenes[other][scene] for scene in sorted(shared)[:20])
-                found += f" and {len(shared) - 20} more" if len(shared) > 20 else ""
+                found = some([scenes[other][scene] for scene in sorted(shared)])
                 raise InputError(
                     f"protocol {named.protocol!r}: scenes of split {held_out!r} are in split {other!r} too: {found}: "
                     "take them out of the data set, or correct the list"

@@ -105,3 +105,11 @@ def test_what_no_sample_can_be(download, tmp_path):
     with pytest.raises(InputError, match="does not hold models/models_train, models/models_test, plants"):
         prepare("rgbdd", tmp_path / "data", depth.parent)
     assert not list((tmp_path / "data").glob("*"))
+
+
+def test_folders_that_are_missing_count_as_their_samples(download, tmp_path):
+    root, _ = download
+    (root / "portraits").rename(tmp_path / "elsewhere")
+    said = r"11 missing \(10 of the 10 samples in portraits/portraits_train, 1 of the 1 samples .*uses 4 samples"
+    with pytest.raises(InputError, match=said):
+        prepare("rgbdd", tmp_path / "data", root)

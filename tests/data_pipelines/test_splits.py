@@ -152,7 +152,7 @@ def test_fdsr_divides_rgbdd_by_its_folders():
     assert all("_test/" in name for name in splits["test"]) and all("_train/" in name for name in splits["train"])
     names = [name.replace("test/models_test", "test/models_train") for name in NAMES["rgbdd"]]
     with pytest.raises(
-        InputError, match=r"are in split 'train' too: models_train/models_train0000, .* and 20 more: take"
+        InputError, match=r"are in split 'train' too: models_train/models_train0000, .* and 28 more: take"
     ):
         resolve(protocols("rgbdd")["fdsr"], "train", names)
 
