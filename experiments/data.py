@@ -41,7 +41,7 @@ def open_named(
             f"make folders train and validation in it, or `ahmf data prepare pairs --from {folder} --name mine`, then "
             "--data.dataset mine --data.train 'train[:90%]' --data.validation 'train[90%:]'"
             if training
-            else "name one of these, or leave --split out"
+            else "name one of its folders, or leave --split out"
         )
         raise InputError(f"{folder}: there is no folder {missing[0]!r} in it (its folders: {there}): {remedy}")
     pairs = pairs or PairsConfig()

@@ -169,7 +169,7 @@ def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents)
     refused(*given, "--dataset", pairs, "--pairs.names", "zebra", said=r"zebra_depth.png: is missing")
     refused(*given, "--dataset", pairs, "--out", pairs / "no" / "x.json", said=r"x.json: there is no folder")
     refused(*given, "--dataset", pairs, "--protocol", "b6", said=r"border of 6")
-    said = r"no folder 'tset' in it \(its folders: none\): name one of these, or leave --split out"
+    said = r"no folder 'tset' in it \(its folders: none\): name one of its folders, or leave --split out"
     refused(*given, "--dataset", pairs, "--split", "tset", said=said)
     (pairs / "b_rgb.png").write_bytes(before["b_rgb.png"][:-20])
     refused(*given, "--dataset", pairs, said=r"b_rgb.png: .*cut short")
