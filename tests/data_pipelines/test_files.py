@@ -578,13 +578,6 @@ def test_a_web_page_in_the_place_of_a_file(tmp_path, name, start):
         read(path)
 
 
-def test_a_file_of_matlab_5(tmp_path):
-    path = tmp_path / "old.mat"
-    path.write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(128) + bytes(200))
-    with pytest.raises(InputError, match=r"old.mat: is a .mat file of MATLAB 5, which is not read: save it with -v7.3"):
-        read_arrays(path)
-
-
 def read_arrays(path):
     with open_arrays(path, {"depths": ArraySpec("float32", (None, 2, 2))}):
         pass

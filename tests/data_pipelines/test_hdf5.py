@@ -272,6 +272,8 @@ def test_an_error_of_the_caller_is_the_callers(tmp_path):
 def test_files_that_are_no_hdf5(tmp_path, process):
     path = tmp_path / "a.mat"
     path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(1000))
+    refused(path, "is a .mat file of MATLAB 5, which is not read: save it with -v7.3")
+    path.write_bytes(b"MATLAB 4" + bytes(1000))
     refused(path, "no readable .mat file", "signature")
     refused(tmp_path / "b.mat", "no such file")
     refused(tmp_path / "b.npz", "is read from .h5, .hdf5 or .mat")
