@@ -26,8 +26,8 @@ Item = tuple[str, Callable[[], tuple[np.ndarray, np.ndarray]]]
 SMALLEST = 1 / 512
 # A few pixels may be damaged or beyond what the sensor measures; more are in another unit, or mean unknown.
 MOST_ABOVE = 0.05
-# Units of which nothing is below 0.
-UNSIGNED = ("grey level", "m", "cm", "mm", "pixel")
+# Units of which nothing is below 0: grey levels and distances. A disparity in pixels may be.
+UNSIGNED = ("grey level", "mm", "cm", "m", "km", "metres", "meters")
 RECORDS_IN_FILE = 256
 
 
