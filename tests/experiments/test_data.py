@@ -54,7 +54,7 @@ def test_folders_in_a_folder_are_joined(folder):
     assert both.names == ("more/x", "train/x") and [e.name for e in both] == ["more/x", "train/x"]
     assert (both.info.name, both.info.unit, both.info.range) == (folder.name, "mm", 7)
     assert [e.depth.max() for e in both] == [3, 2]
-    with pytest.raises(InputError, match=r"there is no folder 'extra' in it \(its folders: more, train\): name one of its"):
+    with pytest.raises(InputError, match=r"there is no folder 'extra' in it \(its folders: more, train\): name one"):
         open_named(str(folder), "train+extra")
 
 
