@@ -1,12 +1,12 @@
 """Unknown depth: what to put there so that a filter or a network can run over it. NumPy and SciPy only."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ahmf_jax.errors import InputError
 
-Fill = Literal["nearest", "background"]
+Fill = Literal["nearest", "background", "far"]
 
 
 def fill_holes(depth: np.ndarray, mask: np.ndarray, method: Fill = "nearest") -> np.ndarray:
@@ -17,7 +17,8 @@ def fill_holes(depth: np.ndarray, mask: np.ndarray, method: Fill = "nearest") ->
       mask: (H, W) bool, True where known.
       method: "nearest": the nearest known sample. "background", for disparity: holes beside an object are mostly what
         one camera did not see, the background; each is filled along its row from the neighbour with the smaller value,
-        and rows without a known sample from the nearest row.
+        and rows without a known sample from the nearest row. "far": the same for depth, where the background has the
+        larger value.
 
     Returns:
       (H, W) float32.
@@ -25,10 +26,12 @@ def fill_holes(depth: np.ndarray, mask: np.ndarray, method: Fill = "nearest") ->
     Raises:
       InputError: nothing is known, or an unknown method.
     """
-    if method not in ("nearest", "background"):
-        raise InputError(f"fill method {method!r} is not known: choose nearest or background")
+    if method not in get_args(Fill):
+        raise InputError(f"fill method {method!r} is not known: choose one of {', '.join(get_args(Fill))}")
     if not mask.any():
         raise InputError("the depth map has no known sample at all: nothing can fill its holes")
+    if method == "far":
+        return -fill_holes(-np.where(mask, depth, 0).astype(np.float32), mask, "background")
     depth = np.where(mask, depth, 0).astype(np.float32)
     if mask.all():
         return depth

@@ -29,7 +29,12 @@ def test_background_takes_the_smaller_neighbour_of_the_row() -> None:
     assert filled([[N, N], [3, N], [N, N], [N, N], [N, 8]], "background") == [[3, 3], [3, 3], [3, 3], [8, 8], [8, 8]]
 
 
-@pytest.mark.parametrize("method", ["nearest", "background"])
+def test_far_takes_the_larger_neighbour_of_the_row() -> None:
+    assert filled([[4, N, N, 2, N, 9]], "far") == [[4, 4, 4, 2, 9, 9]]
+    assert filled([[N, N], [3, N], [N, N], [N, N], [N, 8]], "far") == [[3, 3], [3, 3], [3, 3], [8, 8], [8, 8]]
+
+
+@pytest.mark.parametrize("method", ["nearest", "background", "far"])
 @pytest.mark.parametrize("junk", [N, np.inf, -1e30, 0])
 def test_what_stands_in_a_hole_is_not_read(method: Any, junk: float) -> None:
     rng = np.random.default_rng(0)
@@ -52,5 +57,5 @@ def test_nothing_known_or_another_method(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(InputError, match="no known sample"):
         fill_holes(np.ones((2, 2)), np.zeros((2, 2), bool))
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse the name first
-    with pytest.raises(InputError, match="'mean' is not known: choose nearest or background"):
+    with pytest.raises(InputError, match="'mean' is not known: choose one of nearest, background, far"):
         filled([[1.0]], "mean")

@@ -121,7 +121,7 @@ def test_depth_in_millimetres(download, tmp_path):
     scene(download / "2014/Vintage-perfect", "2014")
     (download / "2014/Vintage-imperfect").mkdir()
     prepared = prepare("middlebury", tmp_path, download, quantity="depth")
-    assert (prepared.info.unit, prepared.info.range, prepared.info.fill) == ("mm", 10_000.0, "nearest")
+    assert (prepared.info.unit, prepared.info.range, prepared.info.fill) == ("mm", 10_000.0, "far")
     assert prepared.counts == {"train": 4, "validation": 4, "test": 12, "train_2014": 4}
     assert prepared.notes[0] == "passed over: Vintage-imperfect"
     assert "2003 is left out: it has no calibration that gives depth" in prepared.notes[1]

@@ -122,8 +122,8 @@ class Middlebury(DepthBuilder):
         """Grey levels, pixels or millimetres."""
         if self.options.quantity == "depth":
             # 2005 and 2006 end at 2.9 m, Motorcycle of 2014 at 4.8 m by its calib.txt: twice that leaves room for the
-            # deepest. "background" would prefer the smaller value, and here that is the object.
-            return dataclasses.replace(self.INFO, unit="mm", range=10_000.0, fill="nearest")
+            # deepest.
+            return dataclasses.replace(self.INFO, unit="mm", range=10_000.0, fill="far")
         if self.options.years == (IN_PIXELS,):
             return dataclasses.replace(self.INFO, unit="pixel", range=1024.0)
         return self.INFO

@@ -44,7 +44,8 @@ class PairsOptions:
     invalid: float | None = None
     """The value that means unknown, besides NaN and infinity."""
     fill: Fill = "nearest"
-    """How holes are filled before resampling: nearest for depth, background for disparity."""
+    """How holes are filled before resampling: from the nearest sample, or from the background, which has the smaller
+    value in a disparity map (`background`) and the larger one in a depth map (`far`)."""
 
     def __post_init__(self) -> None:
         """Checks what the files need not be read for."""
