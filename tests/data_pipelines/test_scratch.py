@@ -11,8 +11,10 @@ import pytest
 from data_pipelines.scratch import LOCK, scratch_folder, sweep
 
 CHILD = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from data_pipelines.scratch import scratch_folder
+for name in (signal.SIGTERM, signal.SIGHUP):  # as in a terminal, also where the tests themselves run under nohup
+    signal.signal(name, signal.SIG_DFL)
 try:
     with scratch_folder(pathlib.Path(sys.argv[1]), "toy") as folder:
         (folder / "deep").mkdir()

@@ -24,7 +24,12 @@ def test_an_empty_source(refused, tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_ends_it_with_one_line_and_leaves_nothing(tmp_path, name):
-    command = [sys.executable, "-m", "experiments.cli", "data", "prepare", "scenes", "--data-dir", tmp_path / "data"]
+    # As in a terminal, also where the tests themselves run under nohup.
+    script = (
+        f"import signal; signal.signal(signal.{name}, signal.SIG_DFL); from experiments.cli import main; "
+        f"main(['data', 'prepare', 'scenes', '--data-dir', {str(tmp_path / 'data')!r}])"
+    )
+    command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             end = time.monotonic() + 60
