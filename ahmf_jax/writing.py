@@ -16,7 +16,7 @@ from pathlib import Path
 from ahmf_jax.errors import InputError
 
 # What is wrong with the place even where the system names no file, as when a disk fills: reading raises none of them.
-_REMEDIES = {
+REMEDIES = {
     errno.ENOSPC: "free some space or write elsewhere",
     errno.EDQUOT: "free some space or write elsewhere",
     errno.EFBIG: "write it in parts or elsewhere",
@@ -77,7 +77,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """What to raise where the system fails to write."""
-    remedy = _REMEDIES.get(error.errno or 0, "write elsewhere")
+    remedy = REMEDIES.get(error.errno or 0, "write elsewhere")
     return InputError(f"{path}: cannot be written ({error.strerror or error}): {remedy}")
 
 
@@ -93,7 +93,7 @@ def _renamed(path: Path) -> Iterator[Path]:
     except OSError as error:
         named = [Path(str(name)) for name in (error.filename, error.filename2) if name is not None]
         ours = any(name == path or name.is_relative_to(temp) for name in named)
-        if ours or (not named and error.errno in _REMEDIES):
+        if ours or (not named and error.errno in REMEDIES):
             raise unwritable(path, error) from error
         raise
     finally:

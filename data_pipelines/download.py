@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.writing import atomic_write, unwritable
+from ahmf_jax.writing import atomic_write, unwritable, write_whole
 from data_pipelines.files import open_file, unreadable
 
 RECORD = "checksums.tsv"
@@ -139,7 +139,10 @@ def _fetch(download: Download, target: Path, progress: bool) -> tuple[int, str]:
             return _receive(download, temp, progress)
     part = target.with_name(f".{target.name}.part")
     size, sha256 = _receive(download, part, progress)
-    os.replace(part, target)
+    try:
+        os.replace(part, target)
+    except OSError as error:
+        raise unwritable(target, error) from error
     return size, sha256
 
 
@@ -296,5 +299,4 @@ def _read_record(path: Path) -> dict[str, Download]:
 
 def _write_record(path: Path, downloads: Sequence[Download]) -> None:
     lines = [f"{d.url}\t{d.size}\t{d.sha256}\t{d.path}\n" for d in downloads]
-    with atomic_write(path) as temp:
-        temp.write_text("".join(lines))
+    write_whole(path, "".join(lines).encode())

@@ -10,8 +10,7 @@ import numpy as np
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
 from data_pipelines.datasets import Dataset
-from data_pipelines.datasets.folder import find_pairs
-from data_pipelines.files import read_depth, read_guide
+from data_pipelines.datasets.folder import PairFiles, find_pairs
 from experiments.config import DataConfig, PairsConfig
 
 
@@ -56,7 +55,12 @@ def open_named(
     )
     if len(parts) < 2:
         return dataset
-    return Dataset(dataclasses.replace(dataset.info, name=folder.name), _Folders(folder, parts, pairs))
+    files = {
+        f"{part}/{pair}": both
+        for part in parts
+        for pair, both in find_pairs(folder / part, pairs.depth, pairs.guide, pairs.names or None).items()
+    }
+    return Dataset(dataclasses.replace(dataset.info, name=folder.name), PairFiles(files))
 
 
 def open_training(data: DataConfig, data_dir: Path | None = None) -> list[tuple[Dataset, float]]:
@@ -153,22 +157,3 @@ def _images(name: str, split: str, dataset: Dataset, data_dir: Path | None) -> l
         return [f"{name}: {image}" for image in dataset.names]
     inside = folder if "+" in split else folder / split
     return [str((inside / image).resolve()) for image in dataset.names]
-
-
-class _Folders:
-    """The image pairs of several folders in one, one folder after the other, each pair named with its own: "a/x"."""
-
-    def __init__(self, folder: Path, parts: list[str], pairs: PairsConfig):
-        self.files = {
-            f"{part}/{name}": files
-            for part in parts
-            for name, files in find_pairs(folder / part, pairs.depth, pairs.guide, pairs.names or None).items()
-        }
-        self.names = list(self.files)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        depth, guide = self.files[self.names[index]]
-        return read_guide(guide), read_depth(depth), self.names[index]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ahmf_jax import resample, torch_weights, upsample
 from ahmf_jax.errors import InputError
-from ahmf_jax.writing import atomic_write
+from ahmf_jax.writing import write_whole
 from data_pipelines import datasets
 from data_pipelines.degrade import Degradation
 from data_pipelines.files import read_depth, read_guide, write_depth, write_picture
@@ -192,5 +192,4 @@ black is none, white is a tenth of the scene's depth or more.</p>
 <p><img src="side_by_side.png" alt="guide, bicubic and AHMF"></p>
 </html>
 """
-    with atomic_write(out / "index.html") as temporary:
-        temporary.write_text(page)
+    write_whole(out / "index.html", page.encode())

@@ -13,7 +13,7 @@ import numpy as np
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from ahmf_jax.metrics import Errors, errors
-from ahmf_jax.writing import atomic_write
+from ahmf_jax.writing import write_whole
 from data_pipelines.datasets import Dataset
 from data_pipelines.degrade import Degradation, Kernel
 from experiments import config as configs
@@ -221,7 +221,5 @@ def write_json(path: Path, rows: Sequence[Row], protocol: Protocol, **facts: Any
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     images = [{k: finite(v) for k, v in dataclasses.asdict(r).items()} for r in rows]
-    with atomic_write(path) as temporary:
-        temporary.write_text(
-            json.dumps({**facts, "protocol": dataclasses.asdict(protocol), "images": images}, indent=1)
-        )
+    numbers = {**facts, "protocol": dataclasses.asdict(protocol), "images": images}
+    write_whole(path, json.dumps(numbers, indent=1).encode())

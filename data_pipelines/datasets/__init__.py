@@ -11,7 +11,6 @@ is imported only when records are written or read.
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import importlib
 import json
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import REMEDIES
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset, Example
 from data_pipelines.datasets.folder import open_pairs
 from data_pipelines.datasets.info import DatasetInfo
@@ -64,8 +64,6 @@ DATASETS = {
     "pairs": "data_pipelines.datasets.pairs.builder:Pairs",
 }
 SUMMARY = "ahmf.json"
-# Failures to write that are the user's to put right.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DOWNLOADS = "downloads"
 
 
@@ -202,7 +200,7 @@ def prepare(
             raise InputError(own_words("; ".join([str(error), *notes]))) from error
         except (OSError, RuntimeError) as error:
             # The writer of the records is C++: it tells of a full disk in words.
-            why = next((why for why in map(os.strerror, NO_ROOM) if why in str(error)), None)
+            why = next((why for why in map(os.strerror, REMEDIES) if why in str(error)), None)
             if isinstance(error, OSError) and error.filename is not None:
                 path = Path(own_words(os.fsdecode(error.filename)))
                 if given is not None and path not in (data_dir, old) and _inside(path, given):

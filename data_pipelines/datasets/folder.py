@@ -15,8 +15,8 @@ from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.files import read_depth, read_guide, some
 
 
-class _Pairs:
-    """Files in a folder, two for each name."""
+class PairFiles:
+    """The `(depth, guide)` files of pairs, by name, as a source of a `Dataset`."""
 
     def __init__(self, pairs: dict[str, tuple[Path, Path]]):
         self.names = list(pairs)
@@ -58,7 +58,7 @@ def open_pairs(
     directory = Path(directory)
     check_range(range, unit)
     info = DatasetInfo(directory.name, unit, range, invalid, "the user's own files", "", fill)
-    return Dataset(info, _Pairs(find_pairs(directory, depth, guide, names)), cache_bytes)
+    return Dataset(info, PairFiles(find_pairs(directory, depth, guide, names)), cache_bytes)
 
 
 def find_pairs(
@@ -163,3 +163,11 @@ def check_image(path: Path, image: np.ndarray, size: tuple[int, int], dtype: npt
             for (height, width), type_ in ((image.shape[:2], image.dtype), (size, dtype))
         )
         raise InputError(f"{path}: is {is_} (height x width), and must be {be}: download the data set again")
+
+
+def read_pair(colour: Path, depth: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The guide and the depth, uint8 and uint16, of a data set whose images are all (height, width) = `size`."""
+    guide, values = read_guide(colour), read_depth(depth)
+    check_image(colour, guide, size, np.uint8)
+    check_image(depth, values, size, np.uint16)
+    return guide, values

@@ -11,14 +11,12 @@ DADA (prs-eth/Diffusion-Super-Resolution, README and `scripts/create_diml_npy.py
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
-from data_pipelines.datasets.folder import check_image, find_root
+from data_pipelines.datasets.folder import find_root, read_pair
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import read_depth, read_guide
 
 SIZE = 756, 1344
 # Metzger et al., CVPR 2023: 1,440 + 169 and 503.
@@ -76,16 +74,11 @@ class Diml(DepthBuilder):
                         lost.append(str(depth.relative_to(root)))
                         continue
                     split = "validation" if part == "train" and i >= end else part
-                    splits[split].append((f"{split}/{scene.name}/{name}", functools.partial(_read, colour, depth)))
+                    splits[split].append(
+                        (f"{split}/{scene.name}/{name}", functools.partial(read_pair, colour, depth, SIZE))
+                    )
             if absent > 0:
                 missing[f"{absent} of the {count} images of {part}/HR"] = absent
         used = sum(map(len, splits.values()))
         self.notes += check_missing(root, by_folder(lost) | missing, used, "images", self.options.partial)
         return {**splits}
-
-
-def _read(colour: Path, depth: Path) -> tuple[np.ndarray, np.ndarray]:
-    guide, values = read_guide(colour), read_depth(depth)
-    check_image(colour, guide, SIZE, np.uint8)
-    check_image(depth, values, SIZE, np.uint16)
-    return guide, values

@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.datasets.builder import DepthBuilder, Item, check_missing
-from data_pipelines.datasets.folder import check_image, find_root
+from data_pipelines.datasets.folder import find_root, read_pair
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import read_depth, read_guide
 
 SIZE = 384, 512
 # Samples to train on and to test on: He et al., CVPR 2021, and the data set's README.
@@ -91,12 +90,5 @@ def _samples(folder: Path) -> tuple[list[Item], list[str]]:
         files = [sample / f"{sample.name}_{end}" for end in ("RGB.jpg", "HR_gt.png")]
         gone = [f"{folder.name}/{sample.name}/{file.name}" for file in files if not file.is_file()]
         lost += [" and ".join(gone)] if gone else []
-        items += [] if gone else [(f"{folder.name}/{sample.name}", functools.partial(_read, *files))]
+        items += [] if gone else [(f"{folder.name}/{sample.name}", functools.partial(read_pair, *files, size=SIZE))]
     return items, lost
-
-
-def _read(colour: Path, depth: Path) -> tuple[np.ndarray, np.ndarray]:
-    guide, values = read_guide(colour), read_depth(depth)
-    check_image(colour, guide, SIZE, np.uint8)
-    check_image(depth, values, SIZE, np.uint16)
-    return guide, values
