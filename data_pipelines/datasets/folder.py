@@ -26,6 +26,7 @@ class PairFiles:
         return len(self.files)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """`(guide, depth, name)`, the images as stored."""
         depth, guide = self.files[index]
         return read_guide(guide), read_depth(depth), self.names[index]
 

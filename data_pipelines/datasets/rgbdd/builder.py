@@ -87,8 +87,8 @@ def _samples(folder: Path) -> tuple[list[Item], list[str]]:
     items: list[Item] = []
     lost: list[str] = []
     for sample in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
-        files = [sample / f"{sample.name}_{end}" for end in ("RGB.jpg", "HR_gt.png")]
+        files = colour, depth = sample / f"{sample.name}_RGB.jpg", sample / f"{sample.name}_HR_gt.png"
         gone = [f"{folder.name}/{sample.name}/{file.name}" for file in files if not file.is_file()]
         lost += [" and ".join(gone)] if gone else []
-        items += [] if gone else [(f"{folder.name}/{sample.name}", functools.partial(read_pair, *files, size=SIZE))]
+        items += [] if gone else [(f"{folder.name}/{sample.name}", functools.partial(read_pair, colour, depth, SIZE))]
     return items, lost
