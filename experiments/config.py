@@ -5,10 +5,14 @@ are known by name. This module imports neither JAX nor a data set, only NumPy.
 """
 
 import dataclasses
+import functools
+import inspect
 import math
+import re
 import runpy
 import types
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -30,8 +34,14 @@ class Stopped(Exception):
 
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        if getattr(config, name) <= 0:
+        if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)}: it must be positive")
+
+
+def _not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)}: it cannot be negative")
 
 
 def _check_choices(config: Any) -> None:
@@ -70,8 +80,9 @@ class ModelConfig:
     """Of the arithmetic; the parameters are float32."""
     unroll: int | Literal["auto"] = "auto"
     """Steps of the recurrence unrolled: all on the CPU and 1 elsewhere by default."""
-    remat: bool = False
-    """Recompute activations in the backward pass to save memory."""
+    remat: Literal["none", "convs", "blocks"] = "none"
+    """What the backward pass computes again to save memory: nothing; all but the results of convolutions and matrix
+    products; or all inside the network's blocks, which saves most."""
 
     def __post_init__(self) -> None:
         """Checks the choices; the rest is checked by the model."""
@@ -84,7 +95,10 @@ class ModelConfig:
 
         from ahmf_jax.models import AHMF
 
-        return AHMF(**{**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)})
+        fields = {**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)}
+        if isinstance(AHMF.remat, bool):  # until the network has the names
+            fields["remat"] = self.remat != "none"
+        return AHMF(**fields)
 
 
 @dataclass(frozen=True)
@@ -139,8 +153,7 @@ class DataConfig:
         """Checks the choices and signs."""
         _check_choices(self)
         _positive(self, "patch_size", "batch_size", "edge_candidates")
-        if self.workers < 0:
-            raise InputError(f"DataConfig.workers is {self.workers}: it cannot be negative")
+        _not_negative(self, "workers")
         self.training()
 
     def training(self) -> list["Part"]:
@@ -173,57 +186,193 @@ def _part(text: str) -> Part:
 class OptimiserConfig:
     """The optimiser, and its learning rate over the run."""
 
-    name: Literal["adam", "muon"] = "adam"
-    """`adam`, as in the paper; `muon` for the convolution kernels (Jordan et al. 2024), with Adam for the rest."""
+    name: Literal["adam", "adamw", "lion", "muon"] | str = "adam"
+    """`adam`, as in the paper; `adamw`; `lion` (Chen et al. 2023); `muon` for the convolution kernels (Jordan et al.
+    2024), with Adam for the rest; or another optimiser of Optax by its name there: sgd, adafactor, novograd, ..."""
+    options: tuple[str, ...] = ()
+    """More of the optimiser's own settings, KEY=VALUE, numbers or true and false: b1=0.95 nesterov=true."""
     learning_rate: float = 1e-4
     """The largest learning rate of the run."""
-    schedule: Literal["step", "onecycle"] = "step"
-    """`step`: halved at `halve_at`. `onecycle`: cosine up over `warmup`, cosine down to nothing."""
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
+    """`step`: lowered once, at `halve_at`. `cosine`: down to `final_fraction` of it along half a cosine. `onecycle`:
+    up along a cosine until `peak_at`, and down to nothing along another."""
+    warmup: float = 0.0
+    """Part of the run in which the rate rises to its largest in equal steps; `onecycle` has `peak_at` for it."""
     halve_at: float = 0.8
-    """Part of the run after which `step` halves the rate (the paper: epoch 200 of 250)."""
-    warmup: float = 0.1
-    """Part of the run in which `onecycle` goes up."""
-    beta2: float = 0.999
-    """Adam's second decay."""
+    """Part of the run after which `step` lowers the rate (the paper: epoch 200 of 250)."""
+    step_factor: float = 0.5
+    """What `step` multiplies the rate with (the paper halves it)."""
+    final_fraction: float = 0.0
+    """The last rate of `cosine`, as a part of the largest."""
+    peak_at: float = 0.1
+    """Part of the run after which `onecycle` is at its largest rate."""
+    weight_decay: float = 0.0
+    """How far the kernels shrink in a step, as a part of the learning rate; biases and PReLU slopes never do. For
+    adamw, lion, muon (the kernels that are not Adam's) and others of Optax that can leave parameters out."""
     clip: float = 0.0
     """Largest global norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        """Checks the choices and ranges."""
+        """Checks the choices and ranges; names are checked by `build`, which knows Optax."""
         _check_choices(self)
-        _positive(self, "learning_rate")
-        for name in ("halve_at", "warmup", "beta2"):
+        _positive(self, "learning_rate", "step_factor")
+        _not_negative(self, "weight_decay", "clip")
+        for name in ("halve_at", "peak_at"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"OptimiserConfig.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        if self.clip < 0:
-            raise InputError(f"OptimiserConfig.clip is {self.clip}: it cannot be negative")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"OptimiserConfig.warmup is {self.warmup}: it must be 0 or more, and less than 1")
+        if not 0 <= self.final_fraction <= 1:
+            raise InputError(f"OptimiserConfig.final_fraction is {self.final_fraction}: it must lie between 0 and 1")
+        if self.warmup and self.schedule == "onecycle":
+            raise InputError(
+                f"OptimiserConfig.warmup is {self.warmup}, but onecycle has a rise of its own: set peak_at"
+            )
+        if self.schedule == "step" and self.warmup >= self.halve_at:
+            raise InputError(f"OptimiserConfig.warmup is {self.warmup}: it must end before halve_at, {self.halve_at}")
+        self._options()
 
-    def build(self, steps: int) -> "optax.GradientTransformation":
-        """The optimiser of a run of so many steps."""
-        import jax
+    def _options(self) -> dict[str, float | int | bool]:
+        """What `options` says, by name."""
+        found = {}
+        for text in self.options:
+            key, _, value = text.partition("=")
+            number = _number(value)
+            if not key or number is None:
+                raise InputError(f"OptimiserConfig.options has {text!r}: write KEY=NUMBER, KEY=true or KEY=false")
+            found[key] = number
+        return found
+
+    def rate(self, steps: int) -> "optax.Schedule":
+        """The learning rate of each step of a run of so many."""
         import optax
 
-        if self.schedule == "step":
-            rate = optax.piecewise_constant_schedule(self.learning_rate, {round(self.halve_at * steps): 0.5})
-        else:
-            rate = optax.cosine_onecycle_schedule(
-                steps, self.learning_rate, pct_start=self.warmup, div_factor=25, final_div_factor=1000
+        if self.schedule == "onecycle":
+            return optax.cosine_onecycle_schedule(
+                steps, self.learning_rate, pct_start=self.peak_at, div_factor=25, final_div_factor=1000
             )
-        if self.name == "adam":
-            optimiser = optax.adam(rate, b1=0.9, b2=self.beta2, eps=1e-8)
+        rise = round(self.warmup * steps)
+        if self.schedule == "constant":
+            rate = optax.constant_schedule(self.learning_rate)
+        elif self.schedule == "cosine":
+            rate = optax.cosine_decay_schedule(self.learning_rate, max(steps - rise, 1), self.final_fraction)
         else:
-            from optax import contrib
-
-            def dimensions(params: Any) -> Any:
-                """A kernel (k, k, in, out) is a matrix from its inputs to its outputs; one output is no matrix."""
-                matrix = contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
-                return jax.tree.map(lambda x: matrix if x.ndim == 4 and x.shape[3] > 1 else None, params)
-
-            # Updates of the size that Adam's have, so that one learning rate serves both.
-            optimiser = contrib.muon(
-                rate, adam_b2=self.beta2, consistent_rms=0.2, muon_weight_dimension_numbers=dimensions
+            rate = optax.piecewise_constant_schedule(
+                self.learning_rate, {round(self.halve_at * steps) - rise: self.step_factor}
             )
+        # From one part of it, not from 0: a step at a rate of 0 would be a step lost.
+        ramp = optax.linear_schedule(self.learning_rate / (rise + 1), self.learning_rate, rise) if rise else rate
+        return optax.join_schedules([ramp, rate], [rise])
+
+    def build(self, steps: int) -> "optax.GradientTransformation":
+        """The optimiser of a run of so many steps.
+
+        Raises:
+          InputError: Optax has no optimiser of that name, or that optimiser no such option.
+        """
+        import optax
+
+        optimisers = _optimisers()
+        if self.name not in optimisers:
+            raise InputError(f"OptimiserConfig.name is {self.name!r}: choose one of {', '.join(sorted(optimisers))}")
+        make, options = optimisers[self.name], self._options()
+        parameters = inspect.signature(make).parameters
+        masks = {name: _kernels for name in _MASKS if name in parameters}
+        decay = {"weight_decay": self.weight_decay} if masks and "weight_decay" in parameters else {}
+        if self.weight_decay and not decay:
+            raise InputError(
+                f"OptimiserConfig.weight_decay is {self.weight_decay}, but {self.name} has none for kernels alone: "
+                "choose one that has, as adamw"
+            )
+        known = _numbers(parameters)
+        for name, value in options.items():
+            if name not in known:
+                raise InputError(
+                    f"OptimiserConfig.options has {name}: {self.name} has {', '.join(known) or 'no options'}"
+                )
+            if known[name] is not None and isinstance(known[name], bool) != isinstance(value, bool):
+                raise InputError(f"OptimiserConfig.options has {name}={value}: {self.name} has {name}={known[name]}")
+        try:
+            optimiser = make(self.rate(steps), **options, **masks, **decay)
+            _try(optimiser)
+        except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"OptimiserConfig.name {self.name} with options {' '.join(self.options) or '(none)'} cannot be used "
+                f"({reason}): it must do with a schedule, gradients and parameters; choose another, as adam"
+            ) from None
         return optax.chain(optax.clip_by_global_norm(self.clip), optimiser) if self.clip else optimiser
+
+
+# What Optax's optimisers call the choice of parameters that decay.
+_MASKS = ("mask", "weight_decay_mask")
+# Arguments that are no options: fields say the first two, and Adam's rate inside Muon is Muon's.
+_NO_OPTIONS = ("learning_rate", "weight_decay", "adam_learning_rate", *_MASKS)
+
+
+def _number(text: str) -> float | int | bool | None:
+    """What the text says; None where that is neither a number nor true or false."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else None
+    return None
+
+
+def _numbers(parameters: Mapping[str, inspect.Parameter]) -> dict[str, float | int | bool | None]:
+    """The options of an optimiser that are numbers or booleans, with their defaults; None leaves something out."""
+    defaults = {name: p.default for name, p in parameters.items() if name not in _NO_OPTIONS and "dtype" not in name}
+    return {name: d for name, d in defaults.items() if d is None or isinstance(d, bool | int | float)}
+
+
+def _optimisers() -> dict[str, Callable[..., Any]]:
+    """Optax's optimisers by name, functions whose first argument is the learning rate; and Muon, laid out for us."""
+    import optax
+    from optax import contrib
+
+    found = {}
+    for name, value in vars(optax).items():
+        if not inspect.isfunction(value) or name.startswith(("_", "scale_by_")):
+            continue
+        arguments = list(inspect.signature(value).parameters)
+        if arguments[:1] == ["learning_rate"] and "key" not in arguments:  # nor what draws random numbers
+            found[name] = value
+    # Updates of the size that Adam's have, so that one learning rate serves both.
+    muon = functools.partial(contrib.muon, consistent_rms=0.2, muon_weight_dimension_numbers=_matrices)
+    return found | {"muon": muon}
+
+
+def _kernels(params: Any) -> Any:
+    """True for the convolution kernels, (k, k, in, out) or (level, k, k, in, out); no other parameter has 4 axes."""
+    import jax
+
+    return jax.tree.map(lambda x: x.ndim >= 4, params)
+
+
+def _matrices(params: Any) -> Any:
+    """Muon's matrices, from a kernel's inputs to its outputs; an axis of levels is not named: each has its own."""
+    import jax
+    from optax.contrib import MuonDimensionNumbers
+
+    def matrix(x: Any) -> Any:
+        if x.ndim < 4 or x.shape[-1] == 1:  # one output is no matrix
+            return None
+        return MuonDimensionNumbers(reduction_axis=(x.ndim - 4, x.ndim - 3, x.ndim - 2), output_axis=x.ndim - 1)
+
+    return jax.tree.map(matrix, params)
+
+
+def _try(optimiser: "optax.GradientTransformation") -> None:
+    """Runs a step of the optimiser on shapes alone: some of Optax's need more than gradients and parameters."""
+    import jax
+
+    shapes = {"kernel": (3, 3, 2, 2), "bias": (2,), "slope": ()}
+    params = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    jax.eval_shape(lambda p: optimiser.update(p, optimiser.init(p), p), params)
 
 
 @dataclass(frozen=True)
@@ -237,22 +386,63 @@ class TrainConfig:
     """Steps of the whole run."""
     loss: Literal["l1", "mse", "charbonnier"] = "l1"
     """Averaged over the known pixels."""
+    edge_weight: float = 0.0
+    """How much the difference of the gradients counts beside the loss; 0 leaves it out."""
     scaling: Literal["range", "sample", "truth"] = "range"
     """What the network sees: depth / range; each sample stretched over its own span; or over the span of its ground
     truth, as some papers do, which no sensor knows."""
     output_scale: float = 1.0
     """Factor on the last convolution's initial values."""
+    start_from: str = ""
+    """Weights to start from: a run's folder or a .safetensors file; also of another scale or another number of levels,
+    of which whatever fits is taken. The rest, and all where this is empty, starts at random."""
     seed: int = 0
     """Of the initial values and of the patches."""
+    ema: float = 0.0
+    """Decay of a running mean of the weights, as in 0.999, which is then what is validated and used. 0 keeps none."""
+    accumulate: int = 1
+    """Parts in which a batch is computed one after the other, to save memory; the step is that of the whole batch."""
+    mesh: str = "auto"
+    """Devices, as in data=4,spatial=2: the batch over 4, the height of every patch over 2. auto: as many as divide the
+    batch, then the height."""
+    fsdp: bool = False
+    """Split parameters and the optimiser's state over the devices of `data`, too, to save memory."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do at a loss or gradient that is no number: stop, or leave the step out and count it."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """What to do when a checkpoint cannot be written, as on a full disk: stop, or go on and try again at the next."""
     log_every: int = 20
     """Steps between two lines of metrics."""
-    checkpoint_every: int = 500
-    """Steps between two validations with a checkpoint."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints."""
+    validate_every: int = 500
+    """Steps between two validations, each with a checkpoint."""
+    validation_protocol: Literal["run", "float", "ahmf_middlebury", "b6"] = "run"
+    """How the validation's numbers are made (see `ahmf evaluate`); run: on low resolution made as for the training."""
+    keep_last: int = 2
+    """Latest checkpoints kept."""
+    keep_best: int = 1
+    """Checkpoints kept beside them, those of the smallest validation error."""
+    samples: int = 2
+    """Validation images drawn in TensorBoard."""
 
     def __post_init__(self) -> None:
         """Checks the choices and what must fit together."""
         _check_choices(self)
-        _positive(self, "steps", "output_scale", "log_every", "checkpoint_every")
+        _positive(self, "steps", "output_scale", "accumulate", "log_every", "checkpoint_every", "validate_every")
+        _positive(self, "keep_last")
+        _not_negative(self, "edge_weight", "keep_best", "samples")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"TrainConfig.ema is {self.ema}: it must be 0 or more, and less than 1")
+        if self.data.batch_size % self.accumulate:
+            raise InputError(
+                f"TrainConfig.accumulate is {self.accumulate}: it must divide DataConfig.batch_size, "
+                f"{self.data.batch_size}"
+            )
+        axis = r"{}=[1-9]\d{{0,8}}"
+        data, spatial = axis.format("data"), axis.format("spatial")
+        if not re.fullmatch(f"auto|{data}|{spatial}|{data},{spatial}|{spatial},{data}", self.mesh, re.ASCII):
+            raise InputError(f"TrainConfig.mesh is {self.mesh!r}: write auto, or as data=4,spatial=2")
         if self.data.patch_size % self.model.scale:
             raise InputError(
                 f"DataConfig.patch_size is {self.data.patch_size}: it must be a multiple of the scale, "

@@ -19,5 +19,5 @@ config = TrainConfig(
     steps=1_500,
     scaling="sample",
     output_scale=0.1,
-    checkpoint_every=1500,
+    validate_every=1500,
 )

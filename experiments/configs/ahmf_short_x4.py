@@ -21,5 +21,5 @@ config = TrainConfig(
     steps=7_000,
     scaling="sample",
     output_scale=0.1,
-    checkpoint_every=1000,
+    validate_every=1000,
 )

@@ -16,5 +16,5 @@ config = TrainConfig(
     steps=2_500,
     scaling="sample",
     output_scale=0.1,
-    checkpoint_every=1000,
+    validate_every=1000,
 )

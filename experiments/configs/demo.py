@@ -15,5 +15,5 @@ config = TrainConfig(
     scaling="sample",
     output_scale=0.1,
     log_every=10,
-    checkpoint_every=300,
+    validate_every=300,
 )
