@@ -17,25 +17,33 @@ def conv2d(
 ) -> Float[Array, "b h w o"]:
     """Convolution with stride 1, zero padding k // 2 and odd k, so that the size stays.
 
-    Two cases are written as matrix products because XLA's CPU convolution is slow on them: 1x1 kernels
-    (on a matrix of pixels: the four-dimensional product's weight gradient copies more, a twentieth of AHMF's
-    training step), and a single output channel, where all taps are applied at once and the k * k response
-    planes are then shifted and added.
+    Two cases are written as matrix products because XLA's CPU convolution is slow on them, its weight gradient most
+    of all: 1x1 kernels, and a single output channel, where all taps are applied at once and a convolution with ones
+    and zeros brings the k * k responses that make a pixel together. Both keep batch and height apart, so that either
+    may be split over devices: a matrix of all pixels would have to be gathered first.
     """
     k, _, in_features, features = kernel.shape
     if k == 1:
-        out = (x.reshape(-1, in_features) @ kernel[0, 0]).reshape(*x.shape[:3], features)
+        # A product for each image: summing the gradients of the images' kernels is faster than a product that
+        # sums over images and pixels, for which XLA's CPU backend transposes the activations.
+        b, height, width = x.shape[:3]
+        pixels = x.reshape(b, height * width, in_features)
+        out = jnp.einsum("bpi,bio->bpo", pixels, jnp.broadcast_to(kernel[0, 0], (b, in_features, features)))
+        out = out.reshape(b, height, width, features)
     elif features == 1:
-        height, width = x.shape[1:3]
-        taps = jnp.einsum("bhwi,it->bhwt", x, kernel.reshape(k * k, in_features).T)
-        taps = jnp.pad(taps, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-        planes = (taps[:, t // k : t // k + height, t % k : t % k + width, t] for t in range(k * k))
-        out = sum(planes)[..., None]  # type: ignore[index]
+        responses = jnp.einsum("bhwi,it->bhwt", x, kernel.reshape(k * k, in_features).T)
+        # At the highest precision, as it only adds: TF32 would round the responses.
+        out = _same_size(responses, jnp.eye(k * k, dtype=x.dtype).reshape(k, k, k * k, 1), lax.Precision.HIGHEST)
     else:
-        out = lax.conv_general_dilated(
-            x, kernel, (1, 1), [(k // 2, k // 2)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        out = _same_size(x, kernel)
     return out if bias is None else out + bias
+
+
+def _same_size(x: Array, kernel: Array, precision: lax.Precision | None = None) -> Array:
+    padding = [(kernel.shape[0] // 2, kernel.shape[0] // 2)] * 2
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
+    )
 
 
 def pixel_unshuffle(

@@ -19,7 +19,7 @@ for NumPy and for JAX arrays alike. This module imports no JAX: the data pipelin
 
 import functools
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -115,8 +115,9 @@ def resize(x: Array, size: tuple[int, int], kernel: str) -> Array:
       kernel: one of `KERNELS`.
 
     Returns:
-      (..., height, width, C). A matrix product along each axis, rows first: exact in float64, and in
-      float32 it does not depend on the accelerator's reduced-precision products.
+      (..., height, width, C), rows first. The weights are made in float64. On JAX arrays the sums are full
+        float32, whatever the accelerator's matrix products are, and an axis that is enlarged by a whole factor
+        may be split over devices: each output reads its input's neighbours, and not the whole axis.
 
     Raises:
       InputError: an unknown kernel, a size below 1, or an integer array (convert it first: the
@@ -130,7 +131,31 @@ def resize(x: Array, size: tuple[int, int], kernel: str) -> Array:
     if isinstance(x, np.ndarray):
         x = np.einsum("oh,...hwc->...owc", rows.astype(x.dtype), x, optimize=True)
         return np.einsum("pw,...owc->...opc", columns.astype(x.dtype), x, optimize=True)
-    import jax.numpy as jnp  # the array is JAX's, so JAX is there
+    return _product(columns, _product(rows, x, x.ndim - 3), x.ndim - 2)
 
-    x = jnp.einsum("oh,...hwc->...owc", rows.astype(x.dtype), x, precision="highest")
-    return jnp.einsum("pw,...owc->...opc", columns.astype(x.dtype), x, precision="highest")
+
+def _product(weights: np.ndarray, x: "jax.Array", axis: int) -> "jax.Array":
+    """`weights @ x` along an axis of a JAX array."""
+    import jax.numpy as jnp  # the array is JAX's, so JAX is there
+    from jax import lax
+
+    after, before = weights.shape
+    factor, rest = divmod(after, before)
+    if rest:
+        product = jnp.tensordot(x, weights.astype(x.dtype), ((axis,), (1,)), precision="highest")
+        return jnp.moveaxis(product, -1, axis)
+    # Output `factor * i + phase` reads input i and few neighbours: a sum over the whole axis, moved step by step, times
+    # weights for each i and phase. Beyond the ends stand zeros, where the weights are zero as well.
+    outputs, inputs = np.nonzero(weights)
+    steps = inputs - outputs // factor
+    moved_sum: Any = 0
+    for step in range(steps.min(), steps.max() + 1):
+        at = np.where(steps == step)[0]
+        weight = np.zeros((before, factor))
+        weight.flat[outputs[at]] = weights[outputs[at], inputs[at]]
+        moved = lax.pad(
+            x, jnp.zeros((), x.dtype), [(-step, step, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+        )
+        weight = weight.reshape(before, factor, *[1] * (x.ndim - axis - 1))
+        moved_sum += jnp.expand_dims(moved, axis + 1) * weight.astype(x.dtype)
+    return moved_sum.reshape(*x.shape[:axis], after, *x.shape[axis + 1 :])
