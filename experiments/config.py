@@ -439,7 +439,7 @@ class TrainConfig:
                 f"TrainConfig.accumulate is {self.accumulate}: it must divide DataConfig.batch_size, "
                 f"{self.data.batch_size}"
             )
-        axis = r"{}=[1-9]\d{{0,8}}"
+        axis = r"{}=[1-9]\d{{0,5}}"
         data, spatial = axis.format("data"), axis.format("spatial")
         if not re.fullmatch(f"auto|{data}|{spatial}|{data},{spatial}|{spatial},{data}", self.mesh, re.ASCII):
             raise InputError(f"TrainConfig.mesh is {self.mesh!r}: write auto, or as data=4,spatial=2")
