@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from ahmf_jax.metrics import Errors, errors
 from ahmf_jax.writing import write_whole
-from data_pipelines.datasets import Dataset
+from data_pipelines.datasets import Dataset, DatasetInfo, Example
 from data_pipelines.degrade import Degradation, Kernel
 from experiments import config as configs
 
@@ -76,7 +76,35 @@ def choose_protocol(name: str | None, depth_range: float, weights: Path) -> tupl
             f"--protocol run: {weights} is no run's folder, and nothing else has a record of the low resolution that a "
             "model was trained on: give the run's folder, or choose another protocol"
         )
-    return name, Protocol(degrade, rounding="none")
+    return name, run_protocol(degrade)
+
+
+def run_protocol(degrade: Degradation) -> Protocol:
+    """The protocol "run": the low resolution that a run is trained on, output not rounded, no border."""
+    return Protocol(degrade, rounding="none")
+
+
+def check_range(protocol: Protocol, info: DatasetInfo, remedy: str) -> None:
+    """InputError where the protocol rounds to 0..255, and the data set's depth is something else."""
+    if protocol.rounding == "uint8" and info.range != 255:
+        raise InputError(
+            f"this protocol rounds to uint8, and {info.name} has a range of {info.range:g} {info.unit}: use {remedy}"
+        )
+
+
+def whole_batch(
+    example: Example, place: int, info: DatasetInfo, scale: int, protocol: Protocol
+) -> dict[str, np.ndarray]:
+    """A whole image as the protocol has it; `place`, in the data set, seeds what is left to chance.
+
+    It is cut at the bottom and right to a multiple of the scale. InputError where nothing is inside the border.
+    """
+    from data_pipelines.loader import whole_example
+
+    batch = whole_example(example, info, scale=scale, degradation=protocol.degrade, seed=place)
+    if 2 * protocol.border >= min(batch["depth_hr"].shape[1:3]):
+        raise InputError(f"{example.name} is smaller than the protocol's border of {protocol.border} pixels twice")
+    return batch
 
 
 def measure(prediction: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
@@ -126,19 +154,104 @@ def interpolation(name: str, scale: int | None, protocol: Protocol) -> Interpola
     return Interpolation(kernel, scale)
 
 
-def validate(state: Any, batches: Iterable[dict[str, np.ndarray]], depth_range: float) -> dict[str, float]:
-    """Mean over whole images of MAE and RMSE, and the MAE of the floor, unrounded, in the data set's unit."""
+def validation_protocol(config: configs.TrainConfig, dataset: Dataset) -> Protocol:
+    """How a run's validation makes its numbers. InputError where the data set does not fit."""
+    if config.validation_protocol == "run":
+        return run_protocol(config.data.degrade)
+    protocol = PROTOCOLS[config.validation_protocol]
+    check_range(protocol, dataset.info, "--validation-protocol float")
+    return protocol
+
+
+class Sample(NamedTuple):
+    """An image of a validation: its name, its batch of one, and the prediction (1, H, W, 1) in units of the range."""
+
+    name: str
+    batch: Mapping[str, np.ndarray]
+    prediction: np.ndarray
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Sums over images of their errors, in the data set's unit; what several processes found is added up.
+
+    An image without a known pixel has no error, and is not counted. `floor_*` are the interpolation's.
+    """
+
+    images: int = 0
+    mae: float = 0.0
+    rmse: float = 0.0
+    floor_mae: float = 0.0
+    floor_rmse: float = 0.0
+    samples: tuple[Sample, ...] = ()
+
+    def __add__(self, other: "Validation") -> "Validation":
+        """Over the images of both."""
+        return Validation(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Validation)}
+        )
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """All but the samples, as JSON values: `Validation(**sums)`."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Validation) if f.name != "samples"}
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The means over the images. InputError where there is none with known depth."""
+        if not self.images:
+            raise InputError("no image to validate on has known depth: choose another --data.validation")
+        return {name: value / self.images for name, value in self.sums.items() if name != "images"}
+
+
+def validate(
+    model: Any,
+    scaling: str,
+    params: Any,
+    examples: Iterable[tuple[int, Example]],
+    info: DatasetInfo,
+    protocol: Protocol,
+    *,
+    stop: Any = None,
+    floors: dict[int, Errors] | None = None,
+    samples: int = 0,
+) -> Validation | None:
+    """Measures parameters on whole images, one in memory at a time.
+
+    Args:
+      model, scaling, params: the network.
+      examples: each with its place in the data set, which seeds what is left to chance; one process's share of them.
+      info: what their depth means.
+      protocol: of the numbers.
+      stop: of `stopping.stop_on_signal`; once it is requested no further image is begun.
+      floors: the interpolation's errors by place, which are the same at each validation of a run: what is missing is
+        added.
+      samples: so many images are kept, the first.
+
+    Returns:
+      what was found, or None where it was stopped.
+
+    Raises:
+      InputError: an image that the protocol does not fit.
+    """
     from ahmf_jax.upsample import network_batch, super_resolve
 
-    protocol = PROTOCOLS["float"]
-    rows = []
-    for batch in batches:
-        prediction = np.asarray(super_resolve(state.model, state.scaling, state.params, network_batch(batch)))
-        ours = measure(prediction, batch, depth_range, protocol)
-        floor = measure(interpolate(batch, protocol.floor), batch, depth_range, protocol)
-        rows.append((ours.mae, ours.rmse, floor.mae))
-    mae, rmse, bicubic = np.mean(rows, axis=0)
-    return {"mae": float(mae), "rmse": float(rmse), "bicubic_mae": float(bicubic)}
+    floors = {} if floors is None else floors
+    found = Validation()
+    for place, example in examples:
+        if stop is not None and stop.requested:
+            return None
+        batch = whole_batch(example, place, info, model.scale, protocol)
+        prediction = np.asarray(super_resolve(model, scaling, params, network_batch(batch)))
+        ours = measure(prediction, batch, info.range, protocol)
+        if place not in floors:
+            floors[place] = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
+        floor = floors[place]
+        if ours.count:
+            found += Validation(1, ours.mae, ours.rmse, floor.mae, floor.rmse)
+        if len(found.samples) < samples:
+            found += Validation(samples=(Sample(example.name, batch, prediction),))
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,19 +280,11 @@ def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
     Raises:
       InputError: a protocol that the data do not fit.
     """
-    from data_pipelines.loader import whole_example
-
     info = dataset.info
-    if protocol.rounding == "uint8" and info.range != 255:
-        raise InputError(
-            f"this protocol rounds to uint8, and {info.name} has a range of {info.range:g} {info.unit}: "
-            "use --protocol float"
-        )
+    check_range(protocol, info, "--protocol float")
     rows = []
     for i, example in enumerate(dataset):
-        batch = whole_example(example, info, scale=upsampler.scale, degradation=protocol.degrade, seed=i)
-        if 2 * protocol.border >= min(batch["depth_hr"].shape[1:3]):
-            raise InputError(f"{example.name} is smaller than the protocol's border of {protocol.border} pixels twice")
+        batch = whole_batch(example, i, info, upsampler.scale, protocol)
         ours = measure(upsampler.batch(batch), batch, info.range, protocol)
         floor = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
         values = (value for e in (ours, floor) for value in (e.mae, e.rmse, e.psnr(info.range), e.pe))

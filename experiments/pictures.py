@@ -1,7 +1,7 @@
 """Depth as colours, pictures side by side with their names, and a run's curve. Pillow and NumPy only."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,31 @@ def side_by_side(pictures: Sequence[tuple[str, np.ndarray]], height: int | None 
         sheet.paste(image, (x, CAPTION))
         x += image.width + GAP
     return np.asarray(sheet)
+
+
+def validation_picture(batch: Mapping[str, np.ndarray], prediction: np.ndarray, height: int = 320) -> np.ndarray:
+    """Guide, low resolution, prediction, truth and error of a batch of one; (H, W, 3) uint8.
+
+    Args:
+      batch: with the truth, in units of the range as the prediction.
+      prediction: (1, H, W, 1).
+      height: of the pictures, but no more than the guide's: so that a run's many do not fill a disk.
+    """
+    truth, mask, ours = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0], prediction[0, ..., 0]
+    low = batch["depth_lr"][0, ..., 0]
+    known = truth[mask] if mask.any() else truth
+    span = float(known.min()), float(known.max())
+    error = np.where(mask, np.abs(ours - truth), 0)
+    return side_by_side(
+        [
+            ("guide", np.rint(batch["guide"][0] * 255).astype(np.uint8)),
+            (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(low, *span, batch["mask_lr"][0, ..., 0])),
+            ("prediction", depth_colours(ours, *span)),
+            ("truth", depth_colours(truth, *span, mask)),
+            ("error (white: 1/10 of the depths)", error_colours(error, 0.1 * (span[1] - span[0]))),
+        ],
+        height=min(height, truth.shape[0]),
+    )
 
 
 def curve(metrics: Path, unit: str, width: int = 640, height: int = 200) -> str:
