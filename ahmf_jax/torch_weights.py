@@ -10,13 +10,16 @@ kind     PyTorch              Flax
 `prelu`  (1,)                 `negative_slope` ()
 =======  ===================  ==================
 
+PyTorch has a module a level; in Flax the levels' tensors are stacked on a new leading axis, so that a loop runs over
+them, and a row also names its entry of the stack.
+
 The names are those of the authors' file (`zhwzhong/AHMF`), continued for any number of levels, for the paper's
 variant and for Table VI's ablations. `torch_modules.AHMF` is the PyTorch program that has them.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
@@ -28,12 +31,18 @@ if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not
 
 
 class Row(NamedTuple):
-    """One tensor: its PyTorch name and shape, its path in the Flax parameters, and its kind."""
+    """One tensor: its PyTorch name and shape, its path in the Flax parameters, its kind, and its place in a stack."""
 
     torch: str
     flax: tuple[str, ...]
     kind: str
     shape: tuple[int, ...]
+    index: int | None = None  # on the leading axis of the Flax parameter; None where that is this tensor alone
+
+
+def stacked(rows: Iterable[Row], index: int) -> Iterator[Row]:
+    """The rows as those of one entry of a stack."""
+    return (row._replace(index=index) for row in rows)
 
 
 def conv(torch: str, flax: str, inputs: int, outputs: int, kernel: int) -> Iterator[Row]:
@@ -80,8 +89,8 @@ def head(model: "AHMF", guide_channels: int) -> Iterator[Row]:
 def levels(model: "AHMF", torch: str, flax: str) -> Iterator[Row]:
     """Levels 2..m of one modality (Eq. 4, 5)."""
     for i in range(model.num_levels - 1):
-        yield from conv(f"{torch}.{i}.layers", f"{flax}_{i + 2}/conv", model.features, model.features, 3)
-        yield from prelu(f"{torch}.{i}.act", f"{flax}_{i + 2}/prelu")
+        yield from stacked(conv(f"{torch}.{i}.layers", f"{flax}/conv", model.features, model.features, 3), i)
+        yield from stacked(prelu(f"{torch}.{i}.act", f"{flax}/prelu"), i)
 
 
 def mmaf(model: "AHMF", torch: str, flax: str) -> Iterator[Row]:
@@ -153,23 +162,22 @@ def table(model: "AHMF", guide_channels: int = 3) -> list[Row]:
       guide_channels: channels of the guide.
 
     Returns:
-      The rows; no PyTorch name and no Flax path occurs twice.
+      The rows; no PyTorch name and no place in the Flax parameters occurs twice.
     """
+    f, release = model.features, model.variant == "release"
     # fuse_conv and compress_out count in the order in which the levels enter BHFC, the release's deepest first.
-    order = list(enumerate(model.level_order))
+    order = [level - 1 for level in model.level_order]
+    fusions = (stacked(mmaf(model, f"fuse_conv.{i}", "mmaf"), index) for i, index in enumerate(order))
+    refinements = (
+        stacked(res_block(f"compress_out.{i}.layers", "bhfc/refine", f, release), index)
+        for i, index in enumerate(order)
+    )
     return [
         *head(model, guide_channels),
-        *levels(model, "rgb_conv", "guide_level"),
-        *itertools.chain(*(mmaf(model, f"fuse_conv.{i}", f"mmaf_{level}") for i, level in order)),
-        *levels(model, "depth_conv", "depth_level"),
-        *itertools.chain(
-            *(
-                res_block(
-                    f"compress_out.{i}.layers", f"bhfc/refine_{level}", model.features, model.variant == "release"
-                )
-                for i, level in order
-            )
-        ),
+        *levels(model, "rgb_conv", "guide_levels"),
+        *itertools.chain(*fusions),
+        *levels(model, "depth_conv", "depth_levels"),
+        *itertools.chain(*refinements),
         *recurrence(model),
         *reconstruction(model),
     ]
@@ -194,7 +202,10 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple["AHMF", dict[str, Any]
     first = first_guide_row(model)
     rows = {row.torch: row for row in table(model, guide_channels(arrays.get(first.torch), 1, first.shape[1]))}
     check("the PyTorch weights", {name: row.shape for name, row in rows.items()}, arrays, model)
-    return model, nest({row.flax: to_flax_layout(row.kind, arrays[name]) for name, row in rows.items()})
+    params = {path: np.empty(shape, np.float32) for path, shape in flax_shapes(rows.values()).items()}
+    for name, row in rows.items():
+        params[row.flax][... if row.index is None else row.index] = to_flax_layout(row.kind, arrays[name])
+    return model, nest(params)
 
 
 def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -213,30 +224,42 @@ def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     flat = flatten(params)
     first = first_guide_row(model)
     channels = guide_channels(flat.get("/".join(first.flax)), 2, first.shape[1])
-    rows = {"/".join(row.flax): row for row in table(model, channels)}
-    check("the Flax parameters", {path: flax_shape(row) for path, row in rows.items()}, flat, model)
-    return {row.torch: to_torch_layout(row.kind, flat[path]) for path, row in rows.items()}
+    rows = table(model, channels)
+    check("the Flax parameters", {"/".join(path): shape for path, shape in flax_shapes(rows).items()}, flat, model)
+    values = {path: np.asarray(value) for path, value in flat.items()}  # once a stack, where it is on a device
+
+    def value(row: Row) -> Any:
+        stack = values["/".join(row.flax)]
+        return stack if row.index is None else stack[row.index]
+
+    return {row.torch: to_torch_layout(row.kind, value(row)) for row in rows}
 
 
-def flax_shape(row: Row) -> tuple[int, ...]:
-    """The shape that a row's tensor has in Flax."""
+def flax_shapes(rows: Iterable[Row]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The shapes of the Flax parameters that the rows make up, by path."""
+    rows = list(rows)
+    entries = Counter(row.flax for row in rows)
+    return {row.flax: (entries[row.flax],) * (row.index is not None) + entry_shape(row) for row in rows}
+
+
+def entry_shape(row: Row) -> tuple[int, ...]:
+    """The shape that a row's tensor has in Flax, there alone or as an entry of a stack."""
     if row.kind == "prelu":
         return ()
     return tuple(row.shape[axis] for axis in (2, 3, 1, 0)) if row.kind == "conv" else row.shape
 
 
-def to_flax_layout(kind: str, value: np.ndarray) -> np.ndarray:
+def to_flax_layout(kind: str, value: Any) -> np.ndarray:
     """A checked PyTorch tensor as Flax has it."""
     value = np.asarray(value, np.float32)
-    value = value.transpose(2, 3, 1, 0) if kind == "conv" else value.reshape(()) if kind == "prelu" else value
-    return np.array(value, order="C")  # a copy: what was read may be a view of the reader's memory
+    return value.transpose(2, 3, 1, 0) if kind == "conv" else value.reshape(()) if kind == "prelu" else value
 
 
 def to_torch_layout(kind: str, value: Any) -> np.ndarray:
-    """A checked Flax parameter as PyTorch has it."""
+    """A checked Flax parameter, or its entry of a stack, as PyTorch has it."""
     value = np.asarray(value, np.float32)
     value = value.transpose(3, 2, 0, 1) if kind == "conv" else value.reshape(1) if kind == "prelu" else value
-    return np.array(value, order="C")
+    return np.array(value, order="C")  # a copy: what was given may change
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]]) -> "AHMF":

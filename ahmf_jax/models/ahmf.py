@@ -10,13 +10,16 @@ variance in place of standard deviation, sigmoid in place of PReLU, halved produ
 after the fusion), its recurrence (two layers, deepest level first) and its reconstruction.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 from ahmf_jax.errors import InputError
@@ -26,12 +29,68 @@ from ahmf_jax.resample import resize
 Variant = Literal["release", "paper"]
 Fusion = Literal["feb_frb", "feb", "frb", "concat"]
 Recurrence = Literal["both", "forward", "backward", "none"]
+Remat = Literal["none", "convs", "blocks"]
+Unroll = int | Literal["auto"]
 SCALES = (2, 4, 8, 16, 32)
 # Kernel of the down- and up-sampling convolutions by log2(scale). The paper has 1, 3, 5 for x4, x8, x16;
 # x2 takes the smallest, x32 the largest.
 STAGE_KERNEL = {1: 1, 2: 1, 3: 3, 4: 5, 5: 5}
 
 Image = Float[Array, "b h w c"]
+Levels = Float[Array, "m b h w c"]  # an image a level, level 1 first
+
+
+def save_convolutions(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What `remat="convs"` keeps: the results of convolutions and of matrix products."""
+    return primitive in (lax.conv_general_dilated_p, lax.dot_general_p)
+
+
+def recomputed(block: Callable[..., Any], remat: Remat, prevent_cse: bool = True) -> Any:
+    """`block`, whose intermediate results the backward pass computes again instead of keeping them."""
+    if remat == "none":
+        return block
+    policy = save_convolutions if remat == "convs" else None
+    return nn.remat(block, prevent_cse=prevent_cse, policy=policy)
+
+
+def over_levels(
+    step: Callable[..., Any],
+    length: int,
+    unroll: Unroll,
+    remat: Remat,
+    *,
+    shared: bool = False,
+    reverse: bool = False,
+) -> Any:
+    """`step(module, carry, x) -> (carry, y)` as one loop over the levels, with `nn.scan`.
+
+    The module's parameters are stacked on a new leading axis, one entry a level, or `shared` by all.
+    The gradient of a convolution inside a rolled loop is tens of times slower on the CPU, so `unroll="auto"`
+    unrolls fully there and keeps the loop on accelerators, where it saves compile time and, with `remat`, memory.
+    """
+    if unroll == "auto":
+        # One more than there are, as a single step that is unrolled "once" would stay a loop.
+        unroll = length + 1 if jax.default_backend() == "cpu" else 1
+    return nn.scan(
+        recomputed(step, remat, prevent_cse=unroll > 1),  # inside a loop nothing can be merged with what is outside
+        variable_axes={} if shared else {"params": 0},
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared},
+        length=length,
+        reverse=reverse,
+        unroll=unroll,
+    )
+
+
+def next_level(level: nn.Module, x: Image, _: None) -> tuple[Image, Image]:
+    """A step whose output is what the next level starts from."""
+    x = level(x)  # type: ignore[operator]
+    return x, x
+
+
+def each_level(block: nn.Module, carry: None, x: Any) -> tuple[None, Any]:
+    """A step of levels that know nothing of each other; `x` is the block's argument or a tuple of them."""
+    return carry, block(*x) if isinstance(x, tuple) else block(x)  # type: ignore[operator]
 
 
 class FeatureEnhancementBlock(nn.Module):
@@ -172,75 +231,65 @@ class ConvGRUCell(nn.Module):
 
 
 class ConvGRU(nn.Module):
-    """A ConvGRU of one or more layers, scanned over a sequence from the zero state; layer l + 1 reads layer l.
-
-    The gradient of a convolution inside a rolled `scan` is tens of times slower on the CPU, so
-    `unroll="auto"` unrolls fully there and keeps the loop rolled on accelerators, where it saves
-    compile time and, with `remat`, memory.
-    """
+    """A ConvGRU of one or more layers, over the levels from the zero state; layer l + 1 reads layer l."""
 
     features: int
     num_layers: int
     dtype: Dtype = jnp.float32
-    unroll: int | Literal["auto"] = "auto"
-    remat: bool = False
+    unroll: Unroll = "auto"
+    remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, xs: Float[Array, "m b h w c"]) -> Float[Array, "m b h w c"]:
-        """Maps the sequence of inputs (leading axis) to the sequence of the last layer's states."""
+    def __call__(self, xs: Levels, reverse: bool = False) -> Levels:
+        """Maps the inputs to the last layer's states, level by level; `reverse` starts at the deepest."""
 
         def step(cell: ConvGRUCell, h: Image, x: Image) -> tuple[Image, Image]:
             h = cell(h, x)
             return h, h
 
-        unroll = self.unroll
-        if unroll == "auto":
-            unroll = len(xs) if jax.default_backend() == "cpu" else 1
-        scan = nn.scan(
-            nn.remat(step, prevent_cse=False) if self.remat else step,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            unroll=unroll,
-        )
+        start = recomputed(ConvGRUCell.start, self.remat)
         for layer in range(self.num_layers):
             cell = ConvGRUCell(self.features, self.dtype, name=f"layer_{layer}")
-            first = cell.start(xs[0])
-            if len(xs) == 1:
-                xs = first[None]
-            else:
-                _, rest = scan(cell, first, xs[1:])
-                xs = jnp.concatenate([first[None], rest])
+            first, rest = (xs[-1:], xs[:-1]) if reverse else (xs[:1], xs[1:])
+            state = start(cell, first[0])
+            xs = state[None]
+            if len(rest):
+                scan = over_levels(step, len(rest), self.unroll, self.remat, shared=True, reverse=reverse)
+                _, states = scan(cell, state, rest)
+                xs = jnp.concatenate([states, xs] if reverse else [xs, states])
         return xs
 
 
 class BHFC(nn.Module):
     """Bi-directional hierarchical feature collaboration (section V, Eq. 7 and 17-21).
 
-    One ConvGRU runs over the levels in the order given, one against it; the sum of their states goes
-    through a residual block per level. With `recurrence="none"` the fused features go straight there.
+    One ConvGRU runs over the levels in the variant's order, the release's deepest first, and one against it; the
+    sum of their states goes through a residual block per level. With `recurrence="none"` the fused features go
+    straight there.
     """
 
     features: int
     variant: Variant = "release"
     recurrence: Recurrence = "both"
     dtype: Dtype = jnp.float32
-    unroll: int | Literal["auto"] = "auto"
-    remat: bool = False
+    unroll: Unroll = "auto"
+    remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, fused: Sequence[Image], names: Sequence[str]) -> list[Image]:
-        """Refines the fused features, one per level; `names` names each level's residual block."""
-        layers = 2 if self.variant == "release" else 1
+    def __call__(self, fused: Levels) -> Levels:
+        """Refines the fused features."""
+        release = self.variant == "release"
         if self.recurrence != "none":
-            xs = jnp.stack(fused)
             states = []
-            for direction, order in (("forward", 1), ("backward", -1)):
+            for direction, deepest_first in (("forward", release), ("backward", not release)):
                 if self.recurrence in (direction, "both"):
-                    gru = ConvGRU(self.features, layers, self.dtype, self.unroll, self.remat, name=f"{direction}_gru")
-                    states.append(gru(xs[::order])[::order])
-            fused = list(sum(states[1:], states[0]))
-        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-        return [block(self.features, self.variant, self.dtype, name=n)(x) for n, x in zip(names, fused, strict=True)]
+                    gru = ConvGRU(
+                        self.features, 2 if release else 1, self.dtype, self.unroll, self.remat, name=f"{direction}_gru"
+                    )
+                    states.append(gru(fused, reverse=deepest_first))
+            fused = sum(states[1:], states[0])
+        refine = ResidualBlock(self.features, self.variant, self.dtype, name="refine")
+        return over_levels(each_level, len(fused), self.unroll, self.remat)(refine, None, fused)[1]
 
 
 class GuidanceHead(nn.Module):
@@ -268,27 +317,36 @@ class GuidanceHead(nn.Module):
 
 
 class Reconstruction(nn.Module):
-    """From the refined features of all levels to the high-resolution residual (Eq. 8)."""
+    """From the refined features of all levels to the high-resolution residual (Eq. 8).
+
+    Each stage is a block of its own to `remat`: this runs at full resolution, and what it recomputes is held
+    while everything that comes before is held as well.
+    """
 
     scale: int
     features: int
     variant: Variant = "release"
     dtype: Dtype = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, refined: Sequence[Image]) -> Float[Array, "b h*{self.scale} w*{self.scale} 1"]:
-        """List of (B, h, w, features) -> (B, s*h, s*w, 1)."""
+    def __call__(self, refined: Image) -> Float[Array, "b h*{self.scale} w*{self.scale} 1"]:
+        """(B, h, w, levels * features) -> (B, s*h, s*w, 1)."""
         stages = int(math.log2(self.scale))
         k = STAGE_KERNEL[stages]
-        x = Conv(len(refined) * self.features, self.features, 1, self.dtype, name="reduce")(
-            jnp.concatenate(refined, -1)
-        )
         release = self.variant == "release"
-        if release:
-            x = PReLU("reduce_prelu")(x)
-        for stage in range(stages if release else stages - 1):
+
+        def reduce(module: nn.Module, x: Image) -> Float[Array, "b h w f"]:
+            x = Conv(x.shape[-1], self.features, 1, self.dtype, name="reduce")(x)
+            return PReLU("reduce_prelu")(x) if release else x
+
+        def up(module: nn.Module, x: Image, stage: int) -> Float[Array, "b 2*h 2*w c"]:
             x = ConvShuffle(self.features, self.features, k, self.dtype, name=f"up_{stage}")(x)
-            x = PReLU(f"up_{stage}_prelu")(x)
+            return PReLU(f"up_{stage}_prelu")(x)
+
+        x = recomputed(reduce, self.remat)(self, refined)
+        for stage in range(stages if release else stages - 1):
+            x = recomputed(functools.partial(up, stage=stage), self.remat)(self, x)
         if release:
             return Conv(self.features, 1, 3, self.dtype, name="output")(x)
         return ConvShuffle(self.features, 1, k, self.dtype, name="output")(x)
@@ -308,9 +366,10 @@ class AHMF(nn.Module):
         feb_frb/backward and feb_frb/both.
       dtype: of the arithmetic, float32 or bfloat16; parameters, pooled statistics, the bicubic residual
         and the output are float32 always.
-      unroll: steps of the recurrence unrolled in the compiled program; `"auto"` is all of them on the
-        CPU and 1 elsewhere.
-      remat: recompute the blocks' activations in the backward pass instead of keeping them.
+      unroll: levels unrolled in the compiled program, where they are computed one after the other; `"auto"` is
+        all of them on the CPU and 1, a loop, elsewhere.
+      remat: what the backward pass computes again instead of keeping it: `"none"`, nothing; `"convs"`, all
+        but the results of convolutions and matrix products; `"blocks"`, all but the inputs of the blocks.
     """
 
     scale: int
@@ -320,8 +379,8 @@ class AHMF(nn.Module):
     fusion: Fusion = "feb_frb"
     recurrence: Recurrence = "both"
     dtype: Dtype = jnp.float32
-    unroll: int | Literal["auto"] = "auto"
-    remat: bool = False
+    unroll: Unroll = "auto"
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong value fails where it is written."""
@@ -330,6 +389,7 @@ class AHMF(nn.Module):
             ("variant", self.variant, get_args(Variant)),
             ("fusion", self.fusion, get_args(Fusion)),
             ("recurrence", self.recurrence, get_args(Recurrence)),
+            ("remat", self.remat, get_args(Remat)),
         ]
         for name, value, allowed in choices:
             if value not in allowed:
@@ -374,34 +434,38 @@ class AHMF(nn.Module):
                 f"{depth_lr.shape[2]} at x{self.scale} needs a guide of {height} x {width}"
             )
 
-        def block(cls: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return (nn.remat(cls) if self.remat else cls)(*args, dtype=self.dtype, **kwargs)
+        def block(cls: Callable[..., Any], *args: Any, name: str) -> Any:
+            return recomputed(cls, self.remat)(*args, dtype=self.dtype, name=name)
 
-        f, variant = self.features, self.variant
-        depths = [block(ConvPReLU, 1, f, name="depth_level_1")(depth_lr)]
-        guides = [block(GuidanceHead, self.scale, f, variant, name="guide_level_1")(guide)]
-        for level in range(2, self.num_levels + 1):
-            depths.append(block(ConvPReLU, f, f, name=f"depth_level_{level}")(depths[-1]))
-            guides.append(block(ConvPReLU, f, f, name=f"guide_level_{level}")(guides[-1]))
+        def scan(step: Callable[..., Any], length: int) -> Any:
+            return over_levels(step, length, self.unroll, self.remat)
 
-        fused, attention = [], {}
-        for level in self.level_order:
-            mmaf = block(MMAF, f, variant, self.fusion, name=f"mmaf_{level}")
-            features, attention[level] = mmaf(depths[level - 1], guides[level - 1])
-            fused.append(features)
+        m, f, variant = self.num_levels, self.features, self.variant
+        depth = block(ConvPReLU, 1, f, name="depth_level_1")(depth_lr)
+        guide = block(GuidanceHead, self.scale, f, variant, name="guide_level_1")(guide)
+        depths, guides = depth[None], guide[None]
+        if m > 1:
+            depth_level = ConvPReLU(f, f, dtype=self.dtype, name="depth_levels")
+            guide_level = ConvPReLU(f, f, dtype=self.dtype, name="guide_levels")
+            depths = jnp.concatenate([depths, scan(next_level, m - 1)(depth_level, depth, None)[1]])
+            guides = jnp.concatenate([guides, scan(next_level, m - 1)(guide_level, guide, None)[1]])
 
-        bhfc = BHFC(f, variant, self.recurrence, self.dtype, self.unroll, self.remat, name="bhfc")
-        refined = bhfc(fused, [f"refine_{level}" for level in self.level_order])
-        residual = block(Reconstruction, self.scale, f, variant, name="reconstruction")(refined)
+        mmaf = MMAF(f, variant, self.fusion, self.dtype, name="mmaf")
+        _, (fused, attention) = scan(each_level, m)(mmaf, None, (depths, guides))
+
+        refined = BHFC(f, variant, self.recurrence, self.dtype, self.unroll, self.remat, name="bhfc")(fused)
+        order = [level - 1 for level in self.level_order]
+        joined = jnp.concatenate([refined[i] for i in order], -1)
+        residual = Reconstruction(self.scale, f, variant, self.dtype, self.remat, name="reconstruction")(joined)
 
         # float32 whatever `dtype` is: the depth itself must not be rounded to bfloat16.
         residual = residual.astype(jnp.float32)
         depth_bicubic = resize(depth_lr.astype(jnp.float32), (height, width), "torch_bicubic")
         aux = {
-            "level_features": {"depth": depths, "guide": guides},
-            "attention": attention,
-            "fused": fused,
-            "refined": refined,
+            "level_features": {"depth": list(depths), "guide": list(guides)},
+            "attention": {i + 1: jax.tree.map(operator.itemgetter(i), attention) for i in order},
+            "fused": [fused[i] for i in order],
+            "refined": [refined[i] for i in order],
             "residual": residual,
             "depth_bicubic": depth_bicubic,
         }

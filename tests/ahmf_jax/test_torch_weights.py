@@ -45,10 +45,15 @@ def arrays(model: AHMF) -> dict[str, np.ndarray]:
     return random_arrays(model)
 
 
-def test_no_name_and_no_path_occurs_twice() -> None:
+def test_no_name_and_no_place_occurs_twice() -> None:
     for model in every_model():
         rows = torch_weights.table(model)
-        assert len({row.torch for row in rows}) == len({row.flax for row in rows}) == len(rows)
+        places = {(row.flax, row.index) for row in rows}
+        assert len({row.torch for row in rows}) == len(places) == len(rows)
+        # Every stack has all of its entries: nothing of it stays unwritten.
+        for path in {row.flax for row in rows}:
+            indices = [row.index for row in rows if row.flax == path]
+            assert indices == [None] or sorted(indices) == list(range(len(indices)))
 
 
 def test_round_trip_is_exact_and_the_fields_are_found() -> None:
@@ -78,9 +83,7 @@ def test_the_table_is_the_models_own_tree(
     depth_lr, guide = jnp.zeros((1, 2, 3, 1)), jnp.zeros((1, 2 * scale, 3 * scale, 4))
     params = jax.eval_shape(model.init, jax.random.key(0), depth_lr, guide)["params"]
     rows = torch_weights.table(model, guide_channels=4)
-    assert {path: x.shape for path, x in flatten_dict(params).items()} == {
-        row.flax: torch_weights.flax_shape(row) for row in rows
-    }
+    assert {path: x.shape for path, x in flatten_dict(params).items()} == torch_weights.flax_shapes(rows)
 
 
 @pytest.mark.parametrize(("scale", "parameters", "tensors"), [(4, 2538922, 181), (8, 3358444, 187), (16, 5750830, 193)])
@@ -100,16 +103,20 @@ def test_layouts(arrays: dict[str, np.ndarray]) -> None:
     assert slope == arrays["head.depth_in.1.weight"][0]
 
 
-def test_the_release_counts_its_fusions_from_the_deepest_level(arrays: dict[str, np.ndarray]) -> None:
+@pytest.mark.parametrize(("variant", "order"), [("release", (2, 1, 0)), ("paper", (0, 1, 2))])
+def test_the_levels_are_stacked_and_the_release_counts_from_the_deepest(variant: Any, order: tuple[int, ...]) -> None:
+    arrays = random_arrays(AHMF(scale=4, num_levels=3, features=8, variant=variant))
     _, params = torch_weights.from_torch(arrays)
-    np.testing.assert_array_equal(
-        params["mmaf_2"]["frb"]["squeeze"]["conv"]["bias"], arrays["fuse_conv.0.attention_layer.squeeze.layers.bias"]
-    )
-    paper = random_arrays(AHMF(scale=4, num_levels=2, features=8, variant="paper"))
-    _, params = torch_weights.from_torch(paper)
-    np.testing.assert_array_equal(
-        params["mmaf_1"]["frb"]["squeeze"]["conv"]["bias"], paper["fuse_conv.0.attention_layer.squeeze.layers.bias"]
-    )
+    for i, index in enumerate(order):
+        kernel = params["mmaf"]["frb"]["squeeze"]["conv"]["kernel"][index]
+        weight = arrays[f"fuse_conv.{i}.attention_layer.squeeze.layers.weight"]
+        assert kernel[0, 2, 1, 3] == weight[3, 1, 0, 2]
+        bias = params["bhfc"]["refine"]["conv_2"]["bias"][index]
+        np.testing.assert_array_equal(bias, arrays[f"compress_out.{i}.layers.layers.1.layers.bias"])
+    for i in range(2):  # levels 2 and 3, in either variant
+        for torch, flax in (("rgb_conv", "guide_levels"), ("depth_conv", "depth_levels")):
+            np.testing.assert_array_equal(params[flax]["conv"]["bias"][i], arrays[f"{torch}.{i}.layers.bias"])
+            assert params[flax]["prelu"]["negative_slope"][i] == arrays[f"{torch}.{i}.act.weight"][0]
 
 
 def test_names_with_the_module_prefix(model: AHMF, arrays: dict[str, np.ndarray]) -> None:
@@ -128,10 +135,12 @@ def test_other_floating_types_become_float32(model: AHMF, arrays: dict[str, np.n
         np.testing.assert_array_equal(back[name], value.astype(jnp.bfloat16).astype(np.float32))
 
 
-def test_the_parameters_share_no_memory_with_what_was_given(arrays: dict[str, np.ndarray]) -> None:
+def test_the_parameters_share_no_memory_with_what_was_given(model: AHMF, arrays: dict[str, np.ndarray]) -> None:
     _, params = torch_weights.from_torch(arrays)
     for mine in jax.tree.leaves(params):
         assert not any(np.shares_memory(mine, theirs) for theirs in arrays.values())
+    back = torch_weights.to_torch(model, params)
+    assert not any(np.shares_memory(mine, theirs) for mine in jax.tree.leaves(params) for theirs in back.values())
 
 
 def test_one_message_names_every_fault(arrays: dict[str, np.ndarray]) -> None:
@@ -169,12 +178,13 @@ def test_parameters_of_another_model(arrays: dict[str, np.ndarray]) -> None:
     del params["depth_level_1"]["prelu"]
     params["extra"] = {"kernel": np.zeros(2, np.float32)}
     params["reconstruction"]["output"]["bias"] = np.zeros(2, np.float32)
+    params["mmaf"]["frb"]["squeeze"]["conv"]["bias"] = np.zeros((3, 4), np.float32)
     with pytest.raises(InputError) as raised:
         torch_weights.to_torch(model, params)
     message = str(raised.value)
     assert "missing: depth_level_1/prelu/negative_slope ()" in message
     assert "unknown: extra/kernel" in message
-    assert "misshaped: reconstruction/output/bias (2,), not (1,)" in message
+    assert "misshaped: mmaf/frb/squeeze/conv/bias (3, 4), not (2, 4), reconstruction/output/bias (2,), not (1,)" in message
 
 
 def test_importing_needs_neither_torch_nor_jax() -> None:
