@@ -1,7 +1,9 @@
 """Recipes: what may be said in them, what they become as JSON, and the learning rates that come of them."""
 
 import dataclasses
+import functools
 import json
+import math
 import typing
 
 import numpy as np
@@ -43,10 +45,11 @@ def test_what_json_cannot_tell_apart_comes_back():
         data=DataConfig(
             pairs=PairsConfig(names=("b", "a"), invalid=0.0), degrade=Degradation("area", dropouts=0.5), mix=("scenes",)
         ),
-        optimiser=OptimiserConfig(clip=1.0),
+        optimiser=OptimiserConfig(name="sgd", options=("momentum=0.9", "nesterov=true"), clip=1.0),
     )
     again = through_json(config)
     assert again == config and type(again.data.pairs.names) is type(again.data.mix) is tuple
+    assert type(again.optimiser.options) is tuple
     assert type(again.optimiser.clip) is float
     assert configs.from_json({"output_scale": 1}).output_scale == 1.0  # as a person would write it
 
@@ -105,11 +108,37 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"data": {"patch_size": 66}}, "DataConfig.patch_size is 66: it must be a multiple of the scale, 4"),
         ({"data": {"pairs": {"names": "art"}}}, "PairsConfig.names is 'art'"),
         ({"data": {"pairs": {"names": [1]}}}, r"PairsConfig.names is \[1\]"),
-        ({"optimiser": {"name": "sgd"}}, "OptimiserConfig.name is 'sgd': choose one of adam"),
+        ({"model": {"remat": True}}, "ModelConfig.remat is True: choose one of none, convs, blocks"),
+        ({"optimiser": {"name": 3}}, "OptimiserConfig.name is 3: choose one of adam, adamw, lion, muon, any str"),
+        ({"optimiser": {"options": ["b1"]}}, "OptimiserConfig.options has 'b1': write KEY=NUMBER, KEY=true or KEY=f"),
+        ({"optimiser": {"options": ["=3"]}}, "OptimiserConfig.options has '=3'"),
+        ({"optimiser": {"options": ["b1=inf"]}}, "OptimiserConfig.options has 'b1=inf'"),
+        ({"optimiser": {"options": "b1=1"}}, "OptimiserConfig.options is 'b1=1'"),
         ({"optimiser": {"warmup": 1.0}}, "OptimiserConfig.warmup is 1.0"),
+        ({"optimiser": {"warmup": 0.8}}, "OptimiserConfig.warmup is 0.8: it must end before halve_at, 0.8"),
+        ({"optimiser": {"warmup": 0.1, "schedule": "onecycle"}}, "onecycle has a rise of its own: set peak_at"),
+        ({"optimiser": {"peak_at": 0.0}}, "OptimiserConfig.peak_at is 0.0"),
+        ({"optimiser": {"final_fraction": 1.1}}, "OptimiserConfig.final_fraction is 1.1"),
+        ({"optimiser": {"step_factor": 0.0}}, "OptimiserConfig.step_factor is 0.0"),
+        ({"optimiser": {"weight_decay": -0.1}}, "OptimiserConfig.weight_decay is -0.1: it cannot be negative"),
+        ({"optimiser": {"schedule": "linear"}}, "schedule is 'linear': choose one of constant, step, cosine, onecyc"),
         ({"optimiser": {"learning_rate": 0.0}}, "OptimiserConfig.learning_rate is 0.0"),
         ({"optimiser": {"clip": -1.0}}, "OptimiserConfig.clip is -1.0"),
         ({"scaling": "none"}, "TrainConfig.scaling is 'none': choose one of range, sample, truth"),
+        ({"edge_weight": math.nan}, "TrainConfig.edge_weight is nan"),
+        ({"ema": 1.0}, "TrainConfig.ema is 1.0"),
+        ({"accumulate": 0}, "TrainConfig.accumulate is 0: it must be positive"),
+        ({"accumulate": 3}, "TrainConfig.accumulate is 3: it must divide DataConfig.batch_size, 16"),
+        ({"mesh": "data=0"}, "TrainConfig.mesh is 'data=0': write auto, or as data=4,spatial=2"),
+        ({"keep_last": 0}, "TrainConfig.keep_last is 0"),
+        ({"keep_best": -1}, "TrainConfig.keep_best is -1"),
+        ({"samples": -1}, "TrainConfig.samples is -1"),
+        ({"on_nonfinite": "ignore"}, "TrainConfig.on_nonfinite is 'ignore': choose one of stop, skip"),
+        ({"on_save_error": "ignore"}, "TrainConfig.on_save_error is 'ignore': choose one of stop, continue"),
+        (
+            {"validation_protocol": "best"},
+            "validation_protocol is 'best': choose one of run, float, ahmf_middlebury, b6",
+        ),
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
     ],
 )
@@ -122,6 +151,7 @@ def test_lists_that_are_written_twice_agree():
     from ahmf_jax.losses import LOSSES
     from ahmf_jax.models import AHMF, ahmf
     from ahmf_jax.scaling import Scaling
+    from experiments.evaluate import PROTOCOLS
 
     def choices(cls, name):
         return typing.get_args(typing.get_type_hints(cls)[name])
@@ -136,8 +166,40 @@ def test_lists_that_are_written_twice_agree():
     assert {f.name for f in dataclasses.fields(ModelConfig)} == fields
     defaults = {f.name: f.default for f in dataclasses.fields(AHMF) if f.name in fields - {"scale", "dtype"}}
     assert {f.name: f.default for f in dataclasses.fields(ModelConfig) if f.name in defaults} == defaults
+    assert set(choices(TrainConfig, "validation_protocol")) == {"run", *PROTOCOLS}
     for name in datasets.DATASETS:
         assert datasets.builder_class(name).INFO.name == name
+
+
+def test_everything_can_be_said_on_the_command_line():
+    import tyro
+
+    said = (
+        "--model.remat convs --optimiser.name sgd --optimiser.options momentum=0.9 nesterov=true --optimiser.schedule "
+        "cosine --optimiser.warmup 0.05 --mesh data=4,spatial=2 --fsdp --accumulate 2 --ema 0.999 --edge-weight 0.1 "
+        "--on-nonfinite skip --on-save-error continue --keep-last 3 --keep-best 2 --start-from runs/a --samples 0"
+    )
+    found = tyro.cli(TrainConfig, args=said.split())
+    assert found.optimiser == OptimiserConfig("sgd", ("momentum=0.9", "nesterov=true"), schedule="cosine", warmup=0.05)
+    assert (found.model.remat, found.mesh, found.fsdp, found.accumulate) == ("convs", "data=4,spatial=2", True, 2)
+    assert (found.start_from, found.ema, found.samples) == ("runs/a", 0.999, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data=4", "spatial=8", "data=4,spatial=2", "spatial=2,data=4"]
+    + ["data=0", "data=-1", "data", "4x2", "data=4,", "data=2,data=2", "batch=4", "data=1000000", ""],
+)
+def test_a_mesh_is_what_the_library_reads(text):
+    from ahmf_jax.sharding import parse_mesh
+
+    try:
+        parse_mesh(text)
+    except InputError:
+        with pytest.raises(InputError, match=r"TrainConfig\.mesh"):
+            TrainConfig(mesh=text)
+    else:
+        assert TrainConfig(mesh=text).mesh == text
 
 
 def rates(optimiser, steps):
@@ -155,6 +217,24 @@ def rates(optimiser, steps):
 
 def test_the_papers_rate_is_halved_at_four_fifths():
     np.testing.assert_allclose(rates(OptimiserConfig(), 20), [1e-4] * 16 + [5e-5] * 4, rtol=1e-4)
+
+
+def test_schedules_by_hand():
+    def found(**fields):
+        return rates(OptimiserConfig(learning_rate=1e-2, **fields), 10)
+
+    near = functools.partial(np.testing.assert_allclose, rtol=2e-4)
+    near(found(schedule="constant"), [1e-2] * 10)
+    # Two steps up, in thirds, none at 0; then the largest.
+    near(found(schedule="constant", warmup=0.2), [1e-2 / 3, 2e-2 / 3] + [1e-2] * 8)
+    near(found(schedule="step", halve_at=0.5, step_factor=0.1), [1e-2] * 5 + [1e-3] * 5)
+    # The rise moves the first steps, and not the place of the fall.
+    near(found(schedule="step", halve_at=0.5, warmup=0.2), [1e-2 / 3, 2e-2 / 3] + [1e-2] * 3 + [5e-3] * 5)
+    cosine = [1e-2 * (1 + math.cos(math.pi * n / 10)) / 2 for n in range(10)]
+    near(found(schedule="cosine"), cosine)
+    near(found(schedule="cosine", final_fraction=0.2), [2e-3 + 0.8 * rate for rate in cosine])
+    near(found(schedule="cosine", warmup=0.2)[2:], [1e-2 * (1 + math.cos(math.pi * n / 8)) / 2 for n in range(8)])
+    assert np.isfinite(rates(OptimiserConfig(schedule="cosine", warmup=0.9), 1)).all()
 
 
 def test_onecycle_rises_and_falls():
@@ -191,6 +271,113 @@ def test_muon_makes_kernels_orthogonal_and_leaves_the_rest_to_adam():
     assert abs(float(updates["negative_slope"])) > 5e-3 and float(updates["negative_slope"]) > 0
     last = np.asarray(updates["last"])
     assert np.ptp(last) == 0 and last[0, 0, 0, 0] == pytest.approx(-float(updates["negative_slope"]), rel=1e-3)
+
+
+def test_muon_treats_each_level_of_a_stack_as_on_its_own():
+    import jax
+    import jax.numpy as jnp
+
+    rng = np.random.default_rng(0)
+    stacked = jnp.asarray(
+        rng.normal(size=(3, 3, 3, 2, 4)) * np.array([1, 10, 0.1])[:, None, None, None, None], jnp.float32
+    )
+    built = OptimiserConfig(name="muon", learning_rate=1e-2).build(10)
+
+    def updates(gradient):
+        params = jax.tree.map(jnp.zeros_like, gradient)
+        state = built.init(params)
+        for _ in range(2):
+            found, state = built.update(gradient, state, params)
+        return found
+
+    apart = updates({f"level_{n}": kernel for n, kernel in enumerate(stacked)})
+    together = updates({"levels": stacked, "bias": jnp.ones((3, 4)) * jnp.array([1, 5, 0.1, 2])})
+    for n in range(3):
+        np.testing.assert_allclose(together["levels"][n], apart[f"level_{n}"], rtol=1e-4, atol=1e-8)
+    # A stack of biases is no matrix: their updates are Adam's, all of one size.
+    np.testing.assert_allclose(together["bias"], together["bias"][0, 0], rtol=1e-5)
+    assert together["bias"][0, 0] < -5e-3
+
+
+def tree():
+    """A kernel, a stack of two, and what else there is, all ones."""
+    import jax.numpy as jnp
+
+    shapes = {"kernel": (3, 3, 2, 2), "kernels": (2, 1, 1, 2, 2), "bias": (2,), "biases": (2, 2), "slope": ()}
+    return {name: jnp.ones(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "lamb"])
+def test_kernels_decay_and_nothing_else(name):
+    import jax
+    import jax.numpy as jnp
+
+    built = OptimiserConfig(name=name, learning_rate=1e-2, weight_decay=0.5).build(10)
+    params = tree()
+    updates, _ = built.update(jax.tree.map(jnp.zeros_like, params), built.init(params), params)
+    for key, update in updates.items():
+        if name == "lamb" and key in ("kernel", "kernels"):
+            assert (update < 0).all()  # of a size that it makes that of the weights
+        else:
+            np.testing.assert_allclose(update, -5e-3 if key in ("kernel", "kernels") else 0, rtol=1e-6, err_msg=key)
+
+
+def test_the_named_optimisers_are_optaxs():
+    import jax
+    import optax
+
+    params = tree()
+    gradient = jax.tree.map(lambda x: 0.3 * x, params)
+    for config, expected in (
+        (OptimiserConfig("adam", schedule="constant"), optax.adam(1e-4)),
+        (OptimiserConfig("adamw", ("b2=0.5",), 1e-3, "constant"), optax.adamw(1e-3, b2=0.5, weight_decay=0)),
+        (OptimiserConfig("lion", schedule="constant"), optax.lion(1e-4, weight_decay=0)),
+        (OptimiserConfig("sgd", ("momentum=0.9", "nesterov=True"), 0.1, "constant"), optax.sgd(0.1, 0.9, True)),
+        (OptimiserConfig("novograd", schedule="constant"), optax.novograd(1e-4)),
+        (OptimiserConfig("adafactor", ("factored=false",), 0.1, "constant"), optax.adafactor(0.1, factored=False)),
+    ):
+        built = config.build(10)
+        states, found = (built.init(params), expected.init(params)), []
+        for _ in range(3):
+            (a, one), (b, other) = (
+                o.update(gradient, s, params) for o, s in zip((built, expected), states, strict=True)
+            )
+            states = (one, other)
+            found.append((a, b))
+        for a, b in found:
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lion", "muon", "adafactor", "novograd"])
+def test_moments_are_float32(name):
+    import jax
+
+    state = OptimiserConfig(name=name).build(10).init(tree())
+    assert {x.dtype.name for x in jax.tree.leaves(state)} <= {"float32", "int32"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "sdg"}, r"OptimiserConfig.name is 'sdg': choose one of adabelief, .*adafactor, .*muon, .*sgd"),
+        ({"name": "scale_by_adam"}, r"choose one of"),
+        ({"name": "noisy_sgd"}, r"choose one of"),  # draws random numbers
+        ({"name": "adam", "options": ("beta=0.9",)}, r"options has beta: adam has b1, b2, eps, eps_root, nesterov"),
+        ({"name": "adam", "options": ("learning_rate=1",)}, r"options has learning_rate: adam has b1"),
+        ({"name": "adamw", "options": ("weight_decay=1",)}, r"options has weight_decay: adamw has b1"),
+        ({"name": "muon", "options": ("adam_learning_rate=1",)}, r"options has adam_learning_rate: muon has ns_steps"),
+        ({"name": "sgd", "options": ("nesterov=1",)}, r"options has nesterov=1: sgd has nesterov=False"),
+        ({"name": "adam", "options": ("b1=true",)}, r"options has b1=True: adam has b1=0.9"),
+        ({"name": "sgd", "weight_decay": 0.1}, r"weight_decay is 0.1, but sgd has none for kernels alone: .*as adamw"),
+        ({"name": "lbfgs"}, r"name lbfgs .* cannot be used \(.*\): it must do with a schedule, gradients and param"),
+        ({"name": "rprop"}, r"name rprop .* cannot be used"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_built(fields, said):
+    config = OptimiserConfig(**fields)
+    with pytest.raises(InputError, match=said) as caught:
+        config.build(10)
+    assert "\n" not in str(caught.value)
 
 
 def test_clipping_bounds_the_whole_gradient():
