@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 
 NAP = 0.1  # seconds that a signal may go unheard
 TIMEOUT = 300.0  # seconds: the machines of a cluster may start minutes apart
+_THREAD = "in_thread"
 _ROUNDS = itertools.count()  # of `gather`: all processes take part in all of them, in the same order
 
 
@@ -70,17 +72,13 @@ def initialise(
     # Forgotten, or JAX would wait at the end of the program for processes that were never there.
     global_state.client = global_state.service = None
     global_state.num_processes, global_state.process_id = 1, 0
-    if not joining.done():
-        raise InputError(
-            f"after {timeout:g} s not all processes have met at {address}, where this is number {number} of {count}: "
-            "see that all were started, with the same --coordinator and --processes and each with its own --process, "
-            "that number 0 runs on that host, and that its port is open to the others"
-        )
-    error = joining.exception()
-    if isinstance(error, jax.errors.JaxRuntimeError):  # the port is taken, say
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--coordinator {address}: process {number} cannot start there ({reason})") from error
-    joining.result()
+    if joining.done():
+        joining.result()
+    raise InputError(
+        f"after {timeout:g} s not all processes have met at {address}, where this is number {number} of {count}: see "
+        "that all were started, with the same --coordinator and --processes and each with its own --process, that "
+        "number 0 runs on that host, and that its port is open to the others"
+    )
 
 
 def _by_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -132,12 +130,26 @@ def _by_flags(
         raise InputError(f"--process {process}: of {processes} processes, give a number from 0 to {processes - 1}")
     if processes == 1:
         return {}
+    if process == 0:
+        _check_free(coordinator, int(port))
     return {
         "coordinator_address": coordinator,
         "num_processes": processes,
         "process_id": process,
         "cluster_detection_method": "deactivate",
     }
+
+
+def _check_free(coordinator: str, port: int) -> None:
+    """Raises InputError where another program listens on the port: JAX would end in a segmentation fault."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except OSError as error:
+        raise InputError(
+            f"--coordinator {coordinator}: that port cannot be used ({error.strerror}): choose another"
+        ) from None
 
 
 def in_thread(work: Callable[[], Result]) -> "Future[Result]":
@@ -154,8 +166,13 @@ def in_thread(work: Callable[[], Result]) -> "Future[Result]":
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="in_thread", daemon=True).start()
+    threading.Thread(target=run, name=_THREAD, daemon=True).start()
     return future
+
+
+def in_work() -> bool:
+    """Whether something that `in_thread` has started still works."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 def process_count() -> int:
@@ -238,6 +255,17 @@ def agreed() -> Iterator[None]:
     except Exception as error:
         failure = error
     agree(failure)
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """A body that the main process ends before the others begin it: what it prepares, they find. Otherwise `agreed`."""
+    if not is_main():
+        agree()
+    with agreed():
+        yield
+    if is_main():
+        agree()
 
 
 def leave(status: int, *, together: bool) -> NoReturn:

@@ -63,8 +63,10 @@ def offset_and_span(
     return jnp.where(known, low, 0.0), jnp.where(known, jnp.maximum(high - low, MIN_SPAN), 1.0)
 
 
-def predict(model: Any, scaling: Scaling, params: Any, batch: Mapping[str, Any]) -> tuple[Array, PerSample, PerSample]:
-    """Runs a model on a batch, in the scale that it works in.
+def predict(
+    model: Any, scaling: Scaling, params: Any, batch: Mapping[str, Any], rngs: Mapping[str, Array] | None = None
+) -> tuple[Array, PerSample, PerSample]:
+    """Runs a model on a batch, in the scale that it works in; `rngs` are Flax's, for a model that draws in training.
 
     Returns the output, the offset and the span: the depth in units of the range is `output * span + offset`.
 
@@ -72,5 +74,6 @@ def predict(model: Any, scaling: Scaling, params: Any, batch: Mapping[str, Any])
       InputError: `scaling="truth"`, and the batch has no `depth_span`.
     """
     offset, span = offset_and_span(batch["depth_lr"], batch["mask_lr"], scaling, batch.get("depth_span"))
-    output, _ = model.apply({"params": params}, (batch["depth_lr"] - offset) / span, batch["guide"])
+    randomness = {} if rngs is None else {"rngs": rngs}
+    output, _ = model.apply({"params": params}, (batch["depth_lr"] - offset) / span, batch["guide"], **randomness)
     return output, offset, span

@@ -170,6 +170,12 @@ def whole(tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
+def local_copy(tree: Any, mesh: Mesh) -> Any:
+    """The whole arrays on this process's first device, for what each process computes by itself; all take part."""
+    copies = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda x: x.addressable_data(0), copies)
+
+
 def _processes(mesh: Mesh) -> Int[np.ndarray, "data spatial"]:
     """The process of each device."""
     return np.array([device.process_index for device in mesh.devices.flat]).reshape(mesh.devices.shape)

@@ -1,5 +1,6 @@
 """The state of a training run: shapes first, then shardings, then numbers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,19 +13,75 @@ from jax.sharding import Mesh
 from ahmf_jax.errors import InputError
 from ahmf_jax.losses import LOSSES
 from ahmf_jax.scaling import Scaling
-from ahmf_jax.sharding import replicated
+from ahmf_jax.sharding import state_shardings
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a training step changes, and, as static fields, how it changes it."""
+    """Everything that a training step changes, and, as static fields, how it changes it.
 
-    step: Any  # () int32; like every leaf also what describes it, a shape or a sharding, in a tree of those
+    A leaf is also what describes it, a shape or a sharding, in a tree of those.
+    """
+
+    step: Any  # () int32, steps done, those that were skipped included
     params: Any
     opt_state: Any
+    ema: Any  # like `params`: their exponential moving average; None without one
+    rng: Any  # (2,) uint32, of a threefry key; a step's randomness is folded from it and the step
+    skipped: Any  # () int32, steps that changed nothing, as their loss or gradient was no number
     model: nn.Module = struct.field(pytree_node=False)
     optimiser: optax.GradientTransformation = struct.field(pytree_node=False)
     loss: str = struct.field(pytree_node=False, default="l1")
+    edge_weight: float = struct.field(pytree_node=False, default=0.0)
     scaling: Scaling = struct.field(pytree_node=False, default="range")
+    ema_decay: float = struct.field(pytree_node=False, default=0.0)
+    accumulate: int = struct.field(pytree_node=False, default=1)
+
+    @classmethod
+    def start(
+        cls,
+        params: Any,
+        model: nn.Module,
+        optimiser: optax.GradientTransformation,
+        *,
+        seed: int = 0,
+        ema_decay: float = 0.0,
+        **how: Any,
+    ) -> "TrainState":
+        """The state before the first step.
+
+        Args:
+          params: of the model.
+          model: the module.
+          optimiser: any of optax.
+          seed: of what a step leaves to chance.
+          ema_decay: of the parameters' moving average; 0 keeps none.
+          **how: the other static fields: `loss`, of `losses.LOSSES`; `edge_weight`, of the loss on depth edges beside
+            it; `scaling`; `accumulate`, the parts in which a batch is computed one after the other.
+
+        Raises:
+          InputError: a loss that there is not.
+        """
+        loss = how.get("loss", "l1")
+        if loss not in LOSSES:
+            raise InputError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimiser.init(params),
+            # Copies: the step gives the buffers of both away.
+            ema=jax.tree.map(jnp.copy, params) if ema_decay else None,
+            rng=jax.random.key_data(jax.random.key(seed)),
+            skipped=jnp.zeros((), jnp.int32),
+            model=model,
+            optimiser=optimiser,
+            ema_decay=ema_decay,
+            **how,
+        )
+
+    @property
+    def average(self) -> Any:
+        """The parameters to use: their moving average where one is kept."""
+        return self.params if self.ema is None else self.ema
 
 
 def init_params(model: Any, seed: int = 0, guide_channels: int = 3, output_scale: float = 1.0) -> Any:
@@ -50,23 +107,35 @@ def create_state(
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
     *,
-    loss: str = "l1",
-    scaling: Scaling = "range",
+    fsdp: bool = False,
     seed: int = 0,
     output_scale: float = 1.0,
+    start_from: Callable[[Any], Any] | None = None,
     abstract: bool = False,
+    **how: Any,
 ) -> TrainState:
-    """A new state on `mesh`, or, with `abstract`, only its shapes, dtypes and shardings (what a restore needs)."""
-    if loss not in LOSSES:
-        raise InputError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
+    """A new state on `mesh`, or, with `abstract`, only its shapes, dtypes and shardings (what a restore needs).
 
-    def build() -> TrainState:
-        params = init_params(model, seed, output_scale=output_scale)
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, optimiser.init(params), model, optimiser, loss, scaling)
+    Args:
+      model, optimiser: as in `TrainState.start`, and so is `how`.
+      mesh: from `sharding.make_mesh`.
+      fsdp: parameters, their average and the optimiser's state are split over the mesh's `data` axis.
+      seed: of the initial parameters, and of what a step leaves to chance.
+      output_scale: as in `init_params`.
+      start_from: makes the parameters to start from, NumPy arrays, of the random ones; they stay as they are without.
+      abstract: no numbers.
+    """
 
-    shapes = jax.eval_shape(build)
-    shardings = jax.tree.map(lambda _: replicated(mesh), shapes)
+    def draw() -> Any:
+        return init_params(model, seed, output_scale=output_scale)
+
+    def build(params: Any) -> TrainState:
+        return TrainState.start(params, model, optimiser, seed=seed, **how)
+
+    shapes = jax.eval_shape(lambda: build(draw()))
+    shardings = state_shardings(shapes, mesh, fsdp)
     if abstract:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    return jax.jit(build, out_shardings=shardings)()
+    if start_from is None:
+        return jax.jit(lambda: build(draw()), out_shardings=shardings)()
+    return jax.jit(build, out_shardings=shardings)(start_from(jax.device_get(jax.jit(draw)())))

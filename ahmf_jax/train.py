@@ -1,13 +1,12 @@
 """The training step, a pure function, and the loop around it, which knows iterators and no data set."""
 
 import contextlib
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,87 +15,124 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from ahmf_jax.losses import LOSSES, masked_mean
+from ahmf_jax.losses import LOSSES, edge_mask, edge_values
 from ahmf_jax.scaling import predict
-from ahmf_jax.sharding import batch_sharding, replicated
+from ahmf_jax.sharding import place_batch, replicated, whole
 from ahmf_jax.state import TrainState
+from ahmf_jax.stopping import Stop
 
 Batch = Mapping[str, Any]
+Row = dict[str, float]  # the metrics of one step
 # Batches that are fetched and moved to the devices while these work on the one before.
 AHEAD = 2
+# With on_nonfinite="skip": so many steps in a row that change nothing are no accident.
+MAX_SKIPS = 100
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss is no longer a number; `step` says when that was first so."""
+    """A loss or a gradient is no number; `step` says when that was first so."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the loss at step {step} is {loss}")
+    def __init__(self, step: int, row: Row) -> None:
+        super().__init__(f"the loss at step {step} is {row['loss']:g}, the norm of its gradient {row['grad_norm']:g}")
         self.step = step
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     """One step of the optimiser on the masked mean loss (Eq. 9), taken in the scale the network works in.
 
-    Returns the new state, and `loss`, `mae` (in units of the range) and `grad_norm`.
+    With `state.accumulate` above 1 the batch is computed in so many parts, one after the other, in the memory of one;
+    loss and gradient are those of the whole batch. Where one of them is no number, the step changes nothing but the
+    counts of steps and of those skipped.
+
+    Returns the new state, and `loss`, `mae` (in units of the range), `grad_norm` and `skipped` (0 or 1).
     """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    known = jnp.maximum(jnp.sum(batch["mask_hr"]), 1)
+    known_edges = jnp.maximum(jnp.sum(edge_mask(batch["mask_hr"])), 1)
 
-    def loss_fn(params: Any) -> tuple[Array, Array]:
-        output, offset, span = predict(state.model, state.scaling, params, batch)
+    def loss_fn(params: Any, part: Batch, number: Array) -> tuple[Array, Array]:
+        """The part's share of the loss, and of the MAE."""
+        rngs = {"sample": jax.random.fold_in(key, number)}
+        output, offset, span = predict(state.model, state.scaling, whole(params), part, rngs)
+        mask = part["mask_hr"]
         # Before the loss, not after: what stands in a hole may be NaN, and its gradient would be as well.
-        target = jnp.where(batch["mask_hr"], (batch["depth_hr"] - offset) / span, output)
-        loss = masked_mean(LOSSES[state.loss](output, target), batch["mask_hr"])
-        return loss, masked_mean(jnp.abs(output - target) * span, batch["mask_hr"])
+        target = jnp.where(mask, (part["depth_hr"] - offset) / span, output)
+        loss = jnp.sum(jnp.where(mask, LOSSES[state.loss](output, target), 0.0)) / known
+        if state.edge_weight:
+            loss += state.edge_weight * jnp.sum(edge_values(output, target, mask)) / known_edges
+        return loss, jnp.sum(jnp.where(mask, jnp.abs(output - target) * span, 0.0)) / known
 
-    (loss, mae), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
+        number, part = numbered
+        return jax.tree.map(jnp.add, total, value_and_grad(state.params, part, number)), None
+
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    parts = state.accumulate
+    if parts == 1:
+        (loss, mae), grads = value_and_grad(state.params, batch, jnp.zeros((), jnp.int32))
+    else:
+        # Rows a, a + parts, ...: so each device keeps its own.
+        stacked = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), dict(batch))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), ((known * 0.0, known * 0.0), state.params))
+        # As for the levels: the gradient of a convolution inside a loop is slow on the CPU.
+        unroll = parts if jax.default_backend() == "cpu" else 1
+        ((loss, mae), grads), _ = jax.lax.scan(add, zero, (jnp.arange(parts), stacked), unroll=unroll)
+
+    grad_norm = optax.tree.norm(grads)
+    sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = state.optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": loss, "mae": mae, "grad_norm": optax.tree.norm(grads)}
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGINT or SIGTERM has come; a second SIGINT is not caught.
-
-    Signals are handled in the main thread alone, so elsewhere it never tells so.
-    """
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def handler(number: int, _frame: Any) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, action in previous.items():
-            signal.signal(number, action)
+    ema = state.ema
+    if ema is not None:
+        # Slower and slower, so that the initial values are soon forgotten.
+        decay = jnp.minimum(state.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
+    before = (state.params, state.opt_state, state.ema)
+    params, opt_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(sound, new, old),
+        (params, opt_state, ema),
+        (state.params, state.opt_state, state.ema),
+    )
+    skipped = jnp.where(sound, 0, 1)
+    metrics = {"loss": loss, "mae": mae, "grad_norm": grad_norm, "skipped": skipped}
+    after = state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, ema=ema, skipped=state.skipped + skipped
+    )
+    return after, metrics
 
 
 def on_mesh(batches: Iterator[Batch], count: int, mesh: Mesh) -> Generator[Future[dict[str, Array]], None, None]:
-    """The next `count` batches on their way to the mesh, some of them ahead; close it.
-
-    Each process has its own rows: its arrays' leading axes are split over its own devices.
-    """
-    sharding = batch_sharding(mesh)
-
-    def fetch() -> dict[str, Array]:
-        batch = next(batches)
-        return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
-
+    """The next `count` batches on their way to the mesh, some of them ahead; close it."""
     thread, waiting = ThreadPoolExecutor(1, "batches"), deque[Future[dict[str, Array]]]()
     try:
         for _ in range(count):
-            waiting.append(thread.submit(fetch))
+            waiting.append(thread.submit(lambda: place_batch(next(batches), mesh)))
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         yield from waiting
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+class Profile(NamedTuple):
+    """A trace of the steps `first` to `last`, written to `folder` for TensorBoard and Perfetto."""
+
+    first: int
+    last: int
+    folder: Path
+
+
+def compiled_step(state: TrainState, batch: Batch, stop: Stop) -> Any | None:
+    """`train_step` compiled for this state and batch, the state's buffers donated; None where a signal came first."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    mesh = state.step.sharding.mesh
+
+    def work() -> Any:
+        with jax.set_mesh(mesh):
+            step = jax.jit(train_step, out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
+            return step.lower(state, batch).compile()
+
+    return stop.unless(work)
 
 
 def fit(
@@ -105,80 +141,140 @@ def fit(
     *,
     steps: int,
     mesh: Mesh,
+    stop: Stop,
     log_every: int,
-    on_log: Callable[[int, dict[str, float]], None],
-    checkpoint_every: int,
-    on_checkpoint: Callable[[TrainState], None],
+    on_log: Callable[[int, Row], None],
+    save_every: int,
+    validate_every: int,
+    on_checkpoint: Callable[[TrainState, Sequence[Row], bool], None],
+    on_nonfinite: Literal["stop", "skip"] = "stop",
+    on_skip: Callable[[int, Row], None] = lambda step, row: None,
+    rows: Sequence[Row] = (),
+    profile: Profile | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains until `state.step` is `steps`, or a signal stops it.
 
     Args:
       state: on `mesh`; its buffers are donated, so use only the state that comes back.
-      batches: infinite; each array's leading axis is split over the mesh. It is drawn from in a thread, ahead of
-        the training, but never beyond the last step.
+      batches: infinite; this process's rows of each batch. It is drawn from in a thread, ahead of the training, but
+        never beyond the last step.
       steps: of the whole run, those already done included.
-      mesh: from `sharding.make_mesh`.
-      log_every: steps between two calls of `on_log` with the means since the last, and between two
-        checks that the loss is a number.
-      on_log: called with the step, the means of `train_step`'s metrics, and `data_wait`: the share of the time in
-        which the devices stood idle because the next batch was not there.
-      checkpoint_every: steps between two calls of `on_checkpoint`.
-      on_checkpoint: validates and saves. Called with a state whose losses so far were all finite, and
-        once more at the end or when a signal stops the run.
+      mesh: from `sharding.choose_mesh`.
+      stop: from `stopping.stop_on_signal`.
+      log_every: steps between two calls of `on_log`, and between two looks at whether the losses are numbers.
+      on_log: called with the step and the means since the last call of `train_step`'s metrics, and with what is of
+        this machine: `data_wait`, the share of the time in which the devices stood idle because the next batch was
+        not there, and `step_seconds`.
+      save_every: steps between two calls of `on_checkpoint`.
+      validate_every: steps between two calls of `on_checkpoint` that ask for a validation too.
+      on_checkpoint: called with the state, the metrics of the steps since the last log, and whether to validate; at the
+        end too, and when a signal stops the run. The losses so far are looked at before.
+      on_nonfinite: what to do when a loss or a gradient is no number. Such a step changes nothing in either case.
+      on_skip: called with each such step and its metrics, before anything is raised.
+      rows: the metrics of the steps since the last log, of the run that this one goes on with.
+      profile: steps to trace.
 
     Returns:
       the last state, and whether a signal stopped it.
 
     Raises:
-      NonFiniteLoss: found at the next check after it came; `on_checkpoint` never sees such a state.
+      NonFiniteLoss: with "stop", found at the next look after it came; with "skip", after `MAX_SKIPS` in a row.
     """
-    step_fn = jax.jit(
-        train_step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=(replicated(mesh), replicated(mesh)),
-        donate_argnums=0,
-    )
-    pending: list[dict[str, Array]] = []
-    step, saved = int(state.step), -1
-    since, waited = time.perf_counter(), 0.0
+    pending: list[dict[str, Array]] = []  # metrics on their way from the devices
+    since_log = list(rows)
+    first = step = int(state.step)
+    saved, in_a_row = -1, 0
+    clock = _Clock(first)
 
-    def flush() -> None:
-        nonlocal since, waited
-        if not pending:
-            return
-        values = [{name: float(x) for name, x in metrics.items()} for metrics in pending]
+    def look() -> None:
+        nonlocal in_a_row
+        start = step - len(pending) + 1
+        found = [{name: float(x) for name, x in metrics.items()} for metrics in pending]
         pending.clear()
-        first = step - len(values) + 1
-        for i, value in enumerate(values):
-            # The gradient as well: a finite loss may have an infinite one, and ruin the parameters.
-            if not (np.isfinite(value["loss"]) and np.isfinite(value["grad_norm"])):
-                raise NonFiniteLoss(first + i, value["loss"])
-        means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-        now = time.perf_counter()
-        on_log(step, means | {"data_wait": waited / (now - since)})
-        since, waited = now, 0.0
+        for at, row in enumerate(found, start):
+            in_a_row = in_a_row + 1 if row["skipped"] else 0
+            if row["skipped"]:
+                on_skip(at, row)
+                if on_nonfinite == "stop" or in_a_row == MAX_SKIPS:
+                    raise NonFiniteLoss(at, row)
+        since_log.extend(found)
 
-    with stop_on_signal() as stopped, contextlib.closing(on_mesh(batches, steps - step, mesh)) as coming:
+    def checkpoint(validate: bool) -> None:
+        nonlocal saved
+        look()
+        with clock.stopped():
+            on_checkpoint(state, since_log, validate)
+        saved = step
+
+    with contextlib.closing(on_mesh(batches, steps - step, mesh)) as coming, contextlib.ExitStack() as trace:
+        step_fn = None
         for future in coming:
-            if stopped():
+            if stop(step):
                 break
+            if profile and step + 1 == profile.first:
+                trace.enter_context(jax.profiler.trace(profile.folder, create_perfetto_trace=True))
             if pending and not future.done():
                 jax.block_until_ready(pending[-1])  # as long as the devices work, nothing is waited for
-            start = time.perf_counter()
-            batch = future.result()
-            waited += time.perf_counter() - start
+            with clock.waiting():
+                batch = future.result()
+            if step_fn is None:
+                with clock.stopped():
+                    step_fn = compiled_step(state, batch, stop)
+                if step_fn is None:
+                    break
             state, metrics = step_fn(state, batch)
             if pending:
                 jax.block_until_ready(pending[-1])  # or batches would pile up on the devices
             pending.append(metrics)
             step += 1
-            if step % log_every == 0:
-                flush()
-            if step % checkpoint_every == 0 and step < steps:
-                flush()
-                on_checkpoint(state)
-                saved, since = step, time.perf_counter()
-        flush()
-        if saved != step:
-            on_checkpoint(state)
-        return state, step < steps
+            if profile and step == profile.last:
+                jax.block_until_ready(metrics)
+                trace.close()
+            if step % log_every == 0 or step == steps:
+                look()
+                on_log(step, _means(since_log) | clock.read(step))
+                since_log.clear()
+            validate = step % validate_every == 0 or step == steps
+            if validate or step % save_every == 0:
+                checkpoint(validate)
+    if saved != step and step > first:
+        checkpoint(False)
+    return state, step < steps
+
+
+def _means(rows: Sequence[Row]) -> Row:
+    """Of the steps that counted; the sum of those that were skipped."""
+    counted = [row for row in rows if not row["skipped"]] or rows
+    means = {name: float(np.mean([row[name] for row in counted])) for name in rows[0]}
+    return means | {"skipped": sum(row["skipped"] for row in rows)}
+
+
+class _Clock:
+    """Time since the last reading, without what is not training: how long a step took, and what of it was waiting."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._since = time.perf_counter()
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For a batch."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Nothing in here counts."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def read(self, step: int) -> Row:
+        """`data_wait` and `step_seconds`, and starts anew."""
+        now = time.perf_counter()
+        seconds, steps = now - self._since, step - self._step
+        values = {"data_wait": self._waited / seconds, "step_seconds": seconds / steps}
+        self._step, self._since, self._waited = step, now, 0.0
+        return values

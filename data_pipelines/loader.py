@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing import parent_process
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import grain
 import numpy as np
@@ -171,6 +171,10 @@ class Batches(Iterator[Batch]):
         self.close()
         self._place = int(state["examples"])
 
+    def describe(self, place: int) -> list[dict[str, Any]]:
+        """What the batch that begins at this place of the stream is made of, row by row, as JSON."""
+        return [self._sampler.describe(place + row) for row in range(self._batch_size)]
+
     def close(self) -> None:
         """Ends the threads or the workers."""
         if self._made is not None:
@@ -261,6 +265,17 @@ def _finished(batch: Batch) -> Batch:
     return {**batch, "guide": batch["guide"] / np.float32(255)}
 
 
+class Window(NamedTuple):
+    """Where a patch is cut, on the low-resolution grid, and how it is turned; `span` is that of the whole image."""
+
+    top: int
+    left: int
+    upside_down: bool
+    mirrored: bool
+    transposed: bool
+    span: Any
+
+
 @dataclass
 class Sampler:
     """Place in the stream -> patch; `size` is the patch's side at low resolution, the rest is as for `train_loader`."""
@@ -279,6 +294,46 @@ class Sampler:
         """Cuts the patch of a place, and writes it into a batch's arrays without the batch axis."""
         number, index, example = self._example(place, skipped)
         dataset = self.datasets[number]
+        example, window, rng = self._choose(place, number, index, example)
+        patch = patches.cut(
+            example,
+            window.top,
+            window.left,
+            self.size,
+            self.scale,
+            self.degradation,
+            dataset.info.range,
+            rng,
+            window.upside_down,
+            window.mirrored,
+            window.transposed,
+            span=window.span,
+        )
+        _write(patch, dataset.info.range, row)
+
+    def describe(self, place: int) -> dict[str, Any]:
+        """What stands at a place, as JSON: data set, image, and the window at high resolution."""
+        number, index, example = self._example(place, {})
+        _, window, _ = self._choose(place, number, index, example)
+        info, side = self.datasets[number].info, self.size * self.scale
+        return {
+            "place": place,
+            "dataset": info.name,
+            "image": example.name,
+            "top": window.top * self.scale,
+            "left": window.left * self.scale,
+            "height": side,
+            "width": side,
+            "upside_down": window.upside_down,
+            "mirrored": window.mirrored,
+            "transposed": window.transposed,
+        }
+
+    def _choose(
+        self, place: int, number: int, index: int, example: Example
+    ) -> tuple[Example, "Window", np.random.Generator]:
+        """The example as it is cut from, the window of a place, and the generator that its degradation goes on with."""
+        dataset = self.datasets[number]
         info = dataset.info
         example = patches.crop_to_multiple(example, self.scale)
         height, width = example.depth.shape
@@ -295,21 +350,7 @@ class Sampler:
         rng = np.random.default_rng((self.order.seed, _PATCH, 0, place))
         top, left = patches.choose(table, self.size, self.scale, self.edge_candidates, rng)
         upside_down, mirrored, transposed = map(bool, rng.random(3) < 0.5)
-        patch = patches.cut(
-            example,
-            top,
-            left,
-            self.size,
-            self.scale,
-            self.degradation,
-            info.range,
-            rng,
-            upside_down,
-            mirrored,
-            transposed,
-            span=table.span,
-        )
-        _write(patch, info.range, row)
+        return example, Window(top, left, upside_down, mirrored, transposed, table.span), rng
 
     def _example(self, place: int, skipped: dict[str, str]) -> tuple[int, int, Example]:
         """The data set's number, the image's number and the image at a place; what cannot be read is passed over."""

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, cast
@@ -25,50 +26,96 @@ from experiments.config import PairsConfig, TrainConfig
 STOPPED = 75  # EX_TEMPFAIL: try again, with --resume
 
 
-@dataclass(frozen=True)
-class Train:
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How a training is started on this machine, or on several: none of it changes a number."""
+
+    data_dir: Path | None = None
+    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
+    profile: str | None = None
+    """Write a trace of these steps, as in 100:110, for TensorBoard or Perfetto, to RUN/profile."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes. On SLURM, Open MPI, Kubernetes and TPU pods they find each other."""
+    processes: int | None = None
+    """With --coordinator: how many processes train together."""
+    process: int | None = None
+    """With --coordinator: which of them this is, from 0."""
+
+    def launched(self, run: Callable[[], Path]) -> None:
+        """Joins the other processes, if there are any, and trains."""
+        from ahmf_jax import distributed
+
+        distributed.initialise(self.coordinator, self.processes, self.process)
+        out = run()
+        if distributed.is_main():
+            print(out)
+
+    def steps(self) -> tuple[int, int] | None:
+        """The first and the last step to trace."""
+        if self.profile is None:
+            return None
+        found = re.fullmatch(r"([1-9]\d{0,8}):([1-9]\d{0,8})", self.profile, re.ASCII)
+        if found is None or int(found[1]) > int(found[2]):
+            raise InputError(f"--profile {self.profile}: write the first and the last step, as in 100:110")
+        return int(found[1]), int(found[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Launch):
     """Train a model, or go on with a run: `ahmf train CONFIG --help` lists every setting of a configuration."""
 
     config: tyro.conf.Positional[str | None] = None
     """Name of a configuration, or a Python file."""
     resume: Path | None = None
     """Folder of a run to go on with, exactly where it stopped."""
+    mesh: str | None = None
+    """With --resume: other devices."""
+    fsdp: bool | None = None
+    """With --resume: whether parameters and the optimiser's state are split over the devices."""
+    on_save_error: Literal["stop", "continue"] | None = None
+    """With --resume: what to do when a checkpoint cannot be written."""
     workers: int | None = None
     """With --resume: another number of worker processes. It changes no batch."""
     cache: Literal["disk", "memory"] | None = None
     """With --resume: another place for decoded images. It changes no batch."""
     on_corrupt: Literal["stop", "skip"] | None = None
     """With --resume: what to do when an image cannot be read. It changes no batch of images that can."""
-    data_dir: Path | None = None
-    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
 
     def __call__(self) -> None:
         """Resumes; a configuration is handled by `TrainRun`."""
         from experiments.train import resume
 
-        if self.resume is None:
+        run, profile = self.resume, self.steps()
+        if run is None:
             raise InputError(f"ahmf train: give a configuration ({', '.join(configs.names())}) or --resume RUN")
-        given = {"workers": self.workers, "cache": self.cache, "on_corrupt": self.on_corrupt}
-        changed = {name: value for name, value in given.items() if value is not None}
-        print(resume(self.resume, self.data_dir, **changed))
+
+        def given(*names: str) -> dict[str, Any]:
+            return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+        data, changed = given("workers", "cache", "on_corrupt"), given("mesh", "fsdp", "on_save_error")
+        self.launched(lambda: resume(run, data_dir=self.data_dir, profile=profile, data=data, **changed))
 
 
-@dataclass(frozen=True)
-class TrainRun:
-    """Train by a configuration, any setting of it changed."""
+@dataclass(frozen=True, kw_only=True)
+class TrainRun(Launch):
+    """Train by a configuration, any setting of it changed; the same command again goes on where it stopped."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     name: tyro.conf.Suppress[str]
     out: Path | None = None
-    """Folder of the new run (default: runs/NAME)."""
-    data_dir: Path | None = None
-    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
+    """Folder of the run (default: runs/NAME, or NAME-2, NAME-3, ... where that holds another)."""
 
     def __call__(self) -> None:
         """Trains."""
         from experiments.train import default_out, train
 
-        print(train(self.config, self.out or default_out(self.name), data_dir=self.data_dir))
+        profile = self.steps()
+
+        def run() -> Path:
+            out = self.out or default_out(self.name, self.config)
+            return train(self.config, out, data_dir=self.data_dir, profile=profile)
+
+        self.launched(run)
 
 
 @dataclass(frozen=True)
@@ -459,7 +506,7 @@ def _parse_training(name: str, args: list[str]) -> TrainRun:
     """The training that the arguments make of the configuration of that name."""
 
     def parsed(config: TrainConfig) -> TrainRun:
-        return _parsed(TrainRun, args, prog=f"ahmf train {name}", default=TrainRun(config, name))
+        return _parsed(TrainRun, args, prog=f"ahmf train {name}", default=TrainRun(config=config, name=name))
 
     recipe = configs.load(name)
     try:
@@ -496,7 +543,13 @@ def main(args: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except configs.Stopped as stop:
-        print(f"ahmf: {stop}", file=sys.stderr)
+        from ahmf_jax import distributed
+
+        if distributed.is_main():
+            print(f"ahmf: {stop}", file=sys.stderr)
+        together = distributed.process_count() > 1
+        if together or distributed.in_work():  # a compile that nobody waits for any more
+            distributed.leave(STOPPED, together=together)
         sys.exit(STOPPED)
 
 

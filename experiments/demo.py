@@ -21,7 +21,8 @@ from data_pipelines.loader import whole_example
 from experiments import config as configs
 from experiments import convert, evaluate
 from experiments.pictures import curve, depth_colours, error_colours, grid
-from experiments.train import METRICS, train
+from experiments.run_log import METRICS
+from experiments.train import train
 from experiments.upsample import upsample_file
 
 MARK = ".ahmf-demo"  # only a folder that holds this is ever emptied

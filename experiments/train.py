@@ -1,50 +1,131 @@
-"""`ahmf train`: a configuration in, a run's folder out."""
+"""`ahmf train`: a configuration in, a run's folder out.
+
+A run is its folder: `config.json`, `checkpoints/`, `metrics.jsonl`, TensorBoard's files. The same command given again
+goes on where it stopped, or says that there is nothing left to do. With several processes, all do what is in here, and
+the first alone writes and speaks.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.writing import write_whole
+from ahmf_jax.writing import unwritable, write_whole
 from experiments import config as configs
 from experiments.config import Stopped, TrainConfig
 from experiments.data import open_training, open_validation, trained_on_tests
+from experiments.run_log import RunLog, open_log
 
-METRICS = "metrics.jsonl"
+NONFINITE, PROFILE = "nonfinite", "profile"
+# Changing these changes no number (but for rounding): a run may be gone on with by others.
+INDIFFERENT = ("mesh", "fsdp", "on_save_error", "keep_last", "keep_best", "samples")
+INDIFFERENT_DATA = ("workers", "cache", "on_corrupt")
 
 
-@contextlib.contextmanager
-def metrics_log(run: Path, step: int) -> Iterator[Any]:
-    """Yields `write(step, values)`, which goes to `metrics.jsonl` and to TensorBoard; lines after `step` are dropped.
+def train(
+    config: TrainConfig, out: Path, *, data_dir: Path | None = None, profile: tuple[int, int] | None = None
+) -> Path:
+    """Trains the run in folder `out`: a new one, or the rest of one of this configuration.
 
-    They are of steps that a resumed run does again.
+    Args:
+      config: of the run.
+      out: the run's folder; where several processes train, all of them must see it.
+      data_dir: where data sets are prepared.
+      profile: the first and the last step of which to write a trace.
+
+    Returns:
+      `out`.
+
+    Raises:
+      InputError: something in the configuration, the data or the folder; before anything is trained.
+      Stopped: by a signal, after saving.
     """
-    from tensorboardX import SummaryWriter
+    from ahmf_jax import distributed
+    from ahmf_jax.locks import lock_run
 
-    def keep(line: str) -> bool:
+    out = Path(out)
+    with distributed.agreed():
+        finished = standing(config, out) == "done"
+    if finished:
+        _say(f"{out} is done: all of its {config.steps} steps are trained")
+        return out
+    with distributed.main_first():  # what is generated or cached for it, is so once
+        task = _Task(config, data_dir)
+    with contextlib.ExitStack() as folder:
+        with distributed.agreed():
+            made = not out.exists()
+            if distributed.is_main():
+                _make(out)
+                folder.enter_context(lock_run(out))
+                if standing(config, out) == "new":  # looked at again, now that no other process may write there
+                    folder.enter_context(_new_run(config, out, task.trained, made))
+        _train(task, out, profile)
+    return out
+
+
+def resume(
+    run: Path,
+    *,
+    data_dir: Path | None = None,
+    profile: tuple[int, int] | None = None,
+    data: dict[str, Any] | None = None,
+    **changed: Any,
+) -> Path:
+    """Goes on with the run in folder `run`, with the configuration it was started with.
+
+    Args:
+      run: its folder.
+      data_dir, profile: as in `train`.
+      data: fields of `DataConfig` that change no batch, for this time: those of `INDIFFERENT_DATA`.
+      **changed: fields of `TrainConfig`, for this time: those of `INDIFFERENT`.
+    """
+    config = configs.of_run(Path(run))
+    config = dataclasses.replace(config, **changed, data=dataclasses.replace(config.data, **(data or {})))
+    return train(config, run, data_dir=data_dir, profile=profile)
+
+
+def default_out(name: str, config: TrainConfig) -> Path:
+    """The folder of a run: runs/NAME, or NAME-2, NAME-3, ... where that holds another."""
+    stem = Path(name).stem
+    for number in range(1, 10_000):
+        out = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
         try:
-            return json.loads(line)["step"] <= step
-        except ValueError:  # cut off when the process was killed
-            return False
+            standing(config, out)
+        except InputError:
+            continue
+        return out
+    raise InputError(f"runs/{stem}-9999 is taken: choose a folder with --out")
 
-    path = run / METRICS
-    if path.exists():
-        write_whole(path, "".join(f"{line}\n" for line in path.read_text().splitlines() if keep(line)).encode())
-    with path.open("a") as file, SummaryWriter(str(run / "tensorboard"), purge_step=step + 1) as board:
 
-        def write(at: int, values: dict[str, float]) -> None:
-            file.write(json.dumps({"step": at, **values}) + "\n")
-            file.flush()
-            for name, value in values.items():
-                board.add_scalar(name, value, at)
+def standing(config: TrainConfig, out: Path) -> Literal["new", "unfinished", "done"]:
+    """How far the run of this configuration in folder `out` is; "new" too where it has no checkpoint to go on from.
 
-        yield write
+    Raises:
+      InputError: there is another run, or what is no run.
+    """
+    from ahmf_jax.checkpoint import CONFIG, latest_step, verify
+
+    if not (out / CONFIG).exists():
+        return "new"
+    if problem := _difference(configs.to_json(config), configs.to_json(configs.of_run(out))):
+        raise InputError(f"{out} holds another run: {problem}; choose another folder with --out")
+    if not has_checkpoint(out):
+        return "new"
+    step = latest_step(out)
+    if step < config.steps:
+        return "unfinished"
+    try:
+        verify(out, step)
+    except InputError:
+        return "unfinished"  # it goes on from an earlier one, and says so
+    return "done"
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -57,26 +138,37 @@ def has_checkpoint(run: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> Iterator[None]:
-    """Makes the run's folder with its configuration; an existing run is not touched.
+def _difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> str:
+    """The first field in which two configurations differ that is not indifferent; "" where there is none."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name in (INDIFFERENT_DATA if prefix == "data." else () if prefix else INDIFFERENT):
+            continue
+        a, b = (json.loads(json.dumps(values.get(name))) for values in (ours, theirs))
+        if isinstance(a, dict) and isinstance(b, dict):
+            if problem := _difference(a, b, f"{prefix}{name}."):
+                return problem
+        elif a != b:
+            return f"its {prefix}{name} is {b!r}, here it is {a!r}"
+    return ""
 
-    What fails before its first checkpoint cannot be resumed, and is taken away: it would bar the way to another try.
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(out, error) from None
+
+
+@contextlib.contextmanager
+def _new_run(config: TrainConfig, out: Path, trained: dict[str, Any], made: bool) -> Iterator[None]:
+    """Writes the configuration of a new run into its folder.
+
+    What fails before its first checkpoint is taken away, the folder too if it was `made` for it.
     """
     from ahmf_jax.checkpoint import CONFIG
 
-    if (out / CONFIG).exists():
-        on = f"go on with `ahmf train --resume {out}`" if has_checkpoint(out) else "remove it, as it has no checkpoint"
-        raise InputError(f"{out} holds a run already: {on}, or choose another --out")
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        stored = {"train": configs.to_json(config), "trained": trained}
-        write_whole(out / CONFIG, json.dumps(stored, indent=1).encode())
-    except OSError as error:
-        raise InputError(
-            f"{out} cannot be written ({error.strerror}): choose a folder that can be, with --out"
-        ) from None
+    stored = {"train": configs.to_json(config), "trained": trained}
+    write_whole(out / CONFIG, json.dumps(stored, indent=1).encode())
     try:
         yield
     except BaseException:
@@ -88,179 +180,318 @@ def new_run(config: TrainConfig, out: Path, trained: dict[str, Any]) -> Iterator
         raise
 
 
-def train(config: TrainConfig, out: Path, *, resume: bool = False, data_dir: Path | None = None) -> Path:
-    """Trains, or goes on training, the run in folder `out`.
+def _say(text: str, file: Any = None) -> None:
+    """Prints, in the first process alone."""
+    from ahmf_jax import distributed
 
-    Args:
-      config: of the run; when resuming, the one it was started with.
-      out: the run's folder.
-      resume: go on from the latest checkpoint, exactly as if the run had never stopped.
-      data_dir: where data sets are prepared.
+    if distributed.is_main():
+        print(text, file=file or sys.stdout, flush=True)
 
-    Returns:
-      `out`.
 
-    Raises:
-      InputError: something in the configuration, the data or the folder; before anything is trained.
-      Stopped: by a signal, after saving.
-    """
-    import jax
-    from tqdm import tqdm
+class _Task:
+    """What a configuration needs before its folder is touched: mesh, model, optimiser, and data, all checked."""
 
-    from ahmf_jax import sharding
-    from ahmf_jax.checkpoint import Checkpoints
-    from ahmf_jax.export import model_fields
-    from ahmf_jax.scaling import is_leak
-    from ahmf_jax.state import TrainState, create_state
-    from ahmf_jax.train import NonFiniteLoss, fit
-    from data_pipelines.loader import Batch, train_loader, whole_example
-    from experiments.evaluate import validate
+    def __init__(self, config: TrainConfig, data_dir: Path | None) -> None:
+        from ahmf_jax import sharding
+        from ahmf_jax.export import model_fields
+        from data_pipelines.loader import train_loader
+        from experiments.evaluate import validation_protocol
 
-    started = time.perf_counter()
-    mesh = sharding.make_mesh()
-    if config.data.batch_size % mesh.size:
-        raise InputError(
-            f"data.batch_size is {config.data.batch_size}: it must be a multiple of the {mesh.size} devices"
+        data = config.data
+        self.config = config
+        rows = data.patch_size // config.model.scale
+        self.mesh = sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
+        self.model = config.model.build()
+        self.optimiser = config.optimiser.build(config.steps)
+        training = open_training(data, data_dir)
+        self.held_out = open_validation(data, [dataset for dataset, _ in training], data_dir)
+        self.images = [len(dataset) for dataset, _ in training]
+        self.info = training[0][0].info
+        self.protocol = validation_protocol(config, self.held_out)
+        index, count = sharding.rows_of_process(self.mesh, data.batch_size)
+        self.batches = train_loader(
+            training,
+            scale=config.model.scale,
+            patch_size=data.patch_size,
+            batch_size=data.batch_size,
+            degradation=data.degrade,
+            edge_candidates=data.edge_candidates,
+            seed=config.seed,
+            process_index=index,
+            process_count=count,
+            workers=data.workers,
+            on_corrupt=data.on_corrupt,
         )
-    model = config.model.build()
-    data = config.data
-    training = open_training(data, data_dir)
-    info = training[0][0].info
-    held_out = open_validation(data, [dataset for dataset, _ in training], data_dir)
-    if tests := trained_on_tests(data):
-        print(f"warning: {', '.join(tests)} is trained on: figures on it are not of unseen images", file=sys.stderr)
-    batches = train_loader(
-        training,
-        scale=config.model.scale,
-        patch_size=data.patch_size,
-        batch_size=data.batch_size,
-        degradation=data.degrade,
-        edge_candidates=data.edge_candidates,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=data.workers,
-        on_corrupt=data.on_corrupt,
-    )
+        self.trained = {
+            "model": {"name": "ahmf", **model_fields(self.model)},
+            "scaling": config.scaling,
+            "unit": self.info.unit,
+            "range": self.info.range,
+        }
 
-    def validation() -> Iterator[Batch]:  # made anew each time: all whole images at once may be more than memory holds
-        for example in held_out:
-            yield whole_example(example, held_out.info, scale=config.model.scale, degradation=data.degrade)
+    def shapes(self) -> dict[str, Any]:
+        """Of a global batch, what the network reads."""
+        import jax
+        import numpy as np
 
-    next(validation())  # what is wrong with it shall be known now
-    options: dict[str, Any] = {
-        "loss": config.loss,
-        "scaling": config.scaling,
-        "seed": config.seed,
-        "output_scale": config.output_scale,
-    }
-    trained = {
-        "model": {"name": "ahmf", **model_fields(model)},
-        "scaling": config.scaling,
-        "unit": info.unit,
-        "range": info.range,
-    }
-    leak = f" (scaling {config.scaling}: a leak)" if is_leak(config.scaling) else ""
-    optimiser = config.optimiser.build(config.steps)
-    with (
-        contextlib.nullcontext() if resume else new_run(config, out, trained),
-        Checkpoints(out) as checkpoints,
-        contextlib.closing(batches),
-    ):
-        if resume:
-            state, position = checkpoints.restore(create_state(model, optimiser, mesh, abstract=True, **options))
-            batches.set_state(position)
-        else:
-            state = create_state(model, optimiser, mesh, **options)
-        first = int(state.step)
+        data, scale = self.config.data, self.config.model.scale
+        size = data.patch_size
+        return {
+            "depth_lr": jax.ShapeDtypeStruct((data.batch_size, size // scale, size // scale, 1), np.float32),
+            "guide": jax.ShapeDtypeStruct((data.batch_size, size, size, 3), np.float32),
+        }
+
+    def announce(self, out: Path, state: Any) -> None:
+        """Says what will be trained."""
+        import jax
+
+        from ahmf_jax.scaling import is_leak
+
+        config, model, mesh = self.config, self.model, self.mesh
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
-        images = " + ".join(str(len(dataset)) for dataset, _ in training)
-        print(
-            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, {images} images to train on, "
-            f"{len(held_out)} to validate, {mesh.size} x {jax.devices()[0].device_kind}, steps {first} to "
-            f"{config.steps}; {data.degrade}",
-            flush=True,
+        devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        if mesh.size > 1:
+            devices += f" (data={mesh.shape['data']}, spatial={mesh.shape['spatial']}{', FSDP' * config.fsdp})"
+        _say(
+            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, "
+            f"{' + '.join(map(str, self.images))} images to train on, {len(self.held_out)} to validate, {devices}, "
+            f"steps {int(state.step)} to {config.steps}; {config.data.degrade}"
         )
-        if leak:
-            print(f"{out}: scaling {config.scaling} is a leak: the network is told the ground truth's span", flush=True)
-        interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
-        bar = tqdm(total=config.steps, initial=first, unit="step", mininterval=interval, maxinterval=interval)
-        with metrics_log(out, first) as write, bar:
+        if mesh.size < jax.device_count():
+            _note(
+                f"warning: {mesh.size} of the {jax.device_count()} devices are used, as neither the batch nor the "
+                "height of the patches can be divided further: change --data.batch-size or --data.patch-size"
+            )
+        if is_leak(config.scaling):
+            _say(f"{out}: scaling {config.scaling} is a leak: the network is told the ground truth's span")
+        if tests := trained_on_tests(config.data):
+            _note(f"warning: {', '.join(tests)} is trained on: figures on it are not of unseen images")
 
-            def on_log(step: int, values: dict[str, float]) -> None:
-                values["seconds"] = time.perf_counter() - started
-                facts = f"loss {values['loss']:.5f}, waits {100 * values['data_wait']:.0f} % for data{leak}"
-                if batches.skipped:
-                    values["skipped"] = len(batches.skipped)
-                    facts += f", {len(batches.skipped)} unreadable"
-                write(step, values)
-                bar.set_postfix_str(facts, refresh=False)
-                bar.update(step - bar.n)
+    def state(self, abstract: bool = False) -> Any:
+        """The run's state before its first step, or what describes it."""
+        from ahmf_jax.state import create_state
+        from experiments import finetune
 
-            def on_checkpoint(state: TrainState) -> None:
+        config = self.config
+        start = functools.partial(finetune.start, config.start_from, tell=_say) if config.start_from else None
+        return create_state(
+            self.model,
+            self.optimiser,
+            self.mesh,
+            fsdp=config.fsdp,
+            seed=config.seed,
+            output_scale=config.output_scale,
+            start_from=start,
+            abstract=abstract,
+            loss=config.loss,
+            edge_weight=config.edge_weight,
+            scaling=config.scaling,
+            ema_decay=config.ema,
+            accumulate=config.accumulate,
+        )
+
+
+def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
+    """Trains the run in folder `out`, which is there and locked, until it is done or stopped."""
+    from ahmf_jax import distributed
+    from ahmf_jax.checkpoint import Checkpoints, latest_step
+    from ahmf_jax.stopping import stop_on_signal
+    from ahmf_jax.train import NonFiniteLoss, Profile, fit
+
+    config = task.config
+
+    def unwritten(problem: InputError) -> None:
+        """A checkpoint or a line of the log is lost."""
+        if config.on_save_error == "stop":
+            raise problem
+        _note(f"warning: {problem}; the run goes on, as --on-save-error continue asks")
+
+    with (
+        stop_on_signal() as stop,
+        Checkpoints(out, config.keep_last, config.keep_best, unwritten) as checkpoints,
+        contextlib.closing(task.batches) as batches,
+    ):
+        if distributed.gather(has_checkpoint(out))[0]:
+            state, facts = checkpoints.restore(task.state(abstract=True))
+            batches.set_state(facts["data"])
+        else:
+            state, facts = task.state(), {"rows": [], "lines": [], "validated": True}
+        first = int(state.step)
+        task.announce(out, state)
+        with open_log(out, first, facts["lines"], distributed.is_main(), unwritten) as log:
+            reporter = _Reporter(task, out, log, first, stop)
+
+            def on_checkpoint(state: Any, rows: Sequence[dict[str, float]], due: bool) -> None:
+                error = reporter.validate(state) if due else None
                 step = int(state.step)
-                values = validate(state, validation(), info.range)
-                write(step, {f"validation_{name}": value for name, value in values.items()})
-                # Not the loader's own place: it is ahead of the training.
-                position = {"examples": step * data.batch_size}
-                checkpoints.save(state, position, {"train": configs.to_json(config)}, values["mae"])
-                bar.write(
-                    f"step {step}: validation MAE {values['mae']:#.4g} {info.unit} "
-                    f"(bicubic {values['bicubic_mae']:#.4g}){leak}, saved",
-                    file=sys.stderr,
-                )
+                facts = {
+                    # Not the loader's own place: it is ahead of the training.
+                    "data": {"examples": step * config.data.batch_size},
+                    "config": {"train": configs.to_json(config)},
+                    "rows": list(rows),
+                    "lines": log.lines,
+                    "validated": not due or error is not None,
+                }
+                checkpoints.save(state, facts, error)
 
-            try:
-                state, stopped = fit(
-                    state,
-                    batches,
-                    steps=config.steps,
-                    mesh=mesh,
-                    log_every=config.log_every,
-                    on_log=on_log,
-                    checkpoint_every=config.checkpoint_every,
-                    on_checkpoint=on_checkpoint,
-                )
-            except NonFiniteLoss as error:
-                kept = f"the last good checkpoint in {out} is kept" if has_checkpoint(out) else "there is no checkpoint"
-                raise InputError(
-                    f"{error}: training stopped, and {kept}; use a smaller "
-                    f"--optimiser.learning-rate (now {config.optimiser.learning_rate:g}) or --optimiser.clip"
-                ) from None
-            except OSError as error:
-                raise InputError(
-                    f"{out} could not be written ({error}): make room, then `ahmf train --resume {out}`"
-                ) from None
+            with reporter:
+                if not facts["validated"]:  # a signal was in the way
+                    reporter.validate(state)
+                try:
+                    state, stopped = fit(
+                        state,
+                        batches,
+                        steps=config.steps,
+                        mesh=task.mesh,
+                        stop=stop,
+                        log_every=config.log_every,
+                        on_log=reporter.log,
+                        save_every=config.checkpoint_every,
+                        validate_every=config.validate_every,
+                        on_checkpoint=on_checkpoint,
+                        on_nonfinite=config.on_nonfinite,
+                        on_skip=reporter.skip,
+                        rows=facts["rows"],
+                        profile=Profile(*profile, out / PROFILE) if profile else None,
+                    )
+                except NonFiniteLoss as error:
+                    kept = f"the last good checkpoint in {out} is kept"
+                    raise InputError(
+                        f"{error}: training stopped, {kept if has_checkpoint(out) else 'there is no checkpoint'}; use "
+                        f"a smaller --optimiser.learning-rate (now {config.optimiser.learning_rate:g}), "
+                        "--optimiser.clip, or --on-nonfinite skip"
+                    ) from None
+            checkpoints.wait()
+    step = int(state.step)
     if batches.skipped:
-        print(f"{out}: {len(batches.skipped)} images could not be read and were passed over")
+        _say(f"{out}: {len(batches.skipped)} images could not be read and were passed over")
+    if step > first and latest_step(out) != step:
+        raise InputError(f"{out}: the last of its {step} steps could not be saved: make room, then resume the run")
     if stopped:
         raise Stopped(
-            f"stopped at step {int(state.step)} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
+            f"stopped at step {step} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
+            if step
+            else "stopped before the first step, of which nothing needs to be saved: the same command starts it again"
         )
-    return out
 
 
-def resume(run: Path, data_dir: Path | None = None, **changed: Any) -> Path:
-    """Goes on with the run in folder `run`, with the configuration it was started with.
+class _Reporter:
+    """What a run tells while it trains: a bar, the log, validations; of several processes, the first alone shows it."""
 
-    Args:
-      run: its folder.
-      data_dir: where data sets are prepared.
-      **changed: fields of `DataConfig` that change no batch, for this time: workers, cache; or what is done at
-        damage alone: on_corrupt.
-    """
-    from ahmf_jax.checkpoint import latest_step
+    def __init__(self, task: _Task, out: Path, log: RunLog, first: int, stop: Any) -> None:
+        from tqdm import tqdm
 
-    run = Path(run)
-    config = configs.of_run(run)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **changed))
-    if latest_step(run) >= config.steps:
-        raise InputError(f"{run} has done its {config.steps} steps: start another run to train longer")
-    return train(config, run, resume=True, data_dir=data_dir)
+        from ahmf_jax import distributed, flops
+        from ahmf_jax.scaling import is_leak
+
+        config = task.config
+        self._task, self._out, self._log, self._stop = task, out, log, stop
+        self._started = time.perf_counter()
+        self._main = distributed.is_main()
+        self._leak = " (scaling truth: a leak)" if is_leak(config.scaling) else ""
+        self._rate = config.optimiser.rate(config.steps)
+        self._flops = flops.train_flops(task.model, task.shapes())
+        self._peak = flops.peak(list(task.mesh.devices.flat), task.model.dtype)
+        self._floors: dict[int, Any] = {}  # the interpolation's errors, which no training changes
+        interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
+        self._bar = tqdm(
+            total=config.steps,
+            initial=first,
+            unit="step",
+            mininterval=interval,
+            maxinterval=interval,
+            disable=not self._main,
+        )
+
+    def __enter__(self) -> "_Reporter":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Writes a line: the step's metrics, and how fast the run is."""
+        speed = self._flops / values["step_seconds"]
+        skipped = len(self._task.batches.skipped)
+        self._log.write(
+            step,
+            {
+                **values,
+                "learning_rate": float(self._rate(step)),
+                "images_per_second": self._task.config.data.batch_size / values["step_seconds"],
+                "tflops": speed / 1e12,
+                "mfu": speed / self._peak.flops,
+                "skipped_images": skipped,
+                "seconds": time.perf_counter() - self._started,
+            },
+        )
+        facts = f"loss {values['loss']:.5f}, waits {100 * values['data_wait']:.0f} % for data{self._leak}"
+        if values["skipped"]:
+            facts += f", {values['skipped']:.0f} steps skipped"
+        if skipped:
+            facts += f", {skipped} unreadable"
+        self._bar.set_postfix_str(facts, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def skip(self, step: int, row: dict[str, float]) -> None:
+        """Writes down what the batch of a step without a finite loss and gradient was made of."""
+        if not self._main:
+            return
+        config, path = self._task.config, self._out / NONFINITE / f"{step}.json"
+        place = (step - 1) * config.data.batch_size
+        dump = {
+            "step": step,
+            **{name: repr(value) for name, value in row.items()},  # JSON has no nan
+            "seed": config.seed,
+            "examples": self._task.batches.describe(place),
+        }
+        _make(path.parent)
+        write_whole(path, json.dumps(dump, indent=1).encode())
+        _note(f"warning: the loss or the gradient at step {step} is no number; its batch: {path}")
+
+    def validate(self, state: Any) -> float | None:
+        """Writes how good the state is, and returns its error; None where a signal was in the way."""
+        import jax
+
+        from ahmf_jax import distributed
+        from ahmf_jax.sharding import local_copy
+        from experiments.evaluate import Validation, validate
+        from experiments.pictures import validation_picture
+
+        task, step = self._task, int(state.step)
+        own = range(jax.process_index(), len(task.held_out), jax.process_count())
+        found = validate(
+            task.model,
+            task.config.scaling,
+            local_copy(state.average, task.mesh),
+            ((place, task.held_out[place]) for place in own),
+            task.held_out.info,
+            task.protocol,
+            stop=self._stop,
+            floors=self._floors,
+            samples=task.config.samples if self._main else 0,
+        )
+        parts = distributed.gather(found and found.sums)
+        if found is None or None in parts:
+            return None
+        values = sum((Validation(**part) for part in parts), Validation()).means
+        self._log.write(step, {f"validation_{name}": value for name, value in values.items()})
+        for sample in found.samples:
+            self._log.image(step, f"validation/{sample.name}", validation_picture(sample.batch, sample.prediction))
+        if self._main:
+            unit = task.held_out.info.unit
+            _note(
+                f"step {step}: validation MAE {values['mae']:#.4g} {unit} "
+                f"({task.protocol.floor} {values['floor_mae']:#.4g}){self._leak}"
+            )
+        return values["mae"]
 
 
-def default_out(name: str) -> Path:
-    """A new folder for a run: runs/NAME, or NAME-2, NAME-3, ... where that is taken."""
-    stem = Path(name).stem
-    candidates = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10_000))
-    return next(c for c in candidates if not c.exists())
+def _note(line: str) -> None:
+    """A line on stderr, above the bar; of the first process alone."""
+    from tqdm import tqdm
+
+    from ahmf_jax import distributed
+
+    if distributed.is_main():
+        tqdm.write(line, file=sys.stderr)
