@@ -187,8 +187,21 @@ def test_everything_can_be_said_on_the_command_line():
 
 @pytest.mark.parametrize(
     "text",
-    ["data=4", "spatial=8", "data=4,spatial=2", "spatial=2,data=4"]
-    + ["data=0", "data=-1", "data", "4x2", "data=4,", "data=2,data=2", "batch=4", "data=1000000", ""],
+    [
+        "data=4",
+        "spatial=8",
+        "data=4,spatial=2",
+        "spatial=2,data=4",
+        "data=0",
+        "data=-1",
+        "data",
+        "4x2",
+        "data=4,",
+        "data=2,data=2",
+        "batch=4",
+        "data=1000000",
+        "",
+    ],
 )
 def test_a_mesh_is_what_the_library_reads(text):
     from ahmf_jax.sharding import parse_mesh

@@ -15,6 +15,7 @@ from ahmf_jax.errors import InputError
 from data_pipelines.datasets import open_dataset, open_pairs
 from data_pipelines.degrade import Degradation
 from experiments import evaluate
+from experiments.config import DataConfig, TrainConfig
 from experiments.evaluate import PROTOCOLS, Protocol
 
 TEST10 = Path(__file__).parents[3] / "shared" / "data" / "test10"
@@ -106,6 +107,110 @@ def test_noise_differs_between_images_and_not_between_runs(pairs):
         evaluate.evaluate(Fake(2, keep), open_pairs(pairs), protocol)
     np.testing.assert_array_equal(seen[0], seen[2])
     assert (seen[0] != seen[1]).all() and "noise 0.1 of the range" in str(protocol)
+
+
+class Network:
+    """Stands in for a module: everywhere `value`, in units of the range."""
+
+    scale = 2
+
+    def apply(self, variables, depth_lr, guide):
+        import jax.numpy as jnp
+
+        return jnp.full((*guide.shape[:3], 1), variables["params"]["value"]), {}
+
+
+def validated(dataset, protocol=NEAREST, places=None, **options):
+    examples = ((i, dataset[i]) for i in (range(len(dataset)) if places is None else places))
+    params = {"value": np.float32(105.4 / 255)}
+    return evaluate.validate(Network(), "range", params, examples, dataset.info, protocol, **options)
+
+
+@pytest.mark.parametrize("rounding", ["uint8", "none"])
+def test_a_validation_is_the_mean_row_of_an_evaluation(pairs, rounding):
+    dataset, protocol = open_pairs(pairs), dataclasses.replace(NEAREST, rounding=rounding)
+    *_, mean = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255)), dataset, protocol)
+    means = validated(dataset, protocol).means
+    assert means.keys() == {"mae", "rmse", "floor_mae", "floor_rmse"}
+    for name, value in means.items():
+        assert value == pytest.approx(getattr(mean, name), rel=1e-6), name
+    assert means["floor_mae"] == pytest.approx((7.5 + 150 / 16) / 2)
+
+
+def test_what_processes_find_adds_up(pairs):
+    dataset = open_pairs(pairs)
+    shares = [validated(dataset, places=[i]) for i in range(2)]
+    again = [evaluate.Validation(**json.loads(json.dumps(share.sums))) for share in shares]
+    total = again[0] + again[1] + evaluate.Validation()  # a process more than there are images
+    assert total == validated(dataset) and total.images == 2
+    assert shares[0].means["mae"] != total.means["mae"]
+
+
+def test_the_floor_is_measured_once_a_run(pairs, monkeypatch):
+    dataset, floors, calls = open_pairs(pairs), {}, []
+    interpolate = evaluate.interpolate
+    monkeypatch.setattr(evaluate, "interpolate", lambda *args: calls.append(args) or interpolate(*args))
+    first, second = (validated(dataset, floors=floors) for _ in range(2))
+    assert len(calls) == 2 and first == second == validated(dataset)
+
+
+def test_a_signal_ends_a_validation_before_the_next_image(pairs):
+    class Stop:
+        requested = False
+
+    def examples():
+        yield 0, dataset[0]
+        Stop.requested = True
+        yield 1, dataset[1]
+        raise AssertionError
+
+    dataset, params = open_pairs(pairs), {"value": np.float32(0)}
+    assert evaluate.validate(Network(), "range", params, examples(), dataset.info, NEAREST, stop=Stop) is None
+    Stop.requested = False
+    assert validated(dataset, stop=Stop).images == 2
+
+
+def test_an_image_without_a_known_pixel_is_not_counted(pairs):
+    depth = np.zeros((4, 4), np.uint8)
+    depth[0, 0] = 100  # outside the border
+    Image.fromarray(depth).save(pairs / "b_depth.png")
+    dataset, inside = open_pairs(pairs, invalid=0), dataclasses.replace(NEAREST, border=1)
+    found = validated(dataset, inside, samples=2)
+    assert found.images == 1 and found.means["mae"] == pytest.approx(5)
+    assert [sample.name for sample in found.samples] == ["a", "b"]
+    with pytest.raises(InputError, match=r"no image to validate on has known depth: choose another --data.validation"):
+        validated(dataset, inside, places=[1]).means  # noqa: B018
+
+
+def test_the_first_images_are_kept_with_what_was_made_of_them(pairs):
+    dataset = open_pairs(pairs)
+    assert validated(dataset).samples == ()
+    (sample,) = validated(dataset, samples=1).samples
+    assert sample.name == "a" and sample.prediction.shape == (1, 4, 4, 1)
+    np.testing.assert_allclose(sample.prediction, 105.4 / 255, rtol=1e-6)
+    np.testing.assert_allclose(sample.batch["depth_hr"][0, ..., 0] * 255, dataset[0].depth, rtol=1e-6)
+
+
+def test_chance_in_a_validation_is_that_of_an_evaluation(pairs):
+    dataset, seen = open_pairs(pairs), []
+    protocol = Protocol(Degradation("nearest_first", noise_sigma=0.1), "nearest_first")
+    evaluate.evaluate(Fake(2, lambda b: seen.append(b["depth_lr"]) or b["depth_hr"]), dataset, protocol)
+    (second,) = validated(dataset, protocol, places=[1], samples=1).samples
+    np.testing.assert_array_equal(second.batch["depth_lr"], seen[1])
+
+
+def test_the_protocol_of_a_validation(pairs, data_dir):
+    dataset = open_pairs(pairs)
+    config = TrainConfig(data=DataConfig(degrade=Degradation("area")))
+    assert evaluate.validation_protocol(config, dataset) == Protocol(Degradation("area"), rounding="none")
+    for name, protocol in PROTOCOLS.items():
+        config = dataclasses.replace(config, validation_protocol=name)
+        assert evaluate.validation_protocol(config, dataset) == protocol
+    config = TrainConfig(validation_protocol="ahmf_middlebury")
+    with pytest.raises(InputError, match=r"scenes has a range of 10 m: use --validation-protocol float"):
+        evaluate.validation_protocol(config, open_dataset("scenes", "test", data_dir))
+    with pytest.raises(InputError, match=r"a is smaller than the protocol's border of 6 pixels twice"):
+        validated(dataset, PROTOCOLS["b6"])
 
 
 def test_a_range_that_cannot_be_rounded(data_dir):
@@ -210,7 +315,7 @@ def test_a_run_is_measured_on_what_it_was_trained_for(ahmf, refused, recipe, run
     logged = [json.loads(line) for line in (noisy / "metrics.jsonl").read_text().splitlines()]
     mean = json.loads(out.read_text())["images"][-1]
     assert mean["mae"] == pytest.approx(logged[-1]["validation_mae"], rel=1e-5)
-    assert mean["floor_mae"] == pytest.approx(logged[-1]["validation_bicubic_mae"], rel=1e-6)
+    assert mean["floor_mae"] == pytest.approx(logged[-1]["validation_floor_mae"], rel=1e-6)
 
     ended = ahmf("evaluate", noisy, *given)
     said = "note: trained on LR by area, dropouts 0.25, measured on LR by matlab_bicubic; see --protocol run"

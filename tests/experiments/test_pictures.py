@@ -6,7 +6,17 @@ import re
 import numpy as np
 import pytest
 
-from experiments.pictures import _ANCHORS, CAPTION, GAP, curve, depth_colours, error_colours, grid, side_by_side
+from experiments.pictures import (
+    _ANCHORS,
+    CAPTION,
+    GAP,
+    curve,
+    depth_colours,
+    error_colours,
+    grid,
+    side_by_side,
+    validation_picture,
+)
 
 
 def test_depth_runs_from_dark_to_bright():
@@ -52,6 +62,32 @@ def test_rows_stand_one_above_the_other():
     sheet = grid([[("a", picture), ("b", picture)], [("c", picture)]])
     assert sheet.shape == (2 * (8 + CAPTION), 80 + GAP, 3)
     assert not sheet[-8:, :40].any() and (sheet[-8:, 40:] == 255).all()
+
+
+def test_the_picture_of_a_validation():
+    truth = np.array([[2.0, 2.0, 4.0, 4.0], [2.0, 9.0, 4.0, 4.0]], np.float32)
+    mask = np.ones((1, 2, 4, 1), bool)
+    mask[0, 1, 1] = False  # its value has no say in the colours
+    batch = {
+        "guide": np.full((1, 2, 4, 3), [1.0, 0.5, 0.0], np.float32),
+        "depth_hr": truth[None, ..., None],
+        "mask_hr": mask,
+        "depth_lr": np.array([[[[2.0], [4.0]]]], np.float32),
+        "mask_lr": np.ones((1, 1, 2, 1), bool),
+    }
+    prediction = truth[None, ..., None] + np.array([0, 0.04, 0.2, 9, 0, 0, 0, 0], np.float32).reshape(1, 2, 4, 1)
+    sheet = validation_picture(batch, prediction)
+    assert sheet.dtype == np.uint8 and sheet.shape == (2 + CAPTION, 5 * 4 + 4 * GAP, 3)
+    guide, low, ours, target, error = (sheet[CAPTION:, n * (4 + GAP) : n * (4 + GAP) + 4] for n in range(5))
+    assert (guide == [255, 128, 0]).all()
+    np.testing.assert_array_equal(low, depth_colours(np.array([[2, 2, 4, 4]] * 2), 2, 4))
+    np.testing.assert_array_equal(target, depth_colours(truth, 2, 4, mask[0, ..., 0]))
+    np.testing.assert_array_equal(ours, depth_colours(prediction[0, ..., 0], 2, 4))
+    np.testing.assert_array_equal(error[..., 0], [[0, 51, 255, 255], [0, 0, 0, 0]])
+    large = {name: array.repeat(200, 1).repeat(200, 2) for name, array in batch.items()}
+    assert validation_picture(large, large["depth_hr"]).shape == (320 + CAPTION, 5 * 640 + 4 * GAP, 3)
+    nothing = {**batch, "mask_hr": np.zeros_like(mask)}
+    assert (validation_picture(nothing, prediction)[CAPTION:, -4:] == 0).all()
 
 
 @pytest.mark.parametrize("lines", [[(1, 0.5)], [(1, 0.5), (2, 0.25), (3, 0.1)]])
