@@ -12,6 +12,7 @@ with them can be foretold from a few lines of JSON and the sizes of files.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -25,6 +26,7 @@ import platform
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +47,9 @@ CHECKPOINTS, DAMAGED, CONFIG = "checkpoints", "damaged", "config.json"
 STATE, MANIFEST = "state", "manifest.json"
 FORMAT = 1
 # The storage's own files: of the whole, in STATE, and of an array, in its folder there.
-TREE, STORAGE_FILES, ARRAY = "_METADATA", ("_METADATA", "_CHECKPOINT_METADATA", "commit_success.txt"), ".zarray"
+TREE, ARRAY = "_METADATA", ".zarray"
+STORAGE_FILES = {f"{STATE}/{name}" for name in (TREE, "_CHECKPOINT_METADATA", "commit_success.txt")}
+ARRAY_BYTES = 2 * 4096  # what an array takes on the disk besides its numbers: its two files end in a block each
 MAX_DEPTH = 2  # slashes in the path of a file: STATE/NAME/FILE
 # How a manifest begins: so one wrong byte of it is found like one of any other file.
 DIGEST = b'{"sha256": "%s", '
@@ -106,19 +110,20 @@ class Checkpoints:
         )
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[InputError | None] | None = None
+        self._scope = contextlib.ExitStack()
+        self._scope.callback(self._storage.close)
+        self._scope.callback(self._thread.shutdown)
 
     def __enter__(self) -> "Checkpoints":
+        self._scope.enter_context(_late_writes_unheard())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._scope:
             # With several processes, the others may not come this way when one fails.
             problem = self._settle(alone=error is not None)
-        finally:
-            self._thread.shutdown()
-            self._storage.close()
         if problem and error:
             print(f"warning: {problem}", file=sys.stderr)  # what ends the run is the other one
         elif problem:
@@ -153,6 +158,7 @@ class Checkpoints:
                 if not present:
                     _remove(folder)  # one that was cut off
                     folder.mkdir(parents=True)
+                    _make_sure_of_room(folder, leaves.values())
             except OSError as failure:
                 problem = _failed(folder, failure)
         problem = _agreed(problem)
@@ -344,8 +350,10 @@ def read_params(run: str | os.PathLike[str], step: int | None = None) -> tuple[d
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
     """Of the storage: plain files, each array or part of one written once, by the first that holds it."""
-    # What Orbax logs is either no news (there is no database to merge) or raised as well.
+    # What Orbax logs is either no news (there is no database to merge) or raised as well; and a save that fails leaves
+    # writes that were not begun.
     logging.getLogger("absl").addFilter(_not_of_storage)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host.* was never awaited", RuntimeWarning)
     handlers = ocp.type_handlers
     arrays = handlers.ArrayHandler(
         use_replica_parallel=False, enable_write_sharding_file=False, array_metadata_store=None
@@ -415,6 +423,30 @@ def _failed(folder: Path, error: OSError | ValueError) -> InputError:
         f"{folder} cannot be written ({reason}): the checkpoints before it are kept; make room or change the rights of "
         "the folder, then resume the run"
     )
+
+
+def _make_sure_of_room(folder: Path, arrays: Iterable[jax.Array]) -> None:
+    """Raises OSError where a disk is too full: nothing is begun that cannot be finished."""
+    needed = sum(array.nbytes + ARRAY_BYTES for array in arrays)
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < needed:  # some file systems do not tell
+        raise OSError(errno.ENOSPC, f"No space left: it takes {needed:,} bytes, and {disk.free:,} are free")
+
+
+@contextlib.contextmanager
+def _late_writes_unheard() -> Iterator[None]:
+    """When one array cannot be written, the storage gives up; that the others end later is not to be a traceback."""
+    before = sys.unraisablehook
+
+    def hook(what: Any) -> None:
+        if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == "Event loop is closed"):
+            before(what)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _remove(folder: Path) -> None:
@@ -606,11 +638,11 @@ def _check_storage(folder: Path, manifest: Manifest) -> None:
     """Holds what the storage library will believe, its own files, against the manifest."""
     sizes: dict[str, dict[str, int]] = {name: {} for name in manifest.leaves}
     for name, (size, _) in manifest.files.items():
-        place, *leaf, file = name.split("/")
-        if place != STATE or (leaf and leaf[0] not in sizes) or (not leaf and file not in STORAGE_FILES):
+        parts = name.split("/")
+        if len(parts) == 3 and parts[0] == STATE and parts[1] in sizes:
+            sizes[parts[1]][parts[2]] = size
+        elif name not in STORAGE_FILES:
             raise Damaged(f"{folder / name} is no part of a checkpoint")
-        if leaf:
-            sizes[leaf[0]][file] = size
     for name, (shape, dtype) in manifest.leaves.items():
         _check_array(folder / STATE / name, shape, dtype, sizes[name])
     path = folder / STATE / TREE
