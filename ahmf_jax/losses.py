@@ -1,4 +1,4 @@
-"""Elementwise losses, the difference of gradients, and masked means."""
+"""Losses by pixel, and the difference of gradients; the training step sums them over what is known, divided once."""
 
 from collections.abc import Callable
 
@@ -22,11 +22,6 @@ def charbonnier(prediction: Float[Array, "*n"], target: Float[Array, "*n"]) -> F
 
 
 LOSSES: dict[str, Callable[..., Array]] = {"l1": l1, "mse": mse, "charbonnier": charbonnier}
-
-
-def masked_mean(values: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, ""]:
-    """The mean over the elements where `mask` is True; 0 where none is, so that a batch of holes trains nothing."""
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def edge_mask(mask: Bool[Array, "b h w 1"]) -> Int[Array, "b h w 1"]:

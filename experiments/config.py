@@ -95,10 +95,7 @@ class ModelConfig:
 
         from ahmf_jax.models import AHMF
 
-        fields = {**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)}
-        if isinstance(AHMF.remat, bool):  # until the network has the names
-            fields["remat"] = self.remat != "none"
-        return AHMF(**fields)
+        return AHMF(**{**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)})
 
 
 @dataclass(frozen=True)

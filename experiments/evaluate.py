@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from ahmf_jax.writing import write_whole
 from data_pipelines.datasets import Dataset, DatasetInfo, Example
 from data_pipelines.degrade import Degradation, Kernel
 from experiments import config as configs
+
+if TYPE_CHECKING:
+    from ahmf_jax.stopping import Stop
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ def validate(
     info: DatasetInfo,
     protocol: Protocol,
     *,
-    stop: Any = None,
+    stop: "Stop | None" = None,
     floors: dict[int, Errors] | None = None,
     samples: int = 0,
 ) -> Validation | None:

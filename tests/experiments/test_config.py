@@ -157,7 +157,12 @@ def test_lists_that_are_written_twice_agree():
         return typing.get_args(typing.get_type_hints(cls)[name])
 
     assert choices(ModelConfig, "scale") == ahmf.SCALES
-    for name, type_ in (("variant", ahmf.Variant), ("fusion", ahmf.Fusion), ("recurrence", ahmf.Recurrence)):
+    for name, type_ in (
+        ("variant", ahmf.Variant),
+        ("fusion", ahmf.Fusion),
+        ("recurrence", ahmf.Recurrence),
+        ("remat", ahmf.Remat),
+    ):
         assert choices(ModelConfig, name) == typing.get_args(type_)
     assert set(choices(TrainConfig, "loss")) == set(LOSSES)
     assert choices(TrainConfig, "scaling") == typing.get_args(Scaling)

@@ -121,3 +121,35 @@ def test_a_file_to_start_from(tmp_path):
         finetune.start(str(tmp_path / "b.safetensors"), source, said.append)
     with pytest.raises(InputError, match=r"--start-from: no kernel"):
         finetune.start(str(tmp_path / "a.safetensors"), drawn(1, num_levels=1, features=4)[1], said.append)
+
+
+def test_the_first_loss_is_that_of_the_weights(tmp_path):
+    """The state starts from the weights, and so does their average; the optimiser knows nothing yet."""
+    from ahmf_jax.sharding import make_mesh
+    from ahmf_jax.state import create_state
+    from ahmf_jax.train import train_step
+    from experiments.config import OptimiserConfig
+
+    model, source = drawn(0, num_levels=1)
+    save_bundle(tmp_path / "a.safetensors", Trained(model, source))
+    rng = np.random.default_rng(0)
+    batch = {
+        "depth_lr": rng.random((1, 2, 2, 1), np.float32),
+        "depth_hr": rng.random((1, 8, 8, 1), np.float32),
+        "guide": rng.random((1, 8, 8, 3), np.float32),
+        "mask_lr": np.ones((1, 2, 2, 1), bool),
+        "mask_hr": np.ones((1, 8, 8, 1), bool),
+    }
+    output, _ = jax.jit(model.apply)({"params": source}, batch["depth_lr"], batch["guide"])
+    state = create_state(
+        model,
+        OptimiserConfig().build(10),
+        make_mesh(1),
+        start_from=lambda params: finetune.start(str(tmp_path / "a.safetensors"), params, lambda line: None),
+        ema_decay=0.9,
+    )
+    for tree in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(tree), source)
+    assert not any(np.any(x) for x in jax.tree.leaves(state.opt_state))
+    _, metrics = jax.jit(train_step)(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(float(np.abs(output - batch["depth_hr"]).mean()), rel=1e-5)
