@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 NAP = 0.1  # seconds that a signal may go unheard
 TIMEOUT = 300.0  # seconds: the machines of a cluster may start minutes apart
 _THREAD = "in_thread"
+PATIENCE = 10.0  # seconds between the first process to end and the last
 _ROUNDS = itertools.count()  # of `gather`: all processes take part in all of them, in the same order
 
 
@@ -40,7 +41,9 @@ def initialise(
     timeout: float = TIMEOUT,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Joins the processes of one training; before anything asks JAX for a device. One process alone needs nothing.
+    """Joins the processes of one training, and starts their backends; before anything asks JAX for a device.
+
+    One process alone needs nothing of it.
 
     Without the first three, the environment says what this process is: a task of SLURM's `srun` or of Open MPI's
     `mpirun`, or a TPU VM; anything else is one process alone. SLURM and Open MPI give each process the one GPU of its
@@ -61,8 +64,15 @@ def initialise(
     options = _by_environment(environment) if given == (None, None, None) else _by_flags(*given, environment)
     if not options:
         return
-    # JAX's own limit lies beyond ours: at that one it ends the process with a stack trace of C++.
-    joining = in_thread(lambda: jax.distributed.initialize(**options, initialization_timeout=int(2 * timeout) + 60))
+
+    def join() -> None:
+        # JAX's own limit lies beyond ours: at that one it ends the process with a stack trace of C++.
+        jax.distributed.initialize(**options, initialization_timeout=int(2 * timeout) + 60)
+        # Each process's devices are told to the others as its backend starts, and it waits for theirs: so all start
+        # here, or one that asks for its devices alone later, while another waits for it, would wait for ever.
+        jax.local_devices()
+
+    joining = in_thread(join)
     deadline = time.monotonic() + timeout
     while not joining.done() and time.monotonic() < deadline:
         time.sleep(NAP)
@@ -268,16 +278,20 @@ def main_first() -> Iterator[None]:
         agree()
 
 
-def leave(status: int, *, together: bool) -> NoReturn:
+def leave(status: int, *, together: bool = True) -> NoReturn:
     """Ends this process at once, whatever its other threads still do, a compile for one.
 
     Args:
       status: its exit status.
-      together: whether the other processes end too: then the one that coordinates them goes last. Otherwise nothing is
-        waited for, and the others fail as soon as they miss this one.
+      together: the others are expected to end too, and are waited for a little, as the one that coordinates them must
+        go last. When it turns out that this one has failed alone, the others soon miss it, and fail.
     """
-    if together:
-        jax.distributed.shutdown()
+    if together and process_count() > 1:
+        # JAX itself waits minutes for all: in vain, where they are in a collective and wait for this one.
+        ended = in_thread(jax.distributed.shutdown)
+        deadline = time.monotonic() + PATIENCE
+        while not ended.done() and time.monotonic() < deadline:
+            time.sleep(NAP / 10)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed at the other end, or here
             stream.flush()
