@@ -88,7 +88,7 @@ def validation_picture(batch: Mapping[str, np.ndarray], prediction: np.ndarray, 
             (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(low, *span, batch["mask_lr"][0, ..., 0])),
             ("prediction", depth_colours(ours, *span)),
             ("truth", depth_colours(truth, *span, mask)),
-            ("error (white: 1/10 of the depths)", error_colours(error, 0.1 * (span[1] - span[0]))),
+            ("error (white: 1/10 of the span)", error_colours(error, 0.1 * (span[1] - span[0]))),
         ],
         height=min(height, truth.shape[0]),
     )

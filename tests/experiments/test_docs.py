@@ -1,0 +1,80 @@
+"""What docs/training.md tells people to type works: commands parse, options are there and links lead somewhere."""
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+TEXT = PAGE.read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", TEXT, re.M | re.S)
+SHELL = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
+INLINE = [shlex.split(code) for code in re.findall(r"`(ahmf train [^`\n]+)`", TEXT) if "CONFIG" not in code]
+COMMANDS = [words for words in SHELL + INLINE if words[0] == "ahmf"]
+
+
+def test_there_is_something_to_test():
+    assert len(COMMANDS) >= 15
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_parse(words):
+    command = cli.parse(words[1:])
+    assert callable(command)
+    if isinstance(command, cli.TrainRun):  # the rest is found out when it starts
+        command.config.optimiser.build(command.config.steps)
+        command.config.model.build()
+
+
+def test_every_option_of_the_loop_is_on_the_page():
+    """By its name on the command line, or as a row's: `step-factor`."""
+    own = {f.name for f in dataclasses.fields(TrainConfig)} - {
+        "model",
+        "data",
+        "optimiser",
+        "steps",
+        "seed",
+        "output_scale",
+    }
+    wanted = {f"--{name}" for name in own} | {f"--model.{n}" for n in ("remat", "dtype")}
+    wanted |= {f.name for f in dataclasses.fields(OptimiserConfig)}
+    missing = [name for name in sorted(wanted) if name.replace("_", "-") not in TEXT]
+    assert missing == []
+    places = {"model": ModelConfig, "optimiser": OptimiserConfig, "data": DataConfig, "": TrainConfig}
+    others = {"out", "resume", "profile", "help", "logdir"}  # of the command, and of TensorBoard's
+    for place, name in re.findall(r"--(?:(model|optimiser|data)\.)?([a-z][a-z-]*)", TEXT):
+        known = {f.name.replace("_", "-") for f in dataclasses.fields(places[place])}
+        assert name in known or (not place and name in others), f"--{place}.{name}"
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#\s]+)\)", TEXT))
+def test_links_lead_somewhere(target):
+    assert target.startswith("https://") or (PAGE.parent / target).exists()
+
+
+def test_a_run_from_weights_with_all_that_the_page_has(ahmf, run, recipe, data_dir, tmp_path):
+    """x4 to x8, on the tests' small recipe: the options of the page together, for a few steps."""
+    out = tmp_path / "b"
+    options = shlex.split(
+        "--model.scale 8 --steps 3 --validate-every 2 --samples 1 --ema 0.9 --accumulate 2 --edge-weight 0.1 "
+        "--loss charbonnier --mesh data=1 --optimiser.name adamw --optimiser.weight-decay 0.01 "
+        "--optimiser.schedule cosine --optimiser.warmup 0.4"
+    )
+    given = ("train", recipe, "--start-from", run, *options, "--data-dir", data_dir, "--out", out)
+    ended = ahmf(*given)
+    assert ended.code == 0, ended.err
+    assert f"starting from {run}: x4, m = 1, scaling sample, 10 m = 1" in ended.out
+    assert "random: reconstruction/up_2 (the weights have none)" in ended.out
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines if "loss" in line]
+    assert len(rates) == 3 and rates[0] > 0
+    assert [line["step"] for line in lines if "validation_mae" in line] == [2, 3]
+    assert any((out / "tensorboard").iterdir())
+    again = ahmf(*given)
+    assert again.code == 0 and "is done: all of its 3 steps" in again.out
