@@ -53,6 +53,17 @@ def recomputed(block: Callable[..., Any], remat: Remat, prevent_cse: bool = True
     return nn.remat(block, prevent_cse=prevent_cse, policy=policy)
 
 
+def compiler_options(remat: Remat) -> dict[str, str] | None:
+    """Options of `jax.jit` with which `remat` saves memory on the CPU, also where nothing is in a loop.
+
+    XLA's CPU compiler takes away early the barriers that keep the second computation apart from the first, and
+    then merges the two: kept, they do what they do on accelerators.
+    """
+    if remat == "none" or jax.default_backend() != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
 def over_levels(
     step: Callable[..., Any],
     length: int,
