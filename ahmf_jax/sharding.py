@@ -117,13 +117,13 @@ def choose_mesh(text: str, batch_size: int, rows: int, devices: Sequence[Any] | 
     ]
     for data, spatial in sorted(candidates, key=lambda shape: (math.prod(shape), shape[0]), reverse=True):
         chosen = _of_each_process(devices, data * spatial)
-        shares = _shares(np.array([d.process_index for d in chosen]).reshape(-1, spatial))
-        if chosen and None not in shares.values():
+        processes = np.array([device.process_index for device in chosen], int).reshape(-1, spatial)
+        if chosen and None not in _shares(processes).values():
             return make_mesh(data, spatial, devices)
-    processes = len({device.process_index for device in devices})
+    count = len({device.process_index for device in devices})
     raise InputError(
-        f"a batch of {batch_size} of {rows} low-resolution rows cannot be divided over {processes} processes: "
-        f"choose a batch size that is a multiple of {processes}"
+        f"a batch of {batch_size} of {rows} low-resolution rows cannot be divided over {count} processes: "
+        f"choose a batch size that is a multiple of {count}"
     )
 
 
