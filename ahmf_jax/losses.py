@@ -38,7 +38,8 @@ def edge_values(
     The loss on depth edges is their sum, divided once by the sum of `edge_mask`. What stands in holes has no influence,
     not even on the gradient.
     """
-    error = jnp.where(mask, prediction - target, 0.0)  # the gradient is linear: of the error it is the difference
+    # The gradient is linear, so that of the error is the difference. Zero in holes, so that no NaN is carried on.
+    error = jnp.where(mask, prediction - target, 0.0)
     down, right = _both_known(mask)
     # Whole maps turned by a pixel: where the height is split over devices, a row goes to the neighbour, and no more.
     return jnp.where(down, jnp.abs(jnp.roll(error, -1, 1) - error), 0.0) + jnp.where(
