@@ -36,7 +36,6 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from ahmf_jax import distributed
 from ahmf_jax.errors import InputError
@@ -54,7 +53,7 @@ MAX_DEPTH = 2  # slashes in the path of a file: STATE/NAME/FILE
 # How a manifest begins: so one wrong byte of it is found like one of any other file.
 DIGEST = b'{"sha256": "%s", '
 # Bytes of JSON that are read, which takes ten times as many of memory: of a manifest, and of any other file.
-MAX_MANIFEST, MAX_METADATA = 16 << 20, 16 << 20
+MAX_MANIFEST, MAX_METADATA = 64 << 20, 16 << 20
 # Seconds that processes wait for each other at the end of a save.
 COMMIT_TIMEOUT_S = 600
 PACKAGES = ("ahmf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
@@ -110,6 +109,7 @@ class Checkpoints:
         )
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[InputError | None] | None = None
+        self._errors = _errors(self.run)
         self._scope = contextlib.ExitStack()
         self._scope.callback(self._storage.close)
         self._scope.callback(self._thread.shutdown)
@@ -152,7 +152,7 @@ class Checkpoints:
         described = {name: (tuple(x.shape), str(x.dtype)) for name, x in leaves.items()}
         problem: InputError | None = None
         present = False
-        if jax.process_index() == 0:
+        if distributed.is_main():
             try:
                 present = (folder / MANIFEST).is_file()
                 if not present:
@@ -162,7 +162,7 @@ class Checkpoints:
             except OSError as failure:
                 problem = _failed(folder, failure)
         problem = _agreed(problem)
-        present = bool(_from_first(present))
+        present = distributed.gather(present)[0]
         if problem is None and not present:
             try:
                 self._storage.save(folder / STATE, args=ocp.args.PyTreeSave(leaves))
@@ -197,7 +197,7 @@ class Checkpoints:
         step, aside = -1, dict[int, Damaged]()
         problem: InputError | None = None
         damaged: list[Damaged] = []
-        if jax.process_index() == 0:  # files are read once
+        if distributed.is_main():  # files are read once
             try:
                 steps = _complete_steps(self.run)[::-1]
                 step = _first_whole(self.run, steps, damaged).step
@@ -206,13 +206,13 @@ class Checkpoints:
                 problem = error
         if problem := _agreed(problem):
             raise problem
-        step = _from_first(step)
+        step = distributed.gather(step)[0]
         folder = self.run / CHECKPOINTS / str(step)
         manifest = _read_manifest(folder)
         wanted = _named(abstract)
         _compare(folder, manifest, {name: (tuple(x.shape), str(x.dtype)) for name, x in wanted.items()})
         arrays = _read_arrays(folder, wanted, ocp.checkpoint_utils.construct_restore_args(wanted))
-        if jax.process_index() == 0:
+        if distributed.is_main():
             try:
                 self._set_aside(aside, step)
             except InputError as error:
@@ -231,6 +231,7 @@ class Checkpoints:
                 (self.run / CHECKPOINTS / str(bad)).rename(place)
             except OSError as failure:
                 raise unwritable(place, failure) from failure
+            self._errors.pop(bad, None)
             print(f"warning: {error}: moved to {place}, going on from step {step}", file=sys.stderr)
         for cut in _cut_off(self.run, step):
             print(
@@ -254,22 +255,23 @@ class Checkpoints:
         """In the background: waits for the arrays, writes the manifest, removes what need no longer be kept."""
         try:
             self._storage.wait_until_finished()
-            if jax.process_index() == 0:
+            if distributed.is_main():
                 _write_manifest(folder, dataclasses.replace(manifest, files=_digests(folder)))
         except (OSError, ValueError) as error:
             return _failed(folder, error)
-        if jax.process_index() == 0:
+        self._errors[manifest.step] = manifest.error
+        if distributed.is_main():
             self._prune()
         return None
 
     def _prune(self) -> None:
         """Leaves the latest and the best, and what is damaged: nothing that counts is lost to make room for it."""
-        whole = _errors(self.run)
-        measured = {step: error for step, error in whole.items() if error is not None}
-        keep = {*sorted(whole)[-self._keep_last :], *_best_first(measured)[: self._keep_best]}
-        for step in (whole.keys() | set(_cut_off(self.run))) - keep:
+        measured = {step: error for step, error in self._errors.items() if error is not None}
+        keep = {*sorted(self._errors)[-self._keep_last :], *_best_first(measured)[: self._keep_best]}
+        for step in (self._errors.keys() | set(_cut_off(self.run))) - keep:
             with contextlib.suppress(OSError):  # it is tried again after the next save
                 _remove(self.run / CHECKPOINTS / str(step))
+                self._errors.pop(step, None)
 
 
 def versions() -> dict[str, str]:
@@ -391,18 +393,11 @@ def _read_arrays(folder: Path, wanted: Mapping[str, Any], how: Mapping[str, ocp.
 
 def _agreed(problem: InputError | None) -> InputError | None:
     """The problem of any process, the same in all."""
-    if jax.process_count() == 1:
-        return problem
     try:
         distributed.agree(problem)
     except InputError as error:
         return error
     return None
-
-
-def _from_first(number: int) -> int:
-    """The number that the first process has."""
-    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def _failed(folder: Path, error: OSError | ValueError) -> InputError:
@@ -416,7 +411,7 @@ def _failed(folder: Path, error: OSError | ValueError) -> InputError:
         if not found:
             raise error
         reason = found[-1].strip()
-    if jax.process_index() == 0:
+    if distributed.is_main():
         with contextlib.suppress(OSError):
             _remove(folder)
     return InputError(
@@ -467,7 +462,7 @@ def _config(run: Path) -> Path:
 
 def _steps(run: Path) -> list[int]:
     """Of all checkpoints, complete or not, in order."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sorted(int(p.name) for p in (run / CHECKPOINTS).iterdir() if re.fullmatch("[0-9]{1,10}", p.name))
     return []
 
