@@ -355,6 +355,7 @@ def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
                         profile=Profile(*profile, out / PROFILE) if profile else None,
                     )
                 except NonFiniteLoss as error:
+                    checkpoints.wait()  # the last may still be on its way
                     kept = f"the last good checkpoint in {out} is kept"
                     raise InputError(
                         f"{error}: training stopped, {kept if has_checkpoint(out) else 'there is no checkpoint'}; use "

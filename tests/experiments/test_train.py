@@ -1,7 +1,7 @@
 """Training: what a run leaves, and that stopping, failing and going on lose and change nothing."""
 
-import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -17,13 +17,17 @@ import numpy as np
 import pytest
 
 from ahmf_jax import checkpoint, upsample
-from ahmf_jax.errors import InputError
+from ahmf_jax.locks import lock_run
 from data_pipelines import loader
 from data_pipelines.cache import ByteCache
 from data_pipelines.files import write_depth, write_picture
+from experiments import evaluate
 from experiments import train as train_module
 
 ROOT = Path(__file__).parents[2]
+
+
+CLOCK = {"seconds", "data_wait", "step_seconds", "images_per_second", "tflops", "mfu"}
 
 
 def lines(run):
@@ -33,7 +37,7 @@ def lines(run):
 def timeless(run, *without):
     """The logged lines without the clock, and without the validations at the steps `without`."""
     kept = [line for line in lines(run) if not ("validation_mae" in line and line["step"] in without)]
-    return [{name: value for name, value in line.items() if name not in ("seconds", "data_wait")} for line in kept]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in kept]
 
 
 def assert_same_end(run, other):
@@ -74,19 +78,23 @@ def test_what_a_run_holds(run, tiny):
     }
     logged = [line for line in lines(run) if "loss" in line]
     assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
-    assert all(set(line) == {"step", "loss", "mae", "grad_norm", "data_wait", "seconds"} for line in logged)
+    names = CLOCK | {"step", "loss", "mae", "grad_norm", "learning_rate", "skipped", "skipped_images"}
+    assert all(set(line) == names for line in logged)
     assert all(np.isfinite(list(line.values())).all() for line in logged)
     validations = [line for line in lines(run) if "validation_mae" in line]
     assert [line["step"] for line in validations] == [2, 4, 6]
-    assert all(
-        set(line) == {"step", "validation_mae", "validation_rmse", "validation_bicubic_mae"} for line in validations
-    )
+    names = {f"validation_{name}" for name in ("mae", "rmse", "floor_mae", "floor_rmse")}
+    assert all(set(line) == {"step"} | names for line in validations)
     steps = sorted(int(p.name) for p in (run / "checkpoints").iterdir())
     best = min(validations, key=lambda line: line["validation_mae"])["step"]
     assert set(steps) == {4, 6, best}
     assert checkpoint.best_step(run) == best
     (events,) = (run / "tensorboard").iterdir()
-    assert events.name.startswith("events.out.tfevents") and events.stat().st_size > 500
+    data = events.read_bytes()
+    assert events.name.startswith("events.out.tfevents") and data.count(b"\x89PNG") == 3, "a picture a validation"
+    facts = json.loads((run / "checkpoints" / "6" / "manifest.json").read_text())["facts"]
+    assert facts["data"] == {"examples": 48} and facts["config"] == {"train": config["train"]}
+    assert facts["lines"] == lines(run) and facts["rows"] == [] and "jax" in facts["versions"]
 
 
 def test_the_logged_validation_is_that_of_the_checkpoint(run, data_dir):
@@ -96,23 +104,42 @@ def test_the_logged_validation_is_that_of_the_checkpoint(run, data_dir):
     rows = evaluate(upsample.load(run), open_dataset("scenes", "validation", data_dir), PROTOCOLS["float"])
     best = min((line for line in lines(run) if "validation_mae" in line), key=lambda line: line["validation_mae"])
     assert rows[-1].mae == pytest.approx(best["validation_mae"], rel=1e-5)
-    assert rows[-1].floor_mae == pytest.approx(best["validation_bicubic_mae"], rel=1e-6)
+    assert rows[-1].floor_mae == pytest.approx(best["validation_floor_mae"], rel=1e-6)
 
 
-def test_an_existing_run_is_refused(refused, run, recipe, data_dir, contents):
+def test_a_finished_command_does_nothing_and_another_run_is_refused(ahmf, refused, run, recipe, data_dir, contents):
     before = contents(run)
-    said = rf"{run} holds a run already: go on with `ahmf train --resume {run}`, or choose another --out"
-    refused("train", recipe, "--out", run, "--data-dir", data_dir, said=said)
-    refused("train", "--resume", run, "--data-dir", data_dir, said=rf"{run} has done its 6 steps: start another run")
+    for args in ((recipe, "--out", run), (recipe, "--out", run, "--mesh", "data=1"), ("--resume", run)):
+        ended = ahmf("train", *args, "--data-dir", data_dir)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out == f"{run} is done: all of its 6 steps are trained\n{run}\n"
+    for given, said in (
+        (("--seed", 1), "its seed is 0, here it is 1"),
+        (("--data.batch-size", 4), "its data.batch_size"),
+    ):
+        said = rf"{run} holds another run: {said}.*; choose another folder with --out"
+        refused("train", recipe, "--out", run, *given, "--data-dir", data_dir, said=said)
     assert contents(run) == before
 
 
-@pytest.mark.skipif(jax.device_count() == 1, reason="every batch can be divided by one device")
-def test_a_batch_that_the_devices_cannot_share(refused, recipe, tmp_path, data_dir):
-    odd = jax.device_count() + 1
-    said = rf"batch_size is {odd}: it must be a multiple of the {jax.device_count()} devices"
-    refused("train", recipe, "--data.batch-size", odd, "--out", tmp_path / "run", "--data-dir", data_dir, said=said)
+def test_a_run_is_one_process_at_a_time(refused, run, recipe, data_dir, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    with lock_run(tmp_path / "run"):
+        said = rf"run is in use by another run \(process {os.getpid()} on "
+        refused("train", "--resume", tmp_path / "run", "--data-dir", data_dir, said=said)
+        refused("train", recipe, "--out", tmp_path / "run", "--data-dir", data_dir, said=said)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="fewer devices divide every batch")
+def test_devices_that_a_batch_cannot_be_divided_over(ahmf, refused, recipe, tmp_path, data_dir):
+    args = ("train", recipe, "--steps", 1, "--data.batch-size", 3, "--out", tmp_path / "run", "--data-dir", data_dir)
+    said = r"mesh data=8: a batch of 3 cannot be divided over data=8"
+    refused(*args, "--mesh", "data=8", said=said)
     assert not list(tmp_path.iterdir())
+    ended = ahmf(*args)
+    assert ended.code == 0 and "6 x cpu (data=3, spatial=2)" in ended.out
+    assert "warning: 6 of the 8 devices are used" in ended.err
 
 
 def test_what_fails_before_its_first_checkpoint_leaves_no_folder(ahmf, refused, recipe, tmp_path, data_dir):
@@ -127,7 +154,7 @@ def test_what_fails_before_its_first_checkpoint_leaves_no_folder(ahmf, refused, 
         assert "Traceback" not in ended.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"]
     assert not (tmp_path / "mine" / "config.json").exists() and (tmp_path / "mine" / "notes").exists()
-    said = "file/run cannot be written"
+    said = "file/run: cannot be written"
     refused("train", recipe, "--out", tmp_path / "file" / "run", "--data-dir", data_dir, said=said)
     said = r"data set 'middlebury' is not in .*`ahmf data prepare middlebury --from DIR`"
     refused("train", recipe, "--data.dataset", "middlebury", "--out", tmp_path / "r", "--data-dir", data_dir, said=said)
@@ -145,42 +172,102 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(monkeypatch, ahmf, r
     ended = ahmf("train", recipe, "--out", tmp_path / "run", "--data-dir", data_dir)
     said = ended.err.splitlines()[-1]
     assert ended.code == 2 and "Traceback" not in ended.err
-    assert said.startswith("ahmf: the loss at step 3 is") and f"checkpoint in {tmp_path}/run is kept" in said
+    assert said.startswith("ahmf: the loss at step 3 is inf") and f"checkpoint in {tmp_path}/run is kept" in said
     assert "--optimiser.learning-rate (now 0.001)" in said
     assert checkpoint.latest_step(tmp_path / "run") == 2
     upsampler = upsample.load(tmp_path / "run")
     result = upsampler(np.full((4, 4), 7, np.uint8), np.zeros((16, 16, 3), np.uint8))
     assert result.shape == (16, 16)
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 2]
+    dump = json.loads((tmp_path / "run" / "nonfinite" / "3.json").read_text())
+    assert dump["step"] == 3 and dump["loss"] == "inf" and dump["seed"] == 0
+    assert [example["place"] for example in dump["examples"]] == list(range(16, 24))
+
+
+def test_a_loss_that_is_no_number_is_skipped_on_request(monkeypatch, ahmf, recipe, tmp_path, data_dir):
+    tamper(monkeypatch, 3, poison)
+    ended = ahmf("train", recipe, "--on-nonfinite", "skip", "--out", tmp_path / "run", "--data-dir", data_dir)
+    assert ended.code == 0, ended.err
+    path = tmp_path / "run" / "nonfinite" / "3.json"
+    assert f"warning: the loss or the gradient at step 3 is no number; its batch: {path}" in ended.err
+    assert [line["skipped"] for line in lines(tmp_path / "run") if "loss" in line] == [0, 0, 1, 0, 0, 0]
 
 
 def test_a_signal_stops_and_a_resumed_run_drops_what_it_does_again(monkeypatch, ahmf, recipe, run, tmp_path, data_dir):
     out = tmp_path / "run"
-    log = train_module.metrics_log
+    log = train_module._Reporter.log
 
-    @contextlib.contextmanager
-    def interrupted(*args):
-        with log(*args) as write:
-
-            def write_and_interrupt(step, values):
-                write(step, values)
-                if step == 3:
-                    signal.raise_signal(signal.SIGTERM)
-
-            yield write_and_interrupt
+    def log_and_interrupt(self, step, values):
+        log(self, step, values)
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "metrics_log", interrupted)
+        patch.setattr(train_module._Reporter, "log", log_and_interrupt)
         ended = ahmf("train", recipe, "--out", out, "--data-dir", data_dir)
     said = f"ahmf: stopped at step 3 of 6, saved: go on with `ahmf train --resume {out}`"
     assert (ended.code, ended.err.splitlines()[-1]) == (75, said)
     assert checkpoint.latest_step(out) == 3
     with (out / "metrics.jsonl").open("a") as file:  # as if the process had gone on, and was then killed
         file.write('{"step": 4, "loss": 99.0}\n{"step": 5, "lo')
+    ended = ahmf("train", recipe, "--out", out, "--data-dir", data_dir)  # the same command goes on
+    assert ended.code == 0, ended.err
+    assert timeless(out) == timeless(run)
+    assert_same_end(run, out)
+
+
+def test_a_signal_ends_a_validation_which_comes_when_the_run_goes_on(
+    monkeypatch, ahmf, recipe, run, tmp_path, data_dir
+):
+    out = tmp_path / "run"
+    validate = evaluate.validate
+
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return validate(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "validate", interrupted)
+        ended = ahmf("train", recipe, "--out", out, "--data-dir", data_dir)
+    assert ended.code == 75 and "stopped at step 2 of 6, saved" in ended.err
+    assert [line["step"] for line in lines(out)] == [1, 2]
     ended = ahmf("train", "--resume", out, "--data-dir", data_dir)
     assert ended.code == 0, ended.err
-    assert timeless(out, 3) == timeless(run)
+    assert timeless(out) == timeless(run)
     assert_same_end(run, out)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(ahmf, recipe, run, tmp_path, data_dir):
+    for number, args in enumerate(((recipe, "--out"), ("--resume",))):
+        out = tmp_path / str(number)
+        out.mkdir()
+        shutil.copy(run / "config.json", out)
+        (out / "metrics.jsonl").write_text('{"step": 1, "lo')
+        ended = ahmf("train", *args, out, "--data-dir", data_dir)
+        assert ended.code == 0, ended.err
+        assert timeless(out) == timeless(run)
+
+
+@pytest.mark.parametrize("mode", ["stop", "continue"])
+def test_a_checkpoint_that_cannot_be_written(monkeypatch, ahmf, recipe, run, tmp_path, data_dir, mode):
+    out, write = tmp_path / "run", checkpoint.write_whole
+
+    def full(path, data):
+        if path.parent.name == "4":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_whole", full)
+    ended = ahmf("train", recipe, "--on-save-error", mode, "--out", out, "--data-dir", data_dir)
+    assert "checkpoints/4 cannot be written (No space left on device): the checkpoints before it are kept" in ended.err
+    assert "Traceback" not in ended.err
+    if mode == "stop":
+        assert ended.code == 2 and checkpoint.latest_step(out) == 2
+        checkpoint.verify(out, 2)
+    else:
+        assert ended.code == 0 and "the run goes on, as --on-save-error continue asks" in ended.err
+        assert timeless(out) == timeless(run)
+        assert_same_end(run, out)
 
 
 PAUSED = """
@@ -195,7 +282,7 @@ class Paused:
         return getattr(self.batches, name)
     def __next__(self):
         self.drawn += 1
-        if self.drawn == 3:
+        if self.drawn == 4:
             print("ready", flush=True)
             sys.stdin.readline()
         return next(self.batches)
@@ -229,16 +316,13 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(ahmf, reci
         _, err = process.communicate("\n", timeout=300)
     assert process.returncode == 75, err
     assert "Traceback" not in err
-    # The third batch is drawn ahead, so it was in one of these steps.
-    stopped = re.fullmatch(
-        rf"ahmf: stopped at step ([123]) of 6, saved: go on with `ahmf train --resume {out}`", err.splitlines()[-1]
-    )
-    assert stopped, err
+    # The fourth batch is drawn ahead, when the first step has begun.
+    said = rf"ahmf: stopped at step [123] of 6, saved: go on with `ahmf train --resume {out}`"
+    assert re.fullmatch(said, err.splitlines()[-1]), err
     ended = ahmf("train", "--resume", out, "--data-dir", data_dir)
     assert ended.code == 0, ended.err
     # Two processes compile for themselves, and may differ in a last bit; the same steps in one process may not.
-    step = int(stopped[1])
-    for found, wanted in zip(timeless(out, *{step} - {2}), timeless(run), strict=True):
+    for found, wanted in zip(timeless(out), timeless(run), strict=True):
         assert found == pytest.approx(wanted, rel=1e-6)
     wanted, found = checkpoint.read_params(run, 6)[0], checkpoint.read_params(out, 6)[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), wanted, found)
@@ -248,7 +332,7 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(ahmf, reci
 def test_what_changes_no_batch_may_change_when_a_run_goes_on(ahmf, refused, run, tmp_path, data_dir, changed):
     out = tmp_path / "run"
     shutil.copytree(run, out)
-    (out / "manifests" / "6.json").unlink()  # as if it had been killed after step 4 or 5
+    (out / "checkpoints" / "6" / "manifest.json").unlink()  # as if it had been killed after step 4 or 5
     assert checkpoint.latest_step(out) == 4
     started = json.loads((out / "config.json").read_text())
     refused("train", "--resume", out, "--workers", -1, "--data-dir", data_dir, said=r"workers is -1: it cannot be")
@@ -313,7 +397,7 @@ def test_an_image_that_cannot_be_read_is_named_once_and_counted(ahmf, recipe, da
         assert f"{out}: 1 images could not be read and were passed over" in ended.out
         assert "3 + 5 images to train on" in ended.out
         logged = [line for line in lines(out) if "loss" in line]
-        assert logged[-1]["skipped"] == 1
+        assert logged[-1]["skipped_images"] == 1
         runs.append(timeless(out))
     assert runs[0][-1] == runs[1][-1]
 
@@ -322,7 +406,7 @@ def test_a_leak_is_called_one(ahmf, recipe, data_dir, tmp_path):
     ended = ahmf("train", recipe, "--scaling", "truth", "--steps", 1, "--data-dir", data_dir, "--out", tmp_path / "run")
     assert ended.code == 0 and "scaling truth is a leak: " in ended.out
     (validation,) = re.findall(r"step 1: validation MAE .*", ended.err)
-    assert validation.endswith(" (scaling truth: a leak), saved")
+    assert validation.endswith(" (scaling truth: a leak)")
     assert re.search(r"loss [\d.]+, waits \d+ % for data \(scaling truth: a leak\)", ended.err)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["trained"]["scaling"] == "truth"
 
@@ -353,17 +437,37 @@ def test_resuming_what_is_no_run(refused, run, tmp_path):
     ):
         (other / "config.json").write_text(json.dumps(values))
         refused("train", "--resume", other, said=said)
-    shutil.rmtree(other / "manifests")
-    refused("train", "--resume", other, said=r"holds no complete checkpoint")
-    config = other / "config.json"
-    with pytest.raises(InputError, match="remove it, as it has no checkpoint"), train_module.new_run(None, other, {}):
-        pass
-    assert config.exists()
 
 
-def test_names_of_new_runs(tmp_path, monkeypatch):
+def test_names_of_runs(tmp_path, monkeypatch, tiny, run):
+    """A free one, or that of the same run; not that of another."""
     monkeypatch.chdir(tmp_path)
-    assert train_module.default_out("demo") == Path("runs/demo")
-    Path("runs/demo").mkdir(parents=True)
-    Path("runs/demo-2").mkdir()
-    assert train_module.default_out("somewhere/demo.py") == Path("runs/demo-3")
+    other = dataclasses.replace(tiny, seed=1)
+    assert train_module.default_out("demo", tiny) == Path("runs/demo")
+    shutil.copytree(run, "runs/demo")
+    assert train_module.default_out("somewhere/demo.py", tiny) == Path("runs/demo")
+    assert train_module.default_out("demo", dataclasses.replace(tiny, mesh="data=1")) == Path("runs/demo")
+    assert train_module.default_out("demo", other) == Path("runs/demo-2")
+
+
+def test_other_devices_go_on_with_a_run(ahmf, run, tmp_path, data_dir):
+    """8 -> 4 x 2 with FSDP -> 1."""
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    shutil.rmtree(out / "checkpoints" / "6")
+    ended = ahmf("train", "--resume", out, "--mesh", "data=4,spatial=2", "--fsdp", "True", "--data-dir", data_dir)
+    assert ended.code == 0, ended.err
+    assert "8 x cpu (data=4, spatial=2, FSDP)" in ended.out and "steps 4 to 6" in ended.out
+    wanted, found = checkpoint.read_params(run, 6)[0], checkpoint.read_params(out, 6)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), wanted, found)
+
+
+@pytest.mark.parametrize("given", ["5", "0:3", "9:3", "a:b"])
+def test_a_profile_of_no_steps(refused, recipe, given):
+    refused("train", recipe, "--profile", given, said=rf"--profile {given}: write the first and the last step")
+
+
+def test_a_trace(ahmf, recipe, tmp_path, data_dir):
+    args = ("train", recipe, "--steps", 3, "--profile", "2:3", "--out", tmp_path / "run", "--data-dir", data_dir)
+    assert ahmf(*args).code == 0
+    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
