@@ -115,7 +115,7 @@ def benchmark_data(rounds: int, workers: int, out: Path | None, sizes: Sizes | N
     Raises:
       InputError: torch is not installed, a number below 1, or `out` cannot be written.
     """
-    from experiments.benchmark import machine
+    from experiments.benchmark_programs import machine
 
     for option, value in (("rounds", rounds), ("workers", workers)):
         if value < 1:

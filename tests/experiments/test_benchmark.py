@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ahmf_jax.errors import InputError
-from experiments import benchmark
+from experiments import benchmark, benchmark_programs
 
-SIZES = benchmark.Sizes(num_levels=2, features=8, height=16, width=24, batch=2, patch=16)
+SIZES = benchmark_programs.Sizes(num_levels=2, features=8, height=16, width=24, batch=2, patch=16)
 
 
 def test_both_programs_run_agree_and_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +26,7 @@ def test_both_programs_run_agree_and_are_reported(capfd: pytest.CaptureFixture[s
     assert not captured.out
     assert "training step" in captured.err  # progress
 
-    report |= {"machine": benchmark.machine(1), "startup": benchmark.startup(1)}
+    report |= {"machine": benchmark_programs.machine(1), "startup": benchmark.startup(1)}
     assert report["startup"]["import ahmf_jax"]["silent"]
     printed = benchmark.table(json.loads(json.dumps(report)))
     assert "1 x 16 x 24" in printed
@@ -43,9 +42,11 @@ def test_programs_that_disagree_are_a_failure(monkeypatch: pytest.MonkeyPatch) -
         benchmark.compare(1, 1, SIZES)
 
 
-def test_a_process_that_ends_is_a_failure() -> None:
-    setup: dict[str, Any] = {"threads": 1, "sizes": {"of": "nothing"}, "weights": ""}
-    with pytest.raises(RuntimeError, match="the jax process ended with status 1"), benchmark._worker("jax", setup):
+def test_a_process_that_ends_is_a_failure(tmp_path: Path) -> None:
+    # The weights that PyTorch writes are not there.
+    setting = benchmark_programs.Setting("jax")
+    ended = pytest.raises(RuntimeError, match="the jax process ended with status 1")
+    with ended, benchmark_programs.worker(setting, SIZES, 1, tmp_path):
         pass
 
 
@@ -60,7 +61,7 @@ def test_impossible_numbers_are_refused(rounds: int, threads: int, message: str,
 
 
 def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(benchmark_programs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"torch is not installed: pip install 'ahmf-jax\[torch\]'"):
         benchmark.benchmark(1, 1, None)
 

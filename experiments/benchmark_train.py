@@ -1,0 +1,276 @@
+"""`ahmf benchmark train`: the training step against the twin's in every way that PyTorch can be told to compute it.
+
+How it is measured: `experiments/benchmark_programs.py`. All rows are timed in turn, each in a process of its own, so
+that the memory of one is not another's. Before that each takes one step from the same weights on the same batch, and
+its loss and the norm of its gradient must be those of eager PyTorch in float32.
+"""
+
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.models.ahmf import SCALES
+from ahmf_jax.writing import atomic_write
+from experiments.benchmark_programs import (
+    PAUSE_S,
+    QUIET,
+    TRAINING,
+    Arithmetic,
+    Device,
+    Setting,
+    Sizes,
+    check,
+    machine,
+    verdict,
+    worker,
+)
+
+# Largest relative difference of loss and gradient norm from those of eager PyTorch in float32.
+AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 1e-1}
+ARITHMETICS: dict[Device, tuple[Arithmetic, ...]] = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
+BATCH = {"cpu": 4, "gpu": 16}
+PATCH = {"cpu": 128, "gpu": 256}
+# Steps that are timed together: on a GPU one takes tens of milliseconds.
+STEPS = {"cpu": 1, "gpu": 10}
+# On the CPU, the largest ratio of our time to eager PyTorch's; on a GPU, the smallest ratio of our images per second to
+# those of the fastest PyTorch of the same arithmetic, and the largest of our memory to its.
+CPU_TIME_TARGET, GPU_SPEED_TARGET, GPU_MEMORY_TARGET = 1.25, 1.5, 0.7
+
+
+def benchmark_train(
+    rounds: int,
+    threads: int,
+    device: Device = "cpu",
+    *,
+    scale: int = 4,
+    num_levels: int = 4,
+    batch: int | None = None,
+    patch: int | None = None,
+    arithmetics: Sequence[Arithmetic] = (),
+    out: Path | None = None,
+) -> None:
+    """Measures, prints the table, and writes the numbers to the JSON file `out` if given.
+
+    Args:
+      rounds: timings of each row, taken in turn; the medians are compared.
+      threads: of each program.
+      device: "cpu" or "gpu".
+      scale, num_levels: of AHMF's release.
+      batch, patch: of the training: 4 of 128 x 128 on a CPU and 16 of 256 x 256 on a GPU where they are None.
+      arithmetics: what is multiplied: all that the device has where it is empty.
+      out: the JSON file.
+
+    Raises:
+      InputError: torch is not installed, there is no such device, a number is not possible here, or `out` cannot be
+        written.
+      RuntimeError: the programs do not compute the same, so that their times say nothing.
+    """
+    check("train", rounds, threads)
+    arithmetics = tuple(arithmetics) or ARITHMETICS[device]
+    sizes = Sizes(
+        scale=scale,
+        num_levels=num_levels,
+        batch=BATCH[device] if batch is None else batch,
+        patch=PATCH[device] if patch is None else patch,
+    )
+    _check_sizes(sizes, device, arithmetics)
+    with contextlib.ExitStack() as stack:
+        temp = None if out is None else stack.enter_context(atomic_write(out))
+        report = {"machine": machine(threads)} | compare(settings(device, arithmetics), rounds, threads, sizes)
+        print(table(report))
+        if temp is not None:
+            temp.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _check_sizes(sizes: Sizes, device: Device, arithmetics: Sequence[Arithmetic]) -> None:
+    if sizes.scale not in SCALES:
+        raise InputError(f"--scale {sizes.scale}: choose one of {', '.join(map(str, SCALES))}")
+    for option in ("num_levels", "batch"):
+        if getattr(sizes, option) < 1:
+            raise InputError(f"--{option.replace('_', '-')} {getattr(sizes, option)}: give at least 1")
+    if sizes.patch < sizes.scale or sizes.patch % sizes.scale:
+        raise InputError(f"--patch {sizes.patch}: give a multiple of the scale, {sizes.scale}")
+    if device == "cpu" and "tf32" in arithmetics:
+        raise InputError("--arithmetics tf32: a CPU has none: leave it out, or add --device gpu")
+
+
+def settings(device: Device, arithmetics: Sequence[Arithmetic]) -> list[Setting]:
+    """The rows, eager PyTorch in float32 first, with which all are compared."""
+    rows = [Setting("torch", "float32", device)]
+    for arithmetic in arithmetics:
+        eager = Setting("torch", arithmetic, device)
+        rows += [] if eager in rows else [eager]
+        rows.append(Setting("jax", arithmetic, device))
+        rows += [
+            Setting("torch", arithmetic, device, compiled, channels_last)
+            for compiled, channels_last in ((False, True), (True, False), (True, True))
+        ]
+    return rows
+
+
+def name_of(setting: Setting) -> str:
+    """How a row is called."""
+    if setting.program == "jax":
+        return "JAX"
+    words = ["PyTorch", "torch.compile" if setting.compiled else "eager"]
+    return ", ".join(words + ["channels_last"] * setting.channels_last)
+
+
+def compare(rows: Sequence[Setting], rounds: int, threads: int, sizes: Sizes) -> dict[str, Any]:
+    """Times the training step in every row, in turn.
+
+    Args:
+      rows: the first is the reference of all results.
+      rounds: timed runs of each.
+      threads: of each program.
+      sizes: of the network and its images.
+
+    Returns:
+      `sizes`; `flops` of a step; `steps` that were timed together; `rows`, each with its `setting` and, where it ran,
+      the milliseconds `ms` and processor milliseconds `cpu_ms` of a step in each round, `peak_memory` in bytes (None
+      on a CPU), `difference` of its results, and `idle_cpu_ms`, the most that it took while it waited; where not, the
+      `error`. Our rows also have `peak_flops` of the device, `peak`, what is meant by it, and `planned_memory`.
+
+    Raises:
+      RuntimeError: a row's results differ by more than `AGREEMENT`, or a process ended.
+    """
+    from tqdm import tqdm
+
+    steps = STEPS[rows[0].device]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bar = stack.enter_context(tqdm(total=len(rows) + rounds, unit="round"))
+        expected, running, report = None, [], []
+        for setting in rows:
+            bar.set_description(f"{name_of(setting)}, {setting.arithmetic}: warming up")
+            ask = stack.enter_context(worker(setting, sizes, threads, folder))
+            path = folder / "result.npy"
+            optional = setting.compiled or setting.device == "gpu"  # a compiler, or memory, may be lacking
+            first = ask({"task": TRAINING, "save": str(path), "may_fail": optional})
+            row: dict[str, Any] = {"setting": asdict(setting)}
+            report.append(row)
+            bar.update()
+            if "error" in first:
+                row["error"] = first["error"]
+                continue
+            result = np.load(path)
+            expected = result if expected is None else expected
+            row |= {name: first[name] for name in first.keys() - {"ms", "cpu_ms", "idle_cpu_ms"}}
+            row |= {"difference": float((np.abs(result - expected) / np.abs(expected)).max()), "idle_cpu_ms": 0.0}
+            allowed = AGREEMENT[setting.arithmetic]
+            if not row["difference"] <= allowed:  # also where it is no number
+                raise RuntimeError(
+                    f"{name_of(setting)}, {setting.arithmetic}: loss or gradient differs by {row['difference']:.2e} "
+                    f"from eager PyTorch's in float32, more than {allowed:g}"
+                )
+            row |= {"ms": [], "cpu_ms": []}
+            running.append((row, ask))
+        if expected is None:
+            raise RuntimeError(f"{name_of(rows[0])}: {report[0]['error']}")
+        bar.set_description(TRAINING)
+        for _ in range(rounds):
+            for row, ask in running:
+                time.sleep(PAUSE_S)
+                answer = ask({"task": TRAINING, "steps": steps})
+                for kind in ("ms", "cpu_ms"):
+                    row[kind].append(answer[kind])
+                row["idle_cpu_ms"] = max(row["idle_cpu_ms"], answer["idle_cpu_ms"])
+                row["peak_memory"] = answer["peak_memory"]
+            bar.update()
+    return {"sizes": asdict(sizes), "steps": steps, "rows": report}
+
+
+def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is aimed at, and what was reached: an entry for each arithmetic in which ours and PyTorch's ran.
+
+    Each has `arithmetic`; `against`, the row that ours is compared with: eager PyTorch on a CPU, the fastest PyTorch on
+    a GPU; `time` and, on a GPU, `memory`, ours over that row's; and `met`.
+    """
+    ran = [(Setting(**row["setting"]), row) for row in report["rows"] if "ms" in row]
+    entries = []
+    for setting, ours in ran:
+        if setting.program == "torch":
+            continue
+        others = [pair for pair in ran if pair[0].program == "torch" and pair[0].arithmetic == setting.arithmetic]
+        if setting.device == "cpu":
+            others = others[:1]  # eager, which always runs there
+        if not others:
+            continue
+        against, theirs = min(others, key=lambda pair: _ms(pair[1]))
+        ratio = _ms(ours) / _ms(theirs)
+        entry: dict[str, Any] = {"arithmetic": setting.arithmetic, "against": name_of(against), "time": ratio}
+        if setting.device == "cpu":
+            entry["met"] = ratio <= CPU_TIME_TARGET
+        else:
+            entry["memory"] = ours["peak_memory"] / theirs["peak_memory"]
+            entry["met"] = 1 / ratio >= GPU_SPEED_TARGET and entry["memory"] <= GPU_MEMORY_TARGET
+        entries.append(entry)
+    return entries
+
+
+def _ms(row: dict[str, Any]) -> float:
+    return statistics.median(row["ms"])
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as it is printed."""
+    about, sizes, rows = report["machine"], Sizes(**report["sizes"]), report["rows"]
+    ran = [row for row in rows if "ms" in row]
+    eager = ran[0]
+    ours = {row["setting"]["arithmetic"]: row for row in ran if row["setting"]["program"] == "jax"}
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"{about['cpu']}, {about['threads']} threads; {versions}",
+        f"training step of AHMF x{sizes.scale}, m = {sizes.num_levels}, {sizes.features} features, {sizes.batch} x "
+        f"{sizes.patch} x {sizes.patch}; medians of {len(eager['ms'])} rounds, in turn",
+        f"{'':<38}{'ms':>9}{'images/s':>10}{'/ eager':>9}{'min - max':>15}{'of peak':>9}{'GiB':>7}",
+    ]
+    for row in rows:
+        setting = Setting(**row["setting"])
+        label = f"{name_of(setting)}, {setting.arithmetic}"
+        if "error" in row:
+            lines.append(f"{label:<38} did not run: {row['error']}")
+            continue
+        ms = _ms(row)
+        pairs = [mine / theirs for mine, theirs in zip(row["ms"], eager["ms"], strict=True)]
+        share = memory = "-"
+        if setting.arithmetic in ours:
+            facts = ours[setting.arithmetic]
+            share = f"{facts['flops'] / (ms / 1e3) / facts['peak_flops']:.0%}"
+        if row["peak_memory"] is not None:
+            memory = f"{row['peak_memory'] / 2**30:.2f}"
+        lines.append(
+            f"{label:<38}{ms:>9.1f}{1e3 * sizes.batch / ms:>10.1f}{ms / _ms(eager):>9.2f}"
+            f"{min(pairs):>8.2f} -{max(pairs):>5.2f}{share:>9}{memory:>7}"
+        )
+    lines += [
+        f"peak, {arithmetic}: {row['peak']}, {row['peak_flops'] / 1e12:.3g} TFLOP/s; a step is "
+        f"{row['flops'] / 1e12:.3g} TFLOP; compiled in {row['compile_s']:.1f} s"
+        for arithmetic, row in ours.items()
+    ]
+    for entry in targets(report):
+        goal = f"at most {CPU_TIME_TARGET:g} times its time"
+        reached = f"{entry['time']:.2f} times the time"
+        if "memory" in entry:
+            goal = f"at least {GPU_SPEED_TARGET:g} times its images/s in at most {GPU_MEMORY_TARGET:g} of its memory"
+            reached = f"{1 / entry['time']:.2f} times the images/s in {entry['memory']:.2f} of the memory"
+        lines.append(f"{entry['arithmetic']}: {reached} of {entry['against']}; target {goal}  {verdict(entry['met'])}")
+    cpu = {name_of(Setting(**row["setting"])): statistics.median(row["cpu_ms"]) for row in ran}
+    if eager["setting"]["device"] == "cpu":
+        reference = statistics.median(eager["cpu_ms"])
+        ratios = ", ".join(f"{name} {ms / reference:.2f}" for name, ms in cpu.items())
+        lines.append(f"processor times / eager: {ratios}")
+    lines.append(f"results differ by at most {max(row['difference'] for row in ran):.1e}, relative")
+    lines.append(f"processor time while waiting, at most: {max(row['idle_cpu_ms'] for row in ran):.0f} ms")
+    if about["load"] is not None and about["load"] > QUIET:
+        lines.append(f"load {about['load']:.1f} before the start: other work ran, and the ratios above are disturbed")
+    return "\n".join(lines)

@@ -1,0 +1,155 @@
+"""The benchmark of the training step at sizes of no interest: that the programs run, agree and are reported; and what
+the table makes of a GPU's numbers, which are made up here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ahmf_jax.errors import InputError
+from experiments import benchmark_train
+from experiments.benchmark_programs import Setting, Sizes, machine
+
+SIZES = Sizes(num_levels=1, features=4, batch=2, patch=16)
+ABOUT = {"cpu": "a processor", "threads": 2, "load": 0.0, "versions": {"jax": "1"}}
+
+
+def row(
+    program: Any, arithmetic: Any, ms: float, gib: float | None, device: Any = "gpu", **fields: Any
+) -> dict[str, Any]:
+    setting = Setting(program, arithmetic, device, **fields)
+    facts = {"flops": 2e12, "peak_flops": 1e14, "peak": "published", "compile_s": 3.0, "planned_memory": 5}
+    memory = None if gib is None else int(gib * 2**30)
+    timed = {"ms": [ms, ms / 2, 2 * ms], "cpu_ms": [ms] * 3, "peak_memory": memory, "difference": 1e-6}
+    return {"setting": vars(setting), "idle_cpu_ms": 0.0} | timed | (facts if program == "jax" else {})
+
+
+def test_rows_agree_are_timed_and_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    rows = [Setting("torch"), Setting("jax"), Setting("torch", channels_last=True), Setting("jax", "bfloat16")]
+    report = benchmark_train.compare(rows, 2, 1, SIZES)
+    assert [entry["setting"]["program"] for entry in report["rows"]] == ["torch", "jax", "torch", "jax"]
+    assert all(len(entry["ms"]) == len(entry["cpu_ms"]) == 2 for entry in report["rows"])
+    assert min(ms for entry in report["rows"] for ms in entry["ms"]) > 0
+    reference, ours, _, ours_bfloat16 = report["rows"]
+    assert reference["difference"] == 0
+    assert 0 < ours["difference"] <= 1e-4  # 0 would be one program compared with itself
+    assert 1e-4 < ours_bfloat16["difference"] <= 1e-1  # less, and it would not be bfloat16
+    assert "cpu" in ours["peak"]
+    captured = capfd.readouterr()
+    assert not captured.out
+    assert "warming up" in captured.err  # progress
+
+    printed = benchmark_train.table(json.loads(json.dumps({"machine": machine(1)} | report)))
+    assert "2 x 16 x 16" in printed
+    assert "PyTorch, eager, channels_last, float32" in printed
+    assert "times the time of PyTorch, eager; target at most 1.25 times its time" in printed
+
+
+def test_a_row_that_cannot_be_compiled_says_so_and_the_others_go_on() -> None:
+    pytest.importorskip("torch")
+    no_compiler = Setting("torch", compiled=True, environment={"CXX": "no-such-compiler"})
+    report = benchmark_train.compare([Setting("torch"), no_compiler], 1, 1, SIZES)
+    assert "compiler" in report["rows"][1]["error"]
+    assert "ms" not in report["rows"][1]
+    printed = benchmark_train.table({"machine": ABOUT} | report)
+    assert "PyTorch, torch.compile, float32        did not run: " in printed
+
+
+def test_programs_that_disagree_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setitem(benchmark_train.AGREEMENT, "float32", 0.0)
+    with pytest.raises(RuntimeError, match=r"JAX, float32: loss or gradient differs by \d"):
+        benchmark_train.compare([Setting("torch"), Setting("jax")], 1, 1, SIZES)
+
+
+def test_on_a_cpu_eager_pytorch_is_the_measure() -> None:
+    rows = [row("torch", "float32", 400, None, "cpu"), row("jax", "float32", 480, None, "cpu")]
+    rows.append(row("torch", "float32", 300, None, "cpu", compiled=True))
+    report = {"rows": rows, "sizes": vars(Sizes()), "machine": ABOUT}
+    (entry,) = benchmark_train.targets(report)
+    assert entry == {"arithmetic": "float32", "against": "PyTorch, eager", "time": pytest.approx(1.2), "met": True}
+    rows[1]["ms"] = [510.0] * 3
+    (entry,) = benchmark_train.targets(report)
+    assert not entry["met"]
+    assert "1.27 times the time of PyTorch, eager; target at most 1.25 times its time  MISSED" in benchmark_train.table(
+        report
+    )
+
+
+def test_on_a_gpu_the_fastest_pytorch_of_the_same_arithmetic_is_the_measure() -> None:
+    rows = [
+        row("torch", "float32", 400, 10),
+        row("jax", "float32", 200, 6),
+        row("torch", "tf32", 200, 10),
+        row("jax", "tf32", 100, 6),
+        row("torch", "tf32", 140, 9, compiled=True),
+        row("jax", "bfloat16", 50, 4),
+        row("torch", "bfloat16", 100, 5),
+        {"setting": vars(Setting("torch", "bfloat16", "gpu", compiled=True)), "error": "OutOfMemoryError: too much"},
+    ]
+    report = {"rows": rows, "sizes": vars(Sizes(batch=16, patch=256)), "machine": ABOUT}
+    full, tf32, half = benchmark_train.targets(report)
+    assert (full["time"], full["memory"], full["met"]) == (0.5, 0.6, True)
+    assert tf32["against"] == "PyTorch, torch.compile"
+    assert not tf32["met"]  # 1.4 times as fast
+    assert not half["met"]  # twice as fast, in 0.8 of the memory
+    printed = benchmark_train.table(report)
+    assert "bfloat16: 2.00 times the images/s in 0.80 of the memory of PyTorch, eager; target" in printed
+    assert "PyTorch, torch.compile, bfloat16       did not run: OutOfMemoryError: too much" in printed
+    # 2 TFLOP in 50 ms of 100 TFLOP/s, 16 images.
+    (line,) = [line for line in printed.splitlines() if line.startswith("JAX, bfloat16")]
+    assert line.split()[2:] == ["50.0", "320.0", "0.12", "0.12", "-", "0.12", "40%", "4.00"]
+
+
+def test_every_setting_of_pytorch_is_a_row() -> None:
+    rows = benchmark_train.settings("gpu", ("float32", "tf32", "bfloat16"))
+    assert rows[0] == Setting("torch", "float32", "gpu")
+    assert len(rows) == len({str(each) for each in rows}) == 3 * 5
+    for arithmetic in ("float32", "tf32", "bfloat16"):
+        names = [benchmark_train.name_of(each) for each in rows if each.arithmetic == arithmetic]
+        assert names == [
+            "PyTorch, eager",
+            "JAX",
+            "PyTorch, eager, channels_last",
+            "PyTorch, torch.compile",
+            "PyTorch, torch.compile, channels_last",
+        ]
+    # Without float32 the reference is still measured.
+    assert [each.arithmetic for each in benchmark_train.settings("gpu", ("tf32",))] == ["float32"] + ["tf32"] * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, "--rounds 0: give at least 1"),
+        ({"threads": 100_000}, "--threads 100000: "),
+        ({"scale": 3}, "--scale 3: choose one of 2, 4"),
+        ({"batch": 0}, "--batch 0: give at least 1"),
+        ({"num_levels": 0}, "--num-levels 0: give at least 1"),
+        ({"patch": 130}, "--patch 130: give a multiple of the scale, 4"),
+        ({"arithmetics": ("tf32",)}, "--arithmetics tf32: a CPU has none"),
+    ],
+)
+def test_impossible_numbers_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(InputError, match=message):
+        benchmark_train.benchmark_train(**({"rounds": 1, "threads": 1, "out": tmp_path / "out.json"} | change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_one_line() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    with pytest.raises(InputError, match="--device gpu: PyTorch finds no GPU"):
+        benchmark_train.compare([Setting("torch", device="gpu")], 1, 1, SIZES)
+
+
+def test_the_numbers_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    report = {"rows": [row("torch", "float32", 4, None, "cpu")], "sizes": vars(SIZES)}
+    monkeypatch.setattr(benchmark_train, "compare", lambda *_: report)
+    benchmark_train.benchmark_train(1, 1, out=tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == report["rows"]
