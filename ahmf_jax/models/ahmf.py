@@ -148,10 +148,11 @@ class FeatureRecalibrationBlock(nn.Module):
         for name in ("excite_depth", "excite_guide"):
             excitation = Conv(squeezed, self.features, 1, name=name)(pooled)
             excitation = nn.sigmoid(excitation) if release else PReLU(f"{name}_prelu")(excitation)
-            excitations.append(excitation.astype(self.dtype))
-        e_depth, e_guide = excitations
+            excitations.append(excitation)
+        # Spread over the map before the rounding, so that their gradients, sums over the map, are float32 as well.
+        e_depth, e_guide = (jnp.broadcast_to(e, depth.shape).astype(self.dtype) for e in excitations)
         fused = e_depth * depth + e_guide * guide
-        return fused / 2 if release else fused, e_depth[:, 0, 0], e_guide[:, 0, 0]
+        return fused / 2 if release else fused, *(e[:, 0, 0].astype(self.dtype) for e in excitations)
 
 
 class ResidualBlock(nn.Module):

@@ -184,7 +184,9 @@ def test_parameters_of_another_model(arrays: dict[str, np.ndarray]) -> None:
     message = str(raised.value)
     assert "missing: depth_level_1/prelu/negative_slope ()" in message
     assert "unknown: extra/kernel" in message
-    assert "misshaped: mmaf/frb/squeeze/conv/bias (3, 4), not (2, 4), reconstruction/output/bias (2,), not (1,)" in message
+    assert (
+        "misshaped: mmaf/frb/squeeze/conv/bias (3, 4), not (2, 4), reconstruction/output/bias (2,), not (1,)" in message
+    )
 
 
 def test_importing_needs_neither_torch_nor_jax() -> None:
