@@ -49,4 +49,5 @@ def ends(processes: Sequence["subprocess.Popen[str]"], timeout: float = 60) -> l
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return [Ended(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
