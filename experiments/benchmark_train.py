@@ -7,6 +7,7 @@ its loss and the norm of its gradient must be those of eager PyTorch in float32.
 
 import contextlib
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -33,6 +34,7 @@ from experiments.benchmark_programs import (
     verdict,
     worker,
 )
+from experiments.pages import large_pages
 
 # Largest relative difference of loss and gradient norm from those of eager PyTorch in float32.
 AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 1e-1}
@@ -104,12 +106,17 @@ def _check_sizes(sizes: Sizes, device: Device, arithmetics: Sequence[Arithmetic]
 
 
 def settings(device: Device, arithmetics: Sequence[Arithmetic]) -> list[Setting]:
-    """The rows, eager PyTorch in float32 first, with which all are compared."""
+    """The rows, eager PyTorch in float32 first, with which all are compared.
+
+    On a CPU ours has the memory pages that `ahmf train` sees to, and PyTorch has a row with them, too.
+    """
+    pages = large_pages(os.environ) if device == "cpu" else {}
     rows = [Setting("torch", "float32", device)]
     for arithmetic in arithmetics:
         eager = Setting("torch", arithmetic, device)
         rows += [] if eager in rows else [eager]
-        rows.append(Setting("jax", arithmetic, device))
+        rows.append(Setting("jax", arithmetic, device, environment=pages))
+        rows += [Setting("torch", arithmetic, device, environment=pages)] if pages else []
         rows += [
             Setting("torch", arithmetic, device, compiled, channels_last)
             for compiled, channels_last in ((False, True), (True, False), (True, True))
@@ -119,10 +126,9 @@ def settings(device: Device, arithmetics: Sequence[Arithmetic]) -> list[Setting]
 
 def name_of(setting: Setting) -> str:
     """How a row is called."""
-    if setting.program == "jax":
-        return "JAX"
-    words = ["PyTorch", "torch.compile" if setting.compiled else "eager"]
-    return ", ".join(words + ["channels_last"] * setting.channels_last)
+    words = ["JAX"] if setting.program == "jax" else ["PyTorch", "torch.compile" if setting.compiled else "eager"]
+    words += ["channels_last"] * setting.channels_last
+    return ", ".join(words + ["large pages"] * ("GLIBC_TUNABLES" in setting.environment))
 
 
 def compare(rows: Sequence[Setting], rounds: int, threads: int, sizes: Sizes) -> dict[str, Any]:

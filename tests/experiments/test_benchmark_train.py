@@ -120,6 +120,17 @@ def test_every_setting_of_pytorch_is_a_row() -> None:
     assert [each.arithmetic for each in benchmark_train.settings("gpu", ("tf32",))] == ["float32"] + ["tf32"] * 5
 
 
+def test_on_a_cpu_ours_has_the_pages_of_a_training_and_pytorch_may_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_train, "large_pages", lambda environment: {"GLIBC_TUNABLES": "large"})
+    names = [benchmark_train.name_of(each) for each in benchmark_train.settings("cpu", ("float32",))]
+    assert names[:4] == [
+        "PyTorch, eager",
+        "JAX, large pages",
+        "PyTorch, eager, large pages",
+        "PyTorch, eager, channels_last",
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
