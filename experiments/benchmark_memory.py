@@ -115,7 +115,7 @@ def lines(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def summary(results: Iterable[dict[str, Any]]) -> list[str]:
-    """The two ratios that rolled levels are for: of compile times, largest m to 4, and of memory, without remat to with."""
+    """The ratios that tell whether it pays: compile times, the largest m to 4; temporaries, without remat to with."""
     by = {(row["dtype"], row["unroll"], row["remat"], row["num_levels"]): row for row in results}
     told = []
     for dtype, unroll, remat in dict.fromkeys(key[:3] for key in by):
@@ -185,7 +185,7 @@ def compile_and_run(row: Row) -> dict[str, Any]:
         "mask_hr": np.ones((*high, 1), bool),
     }
 
-    start, started = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     step = jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.remat))
     lowered = step.lower(create_state(model, optimiser, mesh, abstract=True), batch)
     traced = time.perf_counter()
