@@ -5,10 +5,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# On a Linux CPU: XLA takes its working memory anew for every step, and with pages of 4 kB a fifth of a training step
-# goes into handing them out.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 .PHONY: demo test lint clean
 
 # The whole story on generated scenes: train, evaluate, upsample, convert, report.

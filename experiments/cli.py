@@ -22,6 +22,7 @@ import tyro
 from ahmf_jax.errors import InputError
 from experiments import config as configs
 from experiments.config import PairsConfig, TrainConfig
+from experiments.pages import restart_with_large_pages
 
 STOPPED = 75  # EX_TEMPFAIL: try again, with --resume
 
@@ -430,12 +431,101 @@ class BenchmarkData:
 
 
 @dataclass(frozen=True)
+class BenchmarkTrain:
+    """The training step against the twin's in every way that PyTorch can be told to compute it."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where both compute."""
+    rounds: int = 7
+    """Timings of each, taken in turn; the medians are compared."""
+    threads: int = 2
+    """Threads that each may use."""
+    scale: int = 4
+    """Up-sampling factor."""
+    num_levels: int = 4
+    """Feature levels, the paper's m."""
+    batch: int | None = None
+    """Patches in a step (default: 4 on a CPU, 16 on a GPU)."""
+    patch: int | None = None
+    """Height and width of a patch (default: 128 on a CPU, 256 on a GPU)."""
+    arithmetics: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ()
+    """What is multiplied (default: float32 on a CPU, all three on a GPU)."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from experiments.benchmark_train import benchmark_train
+
+        benchmark_train(
+            self.rounds,
+            self.threads,
+            self.device,
+            scale=self.scale,
+            num_levels=self.num_levels,
+            batch=self.batch,
+            patch=self.patch,
+            arithmetics=self.arithmetics,
+            out=self.out,
+        )
+
+
+@dataclass(frozen=True)
+class BenchmarkMemory:
+    """Memory and compile time of the training step for numbers of levels, each in a process of its own."""
+
+    levels: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """The numbers of levels."""
+    batch: int = 16
+    """Patches in a step."""
+    patch: int = 256
+    """Height and width of a patch."""
+    scale: int = 4
+    """Up-sampling factor."""
+    features: int = 64
+    """Channels of every intermediate feature."""
+    remats: tuple[Literal["none", "convs", "blocks"], ...] = ("none", "convs", "blocks")
+    """What is computed again in the backward pass."""
+    unrolls: tuple[Literal["rolled", "unrolled"], ...] = ("rolled", "unrolled")
+    """Whether the levels are a loop."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Of the arithmetic."""
+    measure: bool = False
+    """Also run a step, where the memory that is free holds it, and print what it took."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from experiments.benchmark_memory import benchmark_memory
+
+        benchmark_memory(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class BenchmarkScaling:
+    """What one device has to do as devices are added, from the compiler's figures; times, where devices are real."""
+
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the tables."""
+        from experiments.benchmark_scaling import benchmark_scaling
+
+        benchmark_scaling(self.out)
+
+
+@dataclass(frozen=True)
 class Benchmark:
-    """Time this program against PyTorch, side by side and in turn, on this machine (needs torch)."""
+    """Speed, beside PyTorch's and in turn on this machine (needs torch); memory, compile time and scaling."""
 
     action: (
         Annotated[BenchmarkModel, tyro.conf.subcommand("model")]
+        | Annotated[BenchmarkTrain, tyro.conf.subcommand("train")]
         | Annotated[BenchmarkData, tyro.conf.subcommand("data")]
+        | Annotated[BenchmarkMemory, tyro.conf.subcommand("memory")]
+        | Annotated[BenchmarkScaling, tyro.conf.subcommand("scaling")]
     )
 
     def __call__(self) -> None:
@@ -509,13 +599,10 @@ def _parse_training(name: str, args: list[str]) -> TrainRun:
         return _parsed(TrainRun, args, prog=f"ahmf train {name}", default=TrainRun(config=config, name=name))
 
     recipe = configs.load(name)
-    try:
-        run = parsed(recipe)
-        # The recipe's splits are of its own data set; whatever is said of them on the command line still counts.
-        other = run.config.data.dataset
-        return run if other == recipe.data.dataset else parsed(configs.on_dataset(recipe, other))
-    except InputError as error:
-        raise InputError(_as_options(str(error))) from None
+    run = parsed(recipe)
+    # The recipe's splits are of its own data set; whatever is said of them on the command line still counts.
+    other = run.config.data.dataset
+    return run if other == recipe.data.dataset else parsed(configs.on_dataset(recipe, other))
 
 
 def _as_options(message: str) -> str:
@@ -529,11 +616,14 @@ def _as_options(message: str) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """The console script."""
-    args = sys.argv[1:] if args is None else args
+    if args is None:
+        args = sys.argv[1:]
+        if args[:1] in (["train"], ["demo"]):
+            restart_with_large_pages()
     try:
         parse(args or ["--help"])()
     except InputError as error:
-        print(f"ahmf: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ahmf: {_as_options(' '.join(str(error).split()))}", file=sys.stderr)
         logging.disable()  # what libraries log on their way out would bury that line
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """AHMF x16 on two CPU cores: some minutes.
 
     ahmf data prepare middlebury --from DIR
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 ahmf train ahmf_short_x16
+    ahmf train ahmf_short_x16
     ahmf evaluate runs/ahmf_short_x16 --dataset DIR --pairs.names art books dolls laundry moebius reindeer
 
 What was measured is in docs/results/middlebury.md.

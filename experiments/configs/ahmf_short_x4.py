@@ -1,7 +1,7 @@
 """AHMF x4 on two CPU cores: half an hour.
 
     ahmf data prepare middlebury --from DIR
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 ahmf train ahmf_short_x4
+    ahmf train ahmf_short_x4
     ahmf evaluate runs/ahmf_short_x4 --dataset DIR --pairs.names art books dolls laundry moebius reindeer
 
 What was measured is in docs/results/middlebury.md.

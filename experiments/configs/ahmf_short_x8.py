@@ -1,7 +1,7 @@
 """AHMF x8 on two CPU cores: a quarter of an hour.
 
     ahmf data prepare middlebury --from DIR
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 ahmf train ahmf_short_x8
+    ahmf train ahmf_short_x8
     ahmf evaluate runs/ahmf_short_x8 --dataset DIR --pairs.names art books dolls laundry moebius reindeer
 
 What was measured is in docs/results/middlebury.md.
