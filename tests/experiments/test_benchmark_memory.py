@@ -38,7 +38,8 @@ def test_a_row_is_compiled_and_run_in_a_process_of_its_own(tmp_path: Path, capsy
     }
     # The parameters and Adam's two moments, float32 whatever the arithmetic is, and the batch.
     assert row["arguments"] > 3 * 4 * 1000
-    assert row["peak"] > 0 and row["temporaries"] > 0 and row["compile_cpu_s"] > 0
+    assert row["all"] >= row["arguments"] + row["temporaries"] > row["arguments"]
+    assert row["compile_cpu_s"] > 0
     assert row["measured"] is None or row["measured"] > row["temporaries"]  # None where the system does not tell
     printed = capsys.readouterr().out
     assert "training step, AHMF x2, 2 features, Adam, batch 1, 8 x 8" in printed
