@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,9 @@ class Place:
         datasets.prepare("scenes", self.folder / "data", **SCENES)
         (self.folder / "tiny.py").write_text(RECIPE)
 
-    def start(self, run: Path) -> "subprocess.Popen[str]":
-        """The command that trains the run, new or not."""
+    @contextlib.contextmanager
+    def training(self, run: Path) -> Iterator["subprocess.Popen[str]"]:
+        """A process with the command that trains the run, new or not; it is gone afterwards."""
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
@@ -77,7 +79,7 @@ class Place:
         }
         command = [sys.executable, "-m", "experiments.cli", "train", self.folder / "tiny.py", "--out", run]
         with (run.parent / f"{run.name}.out").open("a") as said:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*map(str, command), "--data-dir", str(self.folder / "data")],
                 cwd=ROOT,
                 env=environment,
@@ -86,18 +88,26 @@ class Place:
                 text=True,
                 start_new_session=True,
             )
+            try:
+                yield process
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def finish(self, run: Path) -> None:
+        """Trains the run until it ends by itself, which it must."""
+        with self.training(run) as process:
+            if status := ended(process, HANG_S):
+                raise Failure(f"status {status}")
 
 
-def ended(process: "subprocess.Popen[str]", timeout: float = HANG_S) -> int:
-    """The status of a process that ends by itself; none is left behind."""
+def ended(process: "subprocess.Popen[str]", timeout: float) -> int:
+    """The status of a process that ends by itself."""
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
         raise Failure(f"no end within {timeout:.0f} s") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def said(run: Path) -> str:
@@ -148,13 +158,13 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
-def stop(
-    process: "subprocess.Popen[str]", run: Path, aim: str, number: int, seconds: float, chance: random.Random
+def wait(
+    process: "subprocess.Popen[str]", run: Path, aim: str, first: int, seconds: float, chance: random.Random
 ) -> bool:
-    """Kills the process at a moment; returns whether it was still alive.
+    """Waits for the moment to kill a process; returns whether it is alive then.
 
-    The moment is `seconds` after the start, or, by `aim`, when the arrays of a save are seen being written or its
-    manifest is seen missing, some milliseconds after; of such a save the next that is newer than `number`.
+    The moment is `seconds` after the start, or, by `aim`, some milliseconds after the arrays of a save are seen being
+    written, or its manifest is seen missing: of the next save from step `first` on.
     """
     deadline = time.monotonic() + (seconds if aim == "any time" else HANG_S)
     while time.monotonic() < deadline and process.poll() is None:
@@ -163,14 +173,10 @@ def stop(
             continue
         pattern = "*/state.orbax-checkpoint-tmp" if aim == "arrays" else "*/state"
         seen = [path.parent for path in (run / "checkpoints").glob(pattern)]
-        if any(int(s.name) >= number and not (s / "manifest.json").exists() for s in seen):
+        if any(int(step.name) >= first and not (step / "manifest.json").exists() for step in seen):
             time.sleep(chance.choice((0, chance.uniform(0, 0.03))))
             break
-    alive = process.poll() is None
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return alive
+    return process.poll() is None
 
 
 @dataclasses.dataclass
@@ -195,28 +201,28 @@ def check_resumed(run: Path, before: str, expected: int) -> None:
         raise Failure(f"went on from step {starts[-1]}, and the last complete checkpoint is of step {expected}")
 
 
-def killed_run(place: Place, number: int, whole: dict[str, Any], seconds: float, seed: int) -> Story:
-    """One run that is killed up to three times, and then left alone."""
+def killed_run(place: Place, number: int, whole: dict[str, Any], seconds: float, seed: int, kills: int) -> Story:
+    """One run that is killed up to `kills` times, and then left alone."""
     chance, story = random.Random(f"{seed} {number}"), Story()
     run = place.folder / f"run-{number}"
     before, expected = "", 0
     try:
-        for kill in range(chance.choice((1, 1, 2, 3))):
-            process = place.start(run)
+        for kill in range(chance.randint(1, kills)):
             aim = AIMS[(number + kill) % len(AIMS)]
             first = expected + chance.randrange(1, max(2, STEPS - expected))
-            if not stop(process, run, aim, first, chance.uniform(0, seconds), chance):
+            with place.training(run) as process:
+                alive = wait(process, run, aim, first, chance.uniform(0, seconds), chance)
+            if not alive:
                 break
             check_resumed(run, before, expected)
-            steps, expected, before = complete(run), max(complete(run), default=0), said(run)
-            lost = last_step(run) - expected
+            expected, before = max(complete(run), default=0), said(run)
             story.phases.append(phase(run))
-            story.lost.append(max(lost, 0))
+            # A run that was killed before its log was anew tells of steps that it had not done again.
+            story.lost.append(max(last_step(run) - expected, 0))
             # The save that was on its way when the next was due, and the steps up to that one.
-            if lost > 2 * SAVE_EVERY:
-                raise Failure(f"{lost} steps after the last complete checkpoint of {steps}")
-        if (status := ended(place.start(run))) != 0:
-            raise Failure(f"status {status}")
+            if story.lost[-1] > 2 * SAVE_EVERY:
+                raise Failure(f"{story.lost[-1]} steps after the last complete checkpoint, of step {expected}")
+        place.finish(run)
         check_resumed(run, before, expected)
         compare(run, whole)
     except Failure as failure:
@@ -238,15 +244,14 @@ def signalled_run(place: Place, number: int, whole: dict[str, Any], signum: int,
     chance, story = random.Random(f"{seed} {signum} {number}"), Story()
     run = place.folder / f"signalled-{number}"
     try:
-        process = place.start(run)
-        step = chance.randrange(1, STEPS)
-        while process.poll() is None and last_step(run) < step:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.1))
-        process.send_signal(signum)
-        start = time.monotonic()
-        status = ended(process, GRACE_S)
-        name = signal.Signals(signum).name
+        step, name = chance.randrange(1, STEPS), signal.Signals(signum).name
+        with place.training(run) as process:
+            while process.poll() is None and last_step(run) < step:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.1))
+            process.send_signal(signum)
+            start = time.monotonic()
+            status = ended(process, GRACE_S)
         if status not in ((75, 0) if last_step(run) == STEPS else (75,)):
             raise Failure(f"status {status} after {name}")
         if status == 75 and "go on with `ahmf train --resume" not in said(run):
@@ -255,8 +260,7 @@ def signalled_run(place: Place, number: int, whole: dict[str, Any], signum: int,
         story.lost.append(last_step(run) - max(complete(run)))
         if story.lost[-1]:
             raise Failure(f"{story.lost[-1]} steps lost after {name}")
-        if (status := ended(place.start(run))) != 0:
-            raise Failure(f"status {status}")
+        place.finish(run)
         compare(run, whole)
     except Failure as failure:
         story.problem = f"{failure}; see {run}"
@@ -265,14 +269,13 @@ def signalled_run(place: Place, number: int, whole: dict[str, Any], signum: int,
     return story
 
 
-def kill_resume(folder: Path, runs: int, signals: int, seed: int, jobs: int = 1) -> int:
+def kill_resume(folder: Path, runs: int, signals: int, seed: int, jobs: int = 1, kills: int = 3) -> int:
     """Does it all in `folder`, which must be there, prints what comes out, and returns the count of failures."""
     place = Place(folder)
     place.prepare()
     for name in ("first", "whole"):  # the first compiles
         start = time.monotonic()
-        if status := ended(place.start(folder / name)):
-            raise Failure(f"the run that is not stopped ended with status {status}:\n{said(folder / name)}")
+        place.finish(folder / name)
     seconds = time.monotonic() - start
     whole = outcome(folder / "whole")
     if different := [name for name, value in outcome(folder / "first").items() if value != whole[name]]:
@@ -281,7 +284,7 @@ def kill_resume(folder: Path, runs: int, signals: int, seed: int, jobs: int = 1)
 
     def one(number: int) -> Story:
         if number < runs:
-            story = killed_run(place, number, whole, seconds, seed)
+            story = killed_run(place, number, whole, seconds, seed, kills)
         else:
             signum = (signal.SIGTERM, signal.SIGINT)[number % 2]
             story = signalled_run(place, number - runs, whole, signum, seed)
