@@ -41,6 +41,10 @@ COLLECTIVE = re.compile(
     r"|collective-broadcast|reduce-scatter)(-start)?\("
 )
 
+HEADING = (
+    f"{'':<24}{'batch':>15}{'GFLOP':>9}{'share':>7}{'temporary':>12}{'share':>7}{'arguments':>12}{'exchanged':>12}"
+    "  collectives"
+)
 _BYTES = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}
 
 
@@ -48,15 +52,15 @@ _BYTES = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}
 class Sizes:
     """The network, and what a device has: `batch` images of `rows` x `width` low-resolution pixels.
 
-    `width` is a multiple of `PRIME`.
+    The paper's batch, but that `width` is a multiple of `PRIME`.
     """
 
     scale: int = 4
     num_levels: int = 4
     features: int = 64
-    batch: int = 4
-    rows: int = 32
-    width: int = 28
+    batch: int = 16
+    rows: int = 64
+    width: int = 63
 
 
 class Layout(NamedTuple):
@@ -177,14 +181,13 @@ def work(model: "AHMF", layout: Layout, batch: int, rows: int, width: int, devic
 def trained(model: "AHMF", layout: Layout, sizes: Sizes, devices: Sequence[Any]) -> tuple[np.ndarray, Any]:
     """The losses of `STEPS` steps on a mesh, and the parameters after them."""
     import jax
-    import optax
 
     from ahmf_jax.sharding import make_mesh, place_batch
     from ahmf_jax.state import create_state
 
     mesh = make_mesh(*layout[:2], devices)
-    step, _ = compile_step(model, mesh, layout.fsdp, sizes.batch, sizes.rows, sizes.width)
-    state, losses = create_state(model, optax.adam(1e-4), mesh, fsdp=layout.fsdp), []
+    step, described = compile_step(model, mesh, layout.fsdp, sizes.batch, sizes.rows, sizes.width)
+    state, losses = create_state(model, described.optimiser, mesh, fsdp=layout.fsdp), []
     for seed in range(STEPS):
         batch = example_batch(seed, sizes.batch, sizes.rows, sizes.width, model.scale)
         state, metrics = step(state, place_batch(batch, mesh))
@@ -215,7 +218,6 @@ def equality(model: "AHMF", sizes: Sizes, layouts: Sequence[Layout], devices: Se
 def timed(model: "AHMF", sizes: Sizes, devices: Sequence[Any]) -> list[dict[str, Any]]:
     """Milliseconds of a step on 1, 2, 4, ... real devices, the batch growing with their number."""
     import jax
-    import optax
 
     from ahmf_jax.sharding import make_mesh, place_batch
     from ahmf_jax.state import create_state
@@ -224,8 +226,8 @@ def timed(model: "AHMF", sizes: Sizes, devices: Sequence[Any]) -> list[dict[str,
     for count in itertools.takewhile(lambda n: n <= len(devices), (2**k for k in itertools.count())):
         mesh = make_mesh(count, devices=devices)
         total = sizes.batch * count
-        step, _ = compile_step(model, mesh, False, total, sizes.rows, sizes.width)
-        state = create_state(model, optax.adam(1e-4), mesh)
+        step, described = compile_step(model, mesh, False, total, sizes.rows, sizes.width)
+        state = create_state(model, described.optimiser, mesh)
         batch = place_batch(example_batch(0, total, sizes.rows, sizes.width, model.scale), mesh)
         times = []
         for _ in range(TIMED_STEPS + 3):
@@ -274,11 +276,10 @@ def benchmark_scaling(out: Path | None, sizes: Sizes | None = None) -> None:
         model = AHMF(scale=sizes.scale, num_levels=sizes.num_levels, features=sizes.features)
         one = work(model, ONE, sizes.batch, sizes.rows, sizes.width, devices)
         report: dict[str, Any] = {"versions": about, "sizes": asdict(sizes), "one": one, "weak": [], "strong": []}
-        heading = f"{'':<24}{'batch':>15}{'GFLOP':>9}{'share':>7}{'temporary':>12}{'share':>7}{'arguments':>12}{'exchanged':>12}  collectives"
         for kind, layouts in (("weak", WEAK), ("strong", STRONG)):
             grows = "the batch grows with the devices" if kind == "weak" else "the same batch for all"
             print(f"per device, {grows}; share: of one device's, {'times the devices, ' * (kind == 'strong')}1 is best")
-            print(heading)
+            print(HEADING)
             print(_line(one, one, 1), flush=True)
             for layout in layouts:
                 data, spatial = layout[:2] if kind == "weak" else (1, 1)
@@ -312,7 +313,8 @@ def _line(row: dict[str, Any], one: dict[str, Any], devices: int) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(row["collectives"].items()))
     return (
         f"{row['layout']:<24}{' x '.join(map(str, row['batch'])):>15}{row['gflop']:>9.2f}{gflop:>7.2f}"
-        f"{row['temporary_mb']:>9.1f} MB{temporary:>7.2f}{row['arguments_mb']:>9.1f} MB{row['exchanged_mb']:>9.2f} MB  {kinds}"
+        f"{row['temporary_mb']:>9.1f} MB{temporary:>7.2f}{row['arguments_mb']:>9.1f} MB"
+        f"{row['exchanged_mb']:>9.2f} MB  {kinds}"
     )
 
 
