@@ -30,6 +30,7 @@ NAP = 0.1  # seconds that a signal may go unheard
 TIMEOUT = 300.0  # seconds: the machines of a cluster may start minutes apart
 _THREAD = "in_thread"
 PATIENCE = 10.0  # seconds between the first process to end and the last
+_FAILED = "ahmf/failed/"  # in the store, by process: why it has left
 _ROUNDS = itertools.count()  # of `gather`: all processes take part in all of them, in the same order
 
 
@@ -217,6 +218,9 @@ def gather(value: Any) -> list[Any]:
 
     Args:
       value: as JSON holds it: text, numbers (in full precision), lists, dicts with text for keys.
+
+    Raises:
+      InputError: another process has left with a failure.
     """
     if process_count() == 1:
         return [value]
@@ -234,6 +238,8 @@ def gather(value: Any) -> list[Any]:
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
+        for key, failure in sorted(store.key_value_dir_get(_FAILED)):  # they will never come
+            raise InputError(f"process {int(key.removeprefix(_FAILED))}: {failure}")
     return [json.loads(text) for _, text in sorted(store.key_value_dir_get(f"{place}/values/"))]
 
 
@@ -278,14 +284,18 @@ def main_first() -> Iterator[None]:
         agree()
 
 
-def leave(status: int, *, together: bool = True) -> NoReturn:
+def leave(status: int, *, together: bool = True, failure: str = "") -> NoReturn:
     """Ends this process at once, whatever its other threads still do, a compile for one.
 
     Args:
       status: its exit status.
       together: the others are expected to end too, and are waited for a little, as the one that coordinates them must
         go last. When it turns out that this one has failed alone, the others soon miss it, and fail.
+      failure: why this one leaves, if the others do not know: `gather` raises it there as an `InputError`.
     """
+    if failure and process_count() > 1:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # who coordinates them is gone already
+            _store().key_value_set(f"{_FAILED}{global_state.process_id:08d}", failure, allow_overwrite=True)
     if together and process_count() > 1:
         # JAX itself waits minutes for all: in vain, where they are in a collective and wait for this one.
         ended = in_thread(jax.distributed.shutdown)

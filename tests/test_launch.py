@@ -31,8 +31,7 @@ config = TrainConfig(
 """
 # `ahmf` itself, in the Python of the tests; slow where a signal is to come between two steps.
 AHMF = """
-import os, sys, time
-sys.modules["torch"] = None  # tensorboardX would import it, for nothing
+import os, time
 from ahmf_jax.stopping import Stop
 from experiments.cli import main
 ask = Stop.__call__
@@ -231,15 +230,16 @@ def test_what_is_no_stop_is_not_queued_again(tmp_path: Path, status: int) -> Non
     assert subprocess.run(["bash", LAUNCH / "train.sbatch", "x"], env=env).returncode == status
 
 
-def test_bad_input_of_one_process_ends_all(place: Place) -> None:
-    """One machine's command asks for more than the images hold: the other does not wait for it."""
-    port, run = free_port(), place.folder / "bad"
-    ahmf, flags = str(place.folder / "bin" / "ahmf"), ["--coordinator", f"localhost:{port}", "--processes=2"]
-    commands = [
-        [ahmf, *place.command(run), *flags, f"--process={i}", *["--data.patch-size", "4096"][: 2 * i]] for i in range(2)
-    ]
+def test_bad_input_of_one_process_ends_all(place: Place, reference: Path) -> None:
+    """One process is given the folder of another run: the other does not wait for it."""
+    port, runs = free_port(), [place.folder / "bad", reference]
+    ahmf, flags = (
+        str(place.folder / "bin" / "ahmf"),
+        ["--coordinator", f"localhost:{port}", "--processes=2", "--seed=5"],
+    )
+    commands = [[ahmf, *place.command(run), *flags, f"--process={i}"] for i, run in enumerate(runs)]
     ended = ends([start(command, place.env()) for command in commands], 100)
     assert [end.status for end in ended] == [2, 2], ended[0].err + ended[1].err
-    assert ended[0].err.startswith("ahmf: process 1: ") and ended[0].err.count("\n") == 1
-    assert ended[1].err == ended[0].err.replace("process 1: ", "")
-    assert "4096" in ended[1].err and not run.exists()
+    assert ended[1].err.startswith(f"ahmf: {reference} holds another run: its seed is 0, here it is 5")
+    assert ended[0].err == ended[1].err.replace("ahmf: ", "ahmf: process 1: ")
+    assert not runs[0].exists()

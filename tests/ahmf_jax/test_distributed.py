@@ -148,6 +148,22 @@ except Exception as error:
     assert said["seconds"] < 30
 
 
+def test_who_leaves_with_a_failure_is_not_waited_for() -> None:
+    script = """
+if number == 1:
+    distributed.leave(2, failure="no such image")
+start = time.monotonic()
+try:
+    distributed.gather(0)
+except distributed.InputError as error:
+    say(error=str(error), seconds=time.monotonic() - start)
+    distributed.leave(2, failure=str(error))
+"""
+    (first, said), (second, _) = run(script)
+    assert (first.status, second.status) == (2, 2), first.err + second.err
+    assert said["error"] == "process 1: no such image" and said["seconds"] < 5
+
+
 def test_processes_that_do_not_meet() -> None:
     """One line within the time that is said; JAX itself would end in a stack trace of C++."""
     script = """
