@@ -25,7 +25,7 @@ def test_the_release_costs_what_is_published(scale: int, gigaflops: float) -> No
     # The figures count each GRU layer's first step in full; its state is zero, and this program leaves out what only
     # multiplies it: 2 directions x 2 layers, 3 x 3 kernels from 64 to 3 x 64 channels.
     zeros = 2 * 2 * 2 * (256 // scale) ** 2 * 9 * 64 * 192 / 1e9
-    assert flops.train_flops(AHMF(scale), batch(scale)) / 3e9 + zeros == pytest.approx(gigaflops, abs=0.06)
+    assert flops.train_flops(AHMF(scale), batch(scale)) / 3e9 + zeros == pytest.approx(gigaflops, abs=0.1)
 
 
 @pytest.mark.parametrize("fields", [{"unroll": 1}, {"remat": "blocks"}], ids=str)
