@@ -218,27 +218,30 @@ def test_a_relative_path(run: Path, mesh: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Until it is set, no manifest is written."""
-    go, write = threading.Event(), checkpoint._write_manifest
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """The first is set when a manifest is about to be written, which waits for the second."""
+    due, go, write = threading.Event(), threading.Event(), checkpoint._write_manifest
 
     def wait(*args: Any) -> None:
+        due.set()
         assert go.wait(30)
         write(*args)
 
     monkeypatch.setattr(checkpoint, "_write_manifest", wait)
-    yield go
+    yield due, go
     go.set()
 
 
 def test_a_save_returns_early_and_removes_nothing_before_it_is_complete(
-    run: Path, mesh: Any, held: threading.Event
+    run: Path, mesh: Any, held: tuple[threading.Event, threading.Event]
 ) -> None:
+    due, go = held
     with Checkpoints(run, keep_last=1, keep_best=0) as checkpoints:
         checkpoints.save(make_state(mesh, 5), {}, None)
+        assert due.wait(30)
         assert {p.name for p in (run / "checkpoints").iterdir()} == {"2", "3", "4", "5"}
         assert checkpoint.latest_step(run) == 4
-        held.set()
+        go.set()
         checkpoints.wait()
         assert steps_kept(run) == [5]
 
