@@ -12,10 +12,11 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, cast
 
 import tyro
 
@@ -625,22 +626,39 @@ def main(args: list[str] | None = None) -> None:
     except InputError as error:
         print(f"ahmf: {_as_options(' '.join(str(error).split()))}", file=sys.stderr)
         logging.disable()  # what libraries log on their way out would bury that line
-        sys.exit(2)
+        _end(2, failure=str(error))
     except KeyboardInterrupt:
         print("ahmf: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(130, together=False)
     except BrokenPipeError:  # `ahmf ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _end(141, together=False)
     except configs.Stopped as stop:
         from ahmf_jax import distributed
 
         if distributed.is_main():
             print(f"ahmf: {stop}", file=sys.stderr)
-        together = distributed.process_count() > 1
-        if together or distributed.in_work():  # a compile that nobody waits for any more
-            distributed.leave(STOPPED, together=together)
-        sys.exit(STOPPED)
+        _end(STOPPED)
+    except Exception as error:
+        if not _in_the_way():
+            raise
+        traceback.print_exc()
+        _end(1, failure=f"{type(error).__name__}: {error}")
+
+
+def _in_the_way() -> bool:
+    """Whether the program would not end by itself: other processes wait for it, or a compile that nobody waits for."""
+    distributed = sys.modules.get("ahmf_jax.distributed")
+    return distributed is not None and (distributed.process_count() > 1 or distributed.in_work())
+
+
+def _end(status: int, **how: Any) -> NoReturn:
+    """Ends the program."""
+    if _in_the_way():
+        from ahmf_jax import distributed
+
+        distributed.leave(status, **how)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,9 @@ from experiments.run_log import RunLog, open_log
 
 NONFINITE, PROFILE = "nonfinite", "profile"
 # Changing these changes no number (but for rounding): a run may be gone on with by others.
-INDIFFERENT = ("mesh", "fsdp", "on_save_error", "keep_last", "keep_best", "samples")
-INDIFFERENT_DATA = ("workers", "cache", "on_corrupt")
+INDIFFERENT = {"mesh", "fsdp", "on_save_error", "keep_last", "keep_best", "samples"} | {
+    f"data.{name}" for name in ("workers", "cache", "on_corrupt")
+}
 
 
 def train(
@@ -51,6 +52,9 @@ def train(
     from ahmf_jax.locks import lock_run
 
     out = Path(out)
+    for process, other in enumerate(distributed.gather(configs.to_json(config))):
+        if problem := _difference(configs.to_json(config), other):
+            raise InputError(f"process {process} was given another configuration: {problem}; give all the same")
     with distributed.agreed():
         finished = standing(config, out) == "done"
     if finished:
@@ -83,7 +87,7 @@ def resume(
     Args:
       run: its folder.
       data_dir, profile: as in `train`.
-      data: fields of `DataConfig` that change no batch, for this time: those of `INDIFFERENT_DATA`.
+      data: fields of `DataConfig` that change no batch, for this time: those of `INDIFFERENT`.
       **changed: fields of `TrainConfig`, for this time: those of `INDIFFERENT`.
     """
     config = configs.of_run(Path(run))
@@ -114,7 +118,7 @@ def standing(config: TrainConfig, out: Path) -> Literal["new", "unfinished", "do
 
     if not (out / CONFIG).exists():
         return "new"
-    if problem := _difference(configs.to_json(config), configs.to_json(configs.of_run(out))):
+    if problem := _difference(configs.to_json(config), configs.to_json(configs.of_run(out)), INDIFFERENT):
         raise InputError(f"{out} holds another run: {problem}; choose another folder with --out")
     if not has_checkpoint(out):
         return "new"
@@ -138,16 +142,14 @@ def has_checkpoint(run: Path) -> bool:
         return False
 
 
-def _difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> str:
-    """The first field in which two configurations differ that is not indifferent; "" where there is none."""
+def _difference(ours: dict[str, Any], theirs: dict[str, Any], ignored: Collection[str] = (), prefix: str = "") -> str:
+    """The first field in which two configurations differ; "" where there is none."""
     for name in sorted(ours.keys() | theirs.keys()):
-        if name in (INDIFFERENT_DATA if prefix == "data." else () if prefix else INDIFFERENT):
-            continue
         a, b = (json.loads(json.dumps(values.get(name))) for values in (ours, theirs))
         if isinstance(a, dict) and isinstance(b, dict):
-            if problem := _difference(a, b, f"{prefix}{name}."):
+            if problem := _difference(a, b, ignored, f"{prefix}{name}."):
                 return problem
-        elif a != b:
+        elif a != b and f"{prefix}{name}" not in ignored:
             return f"its {prefix}{name} is {b!r}, here it is {a!r}"
     return ""
 
