@@ -37,12 +37,12 @@ class Row(NamedTuple):
     flax: tuple[str, ...]
     kind: str
     shape: tuple[int, ...]
-    index: int | None = None  # on the leading axis of the Flax parameter; None where that is this tensor alone
+    entry: int | None = None  # on the leading axis of the Flax parameter; None where that is this tensor alone
 
 
-def stacked(rows: Iterable[Row], index: int) -> Iterator[Row]:
+def stacked(rows: Iterable[Row], entry: int) -> Iterator[Row]:
     """The rows as those of one entry of a stack."""
-    return (row._replace(index=index) for row in rows)
+    return (row._replace(entry=entry) for row in rows)
 
 
 def conv(torch: str, flax: str, inputs: int, outputs: int, kernel: int) -> Iterator[Row]:
@@ -204,7 +204,7 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple["AHMF", dict[str, Any]
     check("the PyTorch weights", {name: row.shape for name, row in rows.items()}, arrays, model)
     params = {path: np.empty(shape, np.float32) for path, shape in flax_shapes(rows.values()).items()}
     for name, row in rows.items():
-        params[row.flax][... if row.index is None else row.index] = to_flax_layout(row.kind, arrays[name])
+        params[row.flax][... if row.entry is None else row.entry] = to_flax_layout(row.kind, arrays[name])
     return model, nest(params)
 
 
@@ -230,7 +230,7 @@ def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     def value(row: Row) -> Any:
         stack = values["/".join(row.flax)]
-        return stack if row.index is None else stack[row.index]
+        return stack if row.entry is None else stack[row.entry]
 
     return {row.torch: to_torch_layout(row.kind, value(row)) for row in rows}
 
@@ -239,7 +239,7 @@ def flax_shapes(rows: Iterable[Row]) -> dict[tuple[str, ...], tuple[int, ...]]:
     """The shapes of the Flax parameters that the rows make up, by path."""
     rows = list(rows)
     entries = Counter(row.flax for row in rows)
-    return {row.flax: (entries[row.flax],) * (row.index is not None) + entry_shape(row) for row in rows}
+    return {row.flax: (entries[row.flax],) * (row.entry is not None) + entry_shape(row) for row in rows}
 
 
 def entry_shape(row: Row) -> tuple[int, ...]:

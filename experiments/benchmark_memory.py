@@ -9,6 +9,7 @@ another row's.
 """
 
 import contextlib
+import importlib.metadata
 import itertools
 import json
 import os
@@ -152,10 +153,8 @@ def _in_a_process(row: Row) -> dict[str, Any]:
 
 def compile_and_run(row: Row) -> dict[str, Any]:
     """A row's figures: seconds, and sizes in bytes; `measured` is None where nothing ran."""
-    import flax
     import jax
     import jax.numpy as jnp
-    import jaxlib
     import numpy as np
     import optax
 
@@ -197,6 +196,8 @@ def compile_and_run(row: Row) -> dict[str, Any]:
         "compile_cpu_s": time.process_time() - cpu,
     }
     sizes = compiled.memory_analysis()
+    if sizes is None:
+        raise RuntimeError(f"the compiler for {device.device_kind} does not tell what a program holds")
     figures |= {
         "arguments": sizes.argument_size_in_bytes,
         "temporaries": sizes.temp_size_in_bytes,
@@ -206,7 +207,7 @@ def compile_and_run(row: Row) -> dict[str, Any]:
         + sizes.output_size_in_bytes
         - sizes.alias_size_in_bytes,
         "device": device.device_kind if device.platform != "cpu" else f"CPU, {os.cpu_count()} processors",
-        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__},
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
         "measured": None,
     }
     if row.measure and _free(device) > figures["all"]:

@@ -152,7 +152,8 @@ class FeatureRecalibrationBlock(nn.Module):
         # Spread over the map before the rounding, so that their gradients, sums over the map, are float32 as well.
         e_depth, e_guide = (jnp.broadcast_to(e, depth.shape).astype(self.dtype) for e in excitations)
         fused = e_depth * depth + e_guide * guide
-        return fused / 2 if release else fused, *(e[:, 0, 0].astype(self.dtype) for e in excitations)
+        fused = fused / 2 if release else fused
+        return fused, e_depth[:, 0, 0], e_guide[:, 0, 0]
 
 
 class ResidualBlock(nn.Module):

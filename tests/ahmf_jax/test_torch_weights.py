@@ -48,11 +48,11 @@ def arrays(model: AHMF) -> dict[str, np.ndarray]:
 def test_no_name_and_no_place_occurs_twice() -> None:
     for model in every_model():
         rows = torch_weights.table(model)
-        places = {(row.flax, row.index) for row in rows}
+        places = {(row.flax, row.entry) for row in rows}
         assert len({row.torch for row in rows}) == len(places) == len(rows)
         # Every stack has all of its entries: nothing of it stays unwritten.
         for path in {row.flax for row in rows}:
-            indices = [row.index for row in rows if row.flax == path]
+            indices = [row.entry for row in rows if row.flax == path]
             assert indices == [None] or sorted(indices) == list(range(len(indices)))
 
 
