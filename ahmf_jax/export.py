@@ -71,7 +71,7 @@ def check_params(model: Any, params: Any, where: str, guide_channels: int) -> No
 def save_bundle(path: str | os.PathLike[str], trained: Trained) -> None:
     """Writes the bundle, whole or not at all.
 
-    The tensors carry the paths of the parameters (`mmaf_1/frb/squeeze/conv/kernel`), float32.
+    The tensors carry the paths of the parameters (`mmaf/frb/squeeze/conv/kernel`), float32.
     """
     path = Path(path)
     model_name = next(name for name, cls in MODELS.items() if isinstance(trained.model, cls))

@@ -1,7 +1,8 @@
 """Building blocks shared by the models. All images are (B, H, W, C); kernels are (k, k, in, out)."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,37 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Dtype = Any
+Remat = Literal["none", "convs", "blocks"]
+
+
+def save_convolutions(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What `remat="convs"` keeps: the results of convolutions and of matrix products."""
+    return primitive in (lax.conv_general_dilated_p, lax.dot_general_p)
+
+
+def recomputed(block: Callable[..., Any], remat: Remat, prevent_cse: bool = True) -> Any:
+    """`block`, whose intermediate results the backward pass computes again instead of keeping them."""
+    if remat == "none":
+        return block
+    policy = save_convolutions if remat == "convs" else None
+    return nn.remat(block, prevent_cse=prevent_cse, policy=policy)
+
+
+def compiler_options(remat: Remat) -> dict[str, str] | None:
+    """Options of `jax.jit` with which `remat` saves memory on the CPU, also where nothing is in a loop.
+
+    XLA's CPU compiler takes away early the barriers that keep the second computation apart from the first, and
+    then merges the two: kept, they do what they do on accelerators.
+    """
+    if remat == "none" or jax.default_backend() != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def conv2d(
     x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], bias: Float[Array, "o"] | None = None
 ) -> Float[Array, "b h w o"]:
-    """Convolution with stride 1, zero padding k // 2 and odd k, so that the size stays.
+    """Convolution with stride 1, zero padding k // 2 and odd k, so that the size stays, in the type of `x`.
 
     Two cases are written as matrix products because XLA's CPU convolution is slow on them, its weight gradient most
     of all: 1x1 kernels, and a single output channel, where all taps are applied at once and a convolution with ones
@@ -28,15 +54,17 @@ def conv2d(
         # sums over images and pixels, for which XLA's CPU backend transposes the activations.
         b, height, width = x.shape[:3]
         pixels = x.reshape(b, height * width, in_features)
-        out = jnp.einsum("bpi,bio->bpo", pixels, jnp.broadcast_to(kernel[0, 0], (b, in_features, features)))
+        kernels = jnp.broadcast_to(kernel[0, 0], (b, in_features, features)).astype(x.dtype)
+        out = jnp.einsum("bpi,bio->bpo", pixels, kernels)
         out = out.reshape(b, height, width, features)
     elif features == 1:
-        responses = jnp.einsum("bhwi,it->bhwt", x, kernel.reshape(k * k, in_features).T)
+        responses = jnp.einsum("bhwi,it->bhwt", x, kernel.reshape(k * k, in_features).T.astype(x.dtype))
         # At the highest precision, as it only adds: TF32 would round the responses.
         out = _same_size(responses, jnp.eye(k * k, dtype=x.dtype).reshape(k, k, k * k, 1), lax.Precision.HIGHEST)
     else:
-        out = _same_size(x, kernel)
-    return out if bias is None else out + bias
+        out = _same_size(x, kernel.astype(x.dtype))
+    # Spread over the image before it is rounded: so its gradient, a sum over the batch, is float32 too.
+    return out if bias is None else out + jnp.broadcast_to(bias, out.shape).astype(out.dtype)
 
 
 def _same_size(x: Array, kernel: Array, precision: lax.Precision | None = None) -> Array:
@@ -91,12 +119,17 @@ class Conv(nn.Module):
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Applies the convolution in `dtype`."""
-        return conv2d(x.astype(self.dtype), self.kernel.astype(self.dtype), self.bias.astype(self.dtype))
+        return conv2d(x.astype(self.dtype), self.kernel, self.bias)
 
 
-def PReLU(name: str) -> nn.PReLU:
+class PReLU(nn.Module):
     """Parametric ReLU with one learnt slope for all channels, 0.25 at the start (He et al., ICCV 2015)."""
-    return nn.PReLU(negative_slope_init=0.25, name=name)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Computes in the type of `x`; the slope's gradient, a sum over the batch, is float32 whatever that is."""
+        slope = self.param("negative_slope", nn.initializers.constant(0.25), ())
+        return jnp.where(x >= 0, x, jnp.broadcast_to(slope, x.shape).astype(x.dtype) * x)
 
 
 class ConvPReLU(nn.Module):
@@ -111,7 +144,7 @@ class ConvPReLU(nn.Module):
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Applies both."""
         x = Conv(self.in_features, self.features, self.kernel_size, self.dtype, name="conv")(x)
-        return PReLU("prelu")(x)
+        return PReLU(name="prelu")(x)
 
 
 class UnshuffleConv(nn.Module):
@@ -134,7 +167,7 @@ class UnshuffleConv(nn.Module):
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
         k = self.kernel_size
         kernel = conv.kernel.reshape(k, k, c, 2, 2, -1).transpose(0, 1, 3, 4, 2, 5).reshape(conv.kernel.shape)
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), conv.bias.astype(self.dtype))
+        return conv2d(x.astype(self.dtype), kernel, conv.bias)
 
 
 class ConvShuffle(nn.Module):
@@ -155,6 +188,6 @@ class ConvShuffle(nn.Module):
         k, c = self.kernel_size, self.features
         kernel = conv.kernel.reshape(k, k, -1, c, 2, 2).transpose(0, 1, 2, 4, 5, 3).reshape(conv.kernel.shape)
         bias = conv.bias.reshape(c, 2, 2).transpose(1, 2, 0).reshape(4 * c)
-        x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), bias.astype(self.dtype))
+        x = conv2d(x.astype(self.dtype), kernel, bias)
         b, h, w, _ = x.shape
         return x.reshape(b, h, w, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c)

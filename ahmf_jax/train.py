@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from ahmf_jax.layers import compiler_options
 from ahmf_jax.losses import LOSSES, edge_mask, edge_values
 from ahmf_jax.scaling import predict
 from ahmf_jax.sharding import place_batch, replicated, whole
@@ -87,7 +88,6 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         # Slower and slower, so that the initial values are soon forgotten.
         decay = jnp.minimum(state.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
-    before = (state.params, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(
         lambda new, old: jnp.where(sound, new, old),
         (params, opt_state, ema),
@@ -129,7 +129,12 @@ def compiled_step(state: TrainState, batch: Batch, stop: Stop) -> Any | None:
 
     def work() -> Any:
         with jax.set_mesh(mesh):
-            step = jax.jit(train_step, out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
+            step = jax.jit(
+                train_step,
+                out_shardings=(shardings, replicated(mesh)),
+                donate_argnums=0,
+                compiler_options=compiler_options(getattr(state.model, "remat", "none")),
+            )
             return step.lower(state, batch).compile()
 
     return stop.unless(work)

@@ -158,8 +158,8 @@ def compile_and_run(row: Row) -> dict[str, Any]:
     import numpy as np
     import optax
 
+    from ahmf_jax.layers import compiler_options
     from ahmf_jax.models import AHMF
-    from ahmf_jax.models.ahmf import compiler_options
     from ahmf_jax.sharding import make_mesh
     from ahmf_jax.state import create_state
     from ahmf_jax.train import train_step

@@ -19,17 +19,25 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.layers import Conv, ConvPReLU, ConvShuffle, Dtype, PReLU, UnshuffleConv, conv2d
+from ahmf_jax.layers import (
+    Conv,
+    ConvPReLU,
+    ConvShuffle,
+    Dtype,
+    PReLU,
+    Remat,
+    UnshuffleConv,
+    conv2d,
+    recomputed,
+)
 from ahmf_jax.resample import resize
 
 Variant = Literal["release", "paper"]
 Fusion = Literal["feb_frb", "feb", "frb", "concat"]
 Recurrence = Literal["both", "forward", "backward", "none"]
-Remat = Literal["none", "convs", "blocks"]
 Unroll = int | Literal["auto"]
 SCALES = (2, 4, 8, 16, 32)
 # Kernel of the down- and up-sampling convolutions by log2(scale). The paper has 1, 3, 5 for x4, x8, x16;
@@ -38,30 +46,6 @@ STAGE_KERNEL = {1: 1, 2: 1, 3: 3, 4: 5, 5: 5}
 
 Image = Float[Array, "b h w c"]
 Levels = Float[Array, "m b h w c"]  # an image a level, level 1 first
-
-
-def save_convolutions(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What `remat="convs"` keeps: the results of convolutions and of matrix products."""
-    return primitive in (lax.conv_general_dilated_p, lax.dot_general_p)
-
-
-def recomputed(block: Callable[..., Any], remat: Remat, prevent_cse: bool = True) -> Any:
-    """`block`, whose intermediate results the backward pass computes again instead of keeping them."""
-    if remat == "none":
-        return block
-    policy = save_convolutions if remat == "convs" else None
-    return nn.remat(block, prevent_cse=prevent_cse, policy=policy)
-
-
-def compiler_options(remat: Remat) -> dict[str, str] | None:
-    """Options of `jax.jit` with which `remat` saves memory on the CPU, also where nothing is in a loop.
-
-    XLA's CPU compiler takes away early the barriers that keep the second computation apart from the first, and
-    then merges the two: kept, they do what they do on accelerators.
-    """
-    if remat == "none" or jax.default_backend() != "cpu":
-        return None
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def over_levels(
@@ -115,10 +99,10 @@ class FeatureEnhancementBlock(nn.Module):
         """Both convolutions read the same input, so they are computed as one of twice the width."""
         feature = Conv(self.features, self.features, 3, self.dtype, name="feature")
         attention = Conv(self.features, self.features, 3, self.dtype, name="attention")
-        kernel = jnp.concatenate([feature.kernel, attention.kernel], -1).astype(self.dtype)
-        bias = jnp.concatenate([feature.bias, attention.bias]).astype(self.dtype)
+        kernel = jnp.concatenate([feature.kernel, attention.kernel], -1)
+        bias = jnp.concatenate([feature.bias, attention.bias])
         value, gate = jnp.split(conv2d(x.astype(self.dtype), kernel, bias), 2, -1)
-        return PReLU("prelu")(value) * nn.sigmoid(gate)
+        return PReLU(name="prelu")(value) * nn.sigmoid(gate)
 
 
 class FeatureRecalibrationBlock(nn.Module):
@@ -147,7 +131,7 @@ class FeatureRecalibrationBlock(nn.Module):
         excitations = []
         for name in ("excite_depth", "excite_guide"):
             excitation = Conv(squeezed, self.features, 1, name=name)(pooled)
-            excitation = nn.sigmoid(excitation) if release else PReLU(f"{name}_prelu")(excitation)
+            excitation = nn.sigmoid(excitation) if release else PReLU(name=f"{name}_prelu")(excitation)
             excitations.append(excitation)
         # Spread over the map before the rounding, so that their gradients, sums over the map, are float32 as well.
         e_depth, e_guide = (jnp.broadcast_to(e, depth.shape).astype(self.dtype) for e in excitations)
@@ -168,7 +152,7 @@ class ResidualBlock(nn.Module):
         """Keeps size and channels."""
         y = ConvPReLU(self.features, self.features, 3, self.dtype, name="conv_1")(x)
         x = x + Conv(self.features, self.features, 3, self.dtype, name="conv_2")(y)
-        return PReLU("prelu")(x) if self.variant == "release" else x
+        return PReLU(name="prelu")(x) if self.variant == "release" else x
 
 
 class MMAF(nn.Module):
@@ -224,7 +208,7 @@ class ConvGRUCell(nn.Module):
         gates = (self.update_gate, self.reset_gate, self.out_gate)
         kernel = jnp.concatenate([gate.kernel[:, :, : self.features] for gate in gates], -1)
         bias = jnp.concatenate([gate.bias for gate in gates])
-        return jnp.split(conv2d(x, kernel.astype(self.dtype), bias.astype(self.dtype)), 3, -1)
+        return jnp.split(conv2d(x, kernel, bias), 3, -1)
 
     def start(self, x: Image) -> Image:
         """The state after the first input, from the zero state."""
@@ -236,10 +220,10 @@ class ConvGRUCell(nn.Module):
         update, reset, out = self._project(x)
         gates = (self.update_gate, self.reset_gate)
         kernel = jnp.concatenate([gate.kernel[:, :, self.features :] for gate in gates], -1)
-        h_update, h_reset = jnp.split(conv2d(h, kernel.astype(self.dtype)), 2, -1)
+        h_update, h_reset = jnp.split(conv2d(h, kernel), 2, -1)
         z = nn.sigmoid(update + h_update)
         r = nn.sigmoid(reset + h_reset)
-        c = jnp.tanh(out + conv2d(r * h, self.out_gate.kernel[:, :, self.features :].astype(self.dtype)))
+        c = jnp.tanh(out + conv2d(r * h, self.out_gate.kernel[:, :, self.features :]))
         return (1 - z) * h + z * c
 
 
@@ -325,7 +309,7 @@ class GuidanceHead(nn.Module):
             # In the paper the last unshuffle feeds level 1's own 3x3 convolution.
             size = 3 if self.variant == "paper" and stage == stages - 1 else k
             x = UnshuffleConv(c, self.features, size, self.dtype, name=f"down_{stage}")(x)
-            x, c = PReLU(f"down_{stage}_prelu")(x), self.features
+            x, c = PReLU(name=f"down_{stage}_prelu")(x), self.features
         return x
 
 
@@ -351,11 +335,11 @@ class Reconstruction(nn.Module):
 
         def reduce(module: nn.Module, x: Image) -> Float[Array, "b h w f"]:
             x = Conv(x.shape[-1], self.features, 1, self.dtype, name="reduce")(x)
-            return PReLU("reduce_prelu")(x) if release else x
+            return PReLU(name="reduce_prelu")(x) if release else x
 
         def up(module: nn.Module, x: Image, stage: int) -> Float[Array, "b 2*h 2*w c"]:
             x = ConvShuffle(self.features, self.features, k, self.dtype, name=f"up_{stage}")(x)
-            return PReLU(f"up_{stage}_prelu")(x)
+            return PReLU(name=f"up_{stage}_prelu")(x)
 
         x = recomputed(reduce, self.remat)(self, refined)
         for stage in range(stages if release else stages - 1):

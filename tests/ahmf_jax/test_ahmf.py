@@ -4,7 +4,7 @@ That the numbers are right is test_parity.py's.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,10 +13,11 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from ahmf_jax import InputError
+from ahmf_jax.layers import compiler_options
 from ahmf_jax.models import AHMF
-from ahmf_jax.models.ahmf import compiler_options
 from ahmf_jax.resample import resize
 from ahmf_jax.state import init_params
 
@@ -171,6 +172,29 @@ def test_bfloat16_is_close_and_gives_float32(variant: Any) -> None:
     np.testing.assert_array_equal(low_aux["depth_bicubic"], aux["depth_bicubic"])  # the depth itself is not rounded
     assert_close(rounded - aux["depth_bicubic"], aux["residual"], 0.05)
     assert float(jnp.abs(rounded - exact).max()) > 0, "the arithmetic was float32 after all"
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Of the program, and of the programs inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_in_bfloat16_convolutions_are_bfloat16_and_sums_over_pixels_float32(variant: Any) -> None:
+    """In the gradient too: those of biases and slopes sum over a batch of images, and would lose most of it."""
+    model = AHMF(**TINY, variant=variant, dtype=jnp.bfloat16, unroll=1)
+    params = jax.eval_shape(lambda: init_params(model))
+    gradient = jax.grad(lambda p, *given: model.apply({"params": p}, *given)[0].mean())
+    found = list(equations(jax.make_jaxpr(gradient)(params, *images(model)).jaxpr))
+    convolutions = {e.invars[0].aval.dtype for e in found if e.primitive.name == "conv_general_dilated"}
+    assert convolutions == {jnp.dtype("bfloat16")}
+    # A sum over one entry only drops an axis.
+    sums = [(e.invars[0].aval, e.params["axes"]) for e in found if e.primitive.name == "reduce_sum"]
+    rounded = [x for x, axes in sums if x.dtype == jnp.bfloat16 and {1, 2} & {*axes} and x.shape[1] > 1]
+    assert len(sums) > 20 and not rounded
 
 
 @pytest.mark.parametrize("variant", ["release", "paper"])

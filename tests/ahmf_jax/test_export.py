@@ -54,7 +54,7 @@ def rewrite(path: Path, arrays: dict[str, Any] | None = None, **header: str) -> 
 @pytest.mark.parametrize("variant", ["release", "paper"])
 @pytest.mark.parametrize("guide_channels", [1, 3, 4])
 def test_round_trip_bit_for_bit(tmp_path: Path, trained: Trained, variant: Any, guide_channels: int) -> None:
-    model = AHMF(**FIELDS, variant=variant, remat=True)
+    model = AHMF(**FIELDS, variant=variant, remat="blocks")
     params = random_params(model, guide_channels)
     first = np.float32([np.nan, -0.0, 1e-45, 3.4e38])  # values that a detour through another type would change
     params["depth_level_1"]["conv"]["bias"] = first
@@ -85,7 +85,7 @@ def test_the_header(bundle: Path) -> None:
         "range": repr(0.1 + 0.2),
         "origin": "step 3 of a run, ümlaut",
     }
-    assert "mmaf_1/frb/squeeze/conv/kernel" in arrays
+    assert "mmaf/frb/squeeze/conv/kernel" in arrays
 
 
 @pytest.mark.parametrize(
@@ -139,16 +139,16 @@ def test_files_that_are_no_bundles(bundle: Path, tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_named_one_by_one(bundle: Path, trained: Trained) -> None:
     arrays = flat(trained.params)
-    del arrays["mmaf_1/frb/excite_guide/bias"], arrays["depth_level_1/prelu/negative_slope"]
-    arrays["mmaf_9/frb/excite_guide/bias"] = np.zeros(4, np.float32)
-    arrays["depth_level_2/conv/kernel"] = np.zeros((3, 3, 4, 8), np.float32)
+    del arrays["mmaf/frb/excite_guide/bias"], arrays["depth_level_1/prelu/negative_slope"]
+    arrays["mmaf/extra/bias"] = np.zeros(4, np.float32)
+    arrays["depth_levels/conv/kernel"] = np.zeros((3, 3, 3, 4, 4), np.float32)  # of more levels
     rewrite(bundle, arrays)
     with pytest.raises(InputError) as error:
         load_bundle(bundle)
     assert str(error.value).endswith(
-        "depth_level_1/prelu/negative_slope is missing; mmaf_1/frb/excite_guide/bias is missing; "
-        "mmaf_9/frb/excite_guide/bias is not of this model; "
-        "depth_level_2/conv/kernel is (3, 3, 4, 8), not (3, 3, 4, 4)"
+        "depth_level_1/prelu/negative_slope is missing; mmaf/frb/excite_guide/bias is missing; "
+        "mmaf/extra/bias is not of this model; "
+        f"depth_levels/conv/kernel is (3, 3, 3, 4, 4), not ({FIELDS['num_levels'] - 1}, 3, 3, 4, 4)"
     )
 
 

@@ -237,8 +237,8 @@ def make_run(folder: Path) -> Path:
     with Checkpoints(folder) as checkpoints:
         for step, error in ((1, 0.1), (2, 0.2)):
             arrays = jax.tree.map(lambda x, step=step: jnp.asarray(x * step), params())
-            state = TrainState(jnp.int32(step), arrays, {}, MODEL, optax.sgd(0.1))
-            checkpoints.save(state, {}, {}, error)
+            state = TrainState.start(arrays, MODEL, optax.sgd(0.1)).replace(step=jnp.int32(step))
+            checkpoints.save(state, {}, error)
     return folder
 
 

@@ -230,7 +230,7 @@ def test_a_run_whose_weights_are_of_another_model(refused, run, place, data_dir)
     config["train"]["model"]["num_levels"] = config["trained"]["model"]["num_levels"] = 2
     config["train"]["steps"] = 8
     (other / "config.json").write_text(json.dumps(config))
-    said = rf"{other} does not hold the weights of .*'num_levels': 2.*mmaf_2/\S+ is missing"
+    said = rf"{other} does not hold the weights of .*'num_levels': 2.*depth_levels/\S+ is missing"
     files = ("--depth", place / "depth.png", "--guide", place / "guide.png", "--out", place / "new.png")
     refused("upsample", other, *files, said=said)
     refused("evaluate", other, "--dataset", "scenes", "--data-dir", data_dir, "--protocol", "float", said=said)
@@ -249,7 +249,7 @@ def test_a_damaged_run(refused, run, place):
     for name, text, said in (
         ("config.json", "{", r"config.json is not valid JSON"),
         ("config.json", "{}", r"config.json is damaged"),
-        ("checkpoints", None, r"checkpoints/\d+/.* has changed"),
+        ("checkpoints", None, r"checkpoints/\d+/.* has changed .*, and no other checkpoint of .* is whole"),
     ):
         other = place / name.replace(".", "-")
         shutil.rmtree(other, ignore_errors=True)
@@ -257,7 +257,7 @@ def test_a_damaged_run(refused, run, place):
         if text is not None:
             (other / name).write_text(text)
         else:
-            for file in (other / name).glob("*/state/manifest.ocdbt"):
+            for file in (other / name).glob("*/state/params.*.kernel/0.*"):
                 file.write_bytes(file.read_bytes()[:-1] + b"x")
         refused("upsample", other, *files, said=said)
     assert not (place / "new.png").exists()

@@ -47,8 +47,8 @@ def test_a_run_becomes_a_pth(ahmf, run, tmp_path):
     assert ahmf("convert", "from-torch", tmp_path / "ours.pth", tmp_path / "b.safetensors").code == 0
     best = checkpoint.read_params(run)[0]
     again = upsample.load_trained(tmp_path / "b.safetensors").params
-    kernel = again["mmaf_1"]["frb"]["squeeze"]["conv"]["kernel"]
-    np.testing.assert_array_equal(kernel, best["mmaf_1"]["frb"]["squeeze"]["conv"]["kernel"])
+    kernel = again["mmaf"]["frb"]["squeeze"]["conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, best["mmaf"]["frb"]["squeeze"]["conv"]["kernel"])
 
 
 def test_without_torch(bundle, tmp_path):
