@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, cast
@@ -115,7 +115,8 @@ class TrainRun(Launch):
 
         def run() -> Path:
             out = self.out or default_out(self.name, self.config)
-            return train(self.config, out, data_dir=self.data_dir, profile=profile)
+            with _as_options():
+                return train(self.config, out, data_dir=self.data_dir, profile=profile)
 
         self.launched(run)
 
@@ -600,19 +601,25 @@ def _parse_training(name: str, args: list[str]) -> TrainRun:
         return _parsed(TrainRun, args, prog=f"ahmf train {name}", default=TrainRun(config=config, name=name))
 
     recipe = configs.load(name)
-    run = parsed(recipe)
-    # The recipe's splits are of its own data set; whatever is said of them on the command line still counts.
-    other = run.config.data.dataset
-    return run if other == recipe.data.dataset else parsed(configs.on_dataset(recipe, other))
+    with _as_options():
+        run = parsed(recipe)
+        # The recipe's splits are of its own data set; whatever is said of them on the command line still counts.
+        other = run.config.data.dataset
+        return run if other == recipe.data.dataset else parsed(configs.on_dataset(recipe, other))
 
 
-def _as_options(message: str) -> str:
-    """A message about a configuration, its fields as the command line names them: --data.mix for DataConfig.mix."""
+@contextlib.contextmanager
+def _as_options() -> Iterator[None]:
+    """An error in a configuration names its fields as the command line does: --data.mix for DataConfig.mix."""
     prefixes = {"TrainConfig": "--", "PairsConfig": "--data.pairs.", "Degradation": "--data.degrade."}
     prefixes |= {"ModelConfig": "--model.", "DataConfig": "--data.", "OptimiserConfig": "--optimiser."}
-    return re.sub(
-        rf"\b({'|'.join(prefixes)})\.(\w+)", lambda found: prefixes[found[1]] + found[2].replace("_", "-"), message
-    )
+    try:
+        yield
+    except InputError as error:
+        names = rf"\b({'|'.join(prefixes)})\.(\w+)"
+        raise InputError(
+            re.sub(names, lambda found: prefixes[found[1]] + found[2].replace("_", "-"), str(error))
+        ) from None
 
 
 def main(args: list[str] | None = None) -> None:
@@ -624,7 +631,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         parse(args or ["--help"])()
     except InputError as error:
-        print(f"ahmf: {_as_options(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"ahmf: {' '.join(str(error).split())}", file=sys.stderr)
         logging.disable()  # what libraries log on their way out would bury that line
         _end(2, failure=str(error))
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,22 @@ def open_log(
     if not writes:
         yield RunLog(path, lines, None, None, on_error)
         return
-    from tensorboardX import SummaryWriter
+    with _without_torch():
+        from tensorboardX import SummaryWriter
 
     write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     with path.open("a") as file, SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1) as board:
         yield RunLog(path, lines, file, board, on_error)
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """tensorboardX imports PyTorch, where it is installed, for tensors that are none of ours; that takes seconds."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # so it is not found
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

@@ -17,12 +17,12 @@ from ahmf_jax import InputError
 from ahmf_jax.models import AHMF
 from ahmf_jax.sharding import make_mesh, replicated
 from ahmf_jax.state import TrainState, create_state, init_params
+from ahmf_jax.stopping import Stop
 from ahmf_jax.train import AHEAD, NonFiniteLoss, Profile, fit, train_step
 
 OPTIMISER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 # The smallest network there is; compiling is what takes the time here.
 TINY = AHMF(scale=2, num_levels=1, features=2, variant="paper", fusion="concat", recurrence="none")
-WHOLE = AHMF(scale=2, num_levels=2, features=2, variant="paper")
 
 
 def make_state(mesh: Any, model: AHMF = TINY, optimiser: Any = OPTIMISER, **fields: Any) -> TrainState:
@@ -50,16 +50,15 @@ def batches(start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         start += 1
 
 
-class Stop:
-    """A signal that came before `step`."""
+class Due(Stop):
+    """A signal that comes before `step`."""
 
     def __init__(self, step: int = 1000) -> None:
+        super().__init__()
         self.step = step
-        self.requested = False
 
     def __call__(self, step: int) -> bool:
-        self.requested = step >= self.step
-        return self.requested
+        return step >= self.step
 
 
 class Journal:
@@ -87,7 +86,7 @@ class Journal:
             state,
             source,
             mesh=mesh,
-            stop=settings.pop("stop", Stop()),
+            stop=settings.pop("stop", Due()),
             on_log=self.log,
             on_checkpoint=self.checkpoint,
             on_skip=lambda step, row: self.skips.append(step),
@@ -188,7 +187,7 @@ def test_stopped_and_gone_on_with_is_never_stopped(one: Any, at: int) -> None:
     """State, data order and logged losses bit for bit, wherever the stop falls between two lines of the log."""
     whole, first, second = Journal(), Journal(), Journal()
     expected, _ = whole.run(make_state(one), batches(), one, log_every=3)
-    state, stopped = first.run(make_state(one), batches(), one, log_every=3, stop=Stop(at))
+    state, stopped = first.run(make_state(one), batches(), one, log_every=3, stop=Due(at))
     assert stopped and int(state.step) == at and first.saved_steps == [at] and not first.validated
     assert_equal(first.saved[0], state)
     state, stopped = second.run(first.saved[0], batches(at), one, log_every=3, rows=first.rows[-1])
@@ -199,7 +198,7 @@ def test_stopped_and_gone_on_with_is_never_stopped(one: Any, at: int) -> None:
 
 def test_a_stop_before_the_first_step_saves_nothing(one: Any) -> None:
     journal = Journal()
-    state, stopped = journal.run(make_state(one), batches(), one, stop=Stop(0))
+    state, stopped = journal.run(make_state(one), batches(), one, stop=Due(0))
     assert stopped and int(state.step) == 0 and not journal.saved and not journal.logs
 
 
@@ -249,7 +248,7 @@ def test_a_batch_in_parts_is_the_whole_batch(one: Any, edge_weight: float) -> No
     batch["mask_hr"][::2, :3] = False  # every other image is half unknown
     sgd = optax.sgd(1.0)
     results = [
-        jax.jit(train_step)(make_state(one, WHOLE, sgd, accumulate=parts, edge_weight=edge_weight), batch)
+        jax.jit(train_step)(make_state(one, TINY, sgd, accumulate=parts, edge_weight=edge_weight), batch)
         for parts in (1, 2, 4)
     ]
     for state, metrics in results[1:]:
@@ -303,22 +302,11 @@ def test_a_signal_is_heard_while_the_step_is_compiled(one: Any, monkeypatch: pyt
         def compile(self) -> None:
             time.sleep(3)
 
-    class Soon(Stop):
-        def __init__(self) -> None:
-            super().__init__()
-            self.looks = 0
-
-        @property
-        def requested(self) -> bool:
-            self.looks += 1
-            return self.looks > 2
-
-        @requested.setter
-        def requested(self, value: bool) -> None: ...
-
+    stop = Due()
+    threading.Timer(0.5, stop.hear).start()
     monkeypatch.setattr("ahmf_jax.train.jax.jit", Slow)
     start, journal = time.perf_counter(), Journal()
-    _, stopped = journal.run(make_state(one), batches(), one, stop=Soon())
+    _, stopped = journal.run(make_state(one), batches(), one, stop=stop)
     assert stopped and not journal.saved and time.perf_counter() - start < 2
 
 

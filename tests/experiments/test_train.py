@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from ahmf_jax import checkpoint, upsample
+from ahmf_jax import checkpoint, train, upsample
 from ahmf_jax.locks import lock_run
 from data_pipelines import loader
 from data_pipelines.cache import ByteCache
@@ -467,7 +467,12 @@ def test_a_profile_of_no_steps(refused, recipe, given):
     refused("train", recipe, "--profile", given, said=rf"--profile {given}: write the first and the last step")
 
 
-def test_a_trace(ahmf, recipe, tmp_path, data_dir):
-    args = ("train", recipe, "--steps", 3, "--profile", "2:3", "--out", tmp_path / "run", "--data-dir", data_dir)
+def test_a_trace_goes_into_the_runs_folder(monkeypatch, ahmf, recipe, tmp_path, data_dir):
+    asked = []
+    fit = train.fit
+    monkeypatch.setattr(
+        train, "fit", lambda *args, **options: asked.append(options.pop("profile")) or fit(*args, **options)
+    )
+    args = ("train", recipe, "--steps", 1, "--profile", "2:3", "--out", tmp_path / "run", "--data-dir", data_dir)
     assert ahmf(*args).code == 0
-    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+    assert asked == [(2, 3, tmp_path / "run" / "profile")]
