@@ -147,7 +147,7 @@ def test_a_rolled_program_is_as_long_for_32_levels_as_for_4() -> None:
 
 
 def test_every_level_starts_from_its_own_numbers() -> None:
-    params = init_params(AHMF(scale=2, num_levels=3, features=8))
+    params = jax.jit(functools.partial(init_params, AHMF(scale=2, num_levels=3, features=8, fusion="concat")))()
     for stack, entries in ((params["depth_levels"]["conv"], 2), (params["bhfc"]["refine"]["conv_2"], 3)):
         kernel = np.asarray(stack["kernel"]).reshape(entries, -1)
         bound = (3 * 3 * 8) ** -0.5  # PyTorch's, for the fan-in of one level and not of the stack
