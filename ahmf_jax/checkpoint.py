@@ -175,6 +175,24 @@ class Checkpoints:
         if problem := _agreed(problem):
             self._report(problem)
 
+    def amend(self, step: int, facts: Mapping[str, Any], error: float | None) -> None:
+        """Replaces the facts and the error of a complete checkpoint, as when its validation comes late.
+
+        Raises:
+          InputError: it could not be written, unless `on_problem` takes it; it is as it was then.
+        """
+        self.wait()
+        problem: InputError | None = None
+        if jax.process_index() == 0:
+            folder = self.run / CHECKPOINTS / str(step)
+            try:
+                manifest = _read_manifest(folder)
+                _write_manifest(folder, dataclasses.replace(manifest, facts={**manifest.facts, **facts}, error=error))
+            except InputError as failure:
+                problem = failure
+        if problem := _agreed(problem):
+            self._report(problem)
+
     def wait(self) -> None:
         """Returns when what was saved is complete.
 
@@ -299,6 +317,11 @@ def best_step(run: str | os.PathLike[str]) -> int:
 def verify(run: str | os.PathLike[str], step: int) -> None:
     """Compares a checkpoint with its manifest; `Damaged` names the first file that differs."""
     _verified(Path(run).absolute() / CHECKPOINTS / str(step))
+
+
+def read_facts(run: str | os.PathLike[str], step: int) -> dict[str, Any]:
+    """What was saved beside the state of a checkpoint, all of which is compared with its manifest before."""
+    return _verified(Path(run).absolute() / CHECKPOINTS / str(step)).facts
 
 
 def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:

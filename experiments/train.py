@@ -114,7 +114,7 @@ def standing(config: TrainConfig, out: Path) -> Literal["new", "unfinished", "do
     Raises:
       InputError: there is another run, or what is no run.
     """
-    from ahmf_jax.checkpoint import CONFIG, latest_step, verify
+    from ahmf_jax.checkpoint import CONFIG, latest_step, read_facts
 
     if not (out / CONFIG).exists():
         return "new"
@@ -126,10 +126,9 @@ def standing(config: TrainConfig, out: Path) -> Literal["new", "unfinished", "do
     if step < config.steps:
         return "unfinished"
     try:
-        verify(out, step)
+        return "done" if read_facts(out, step)["validated"] else "unfinished"
     except InputError:
         return "unfinished"  # it goes on from an earlier one, and says so
-    return "done"
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -338,7 +337,9 @@ def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
 
             with reporter:
                 if not facts["validated"]:  # a signal was in the way
-                    reporter.validate(state)
+                    error = reporter.validate(state)
+                    if error is not None:
+                        checkpoints.amend(first, {"lines": log.lines, "validated": True}, error)
                 try:
                     state, stopped = fit(
                         state,
@@ -370,7 +371,7 @@ def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
         _say(f"{out}: {len(batches.skipped)} images could not be read and were passed over")
     if step > first and latest_step(out) != step:
         raise InputError(f"{out}: the last of its {step} steps could not be saved: make room, then resume the run")
-    if stopped:
+    if stopped or reporter.interrupted:
         raise Stopped(
             f"stopped at step {step} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
             if step
@@ -395,6 +396,7 @@ class _Reporter:
         self._rate = config.optimiser.rate(config.steps)
         self._flops = flops.train_flops(task.model, task.shapes())
         self._peak = flops.peak(list(task.mesh.devices.flat), task.model.dtype)
+        self.interrupted = False  # whether a signal was in the way of the last validation
         self._floors: dict[int, Any] = {}  # the interpolation's errors, which no training changes
         interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
         self._bar = tqdm(
@@ -475,7 +477,8 @@ class _Reporter:
             samples=task.config.samples if self._main else 0,
         )
         parts = distributed.gather(found and found.sums)
-        if found is None or None in parts:
+        self.interrupted = None in parts
+        if found is None or self.interrupted:
             return None
         values = sum((Validation(**part) for part in parts), Validation()).means
         self._log.write(step, {f"validation_{name}": value for name, value in values.items()})

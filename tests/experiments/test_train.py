@@ -216,25 +216,30 @@ def test_a_signal_stops_and_a_resumed_run_drops_what_it_does_again(monkeypatch, 
     assert_same_end(run, out)
 
 
+@pytest.mark.parametrize("at", [2, 6])
 def test_a_signal_ends_a_validation_which_comes_when_the_run_goes_on(
-    monkeypatch, ahmf, recipe, run, tmp_path, data_dir
+    monkeypatch, ahmf, recipe, run, tmp_path, data_dir, at
 ):
     out = tmp_path / "run"
     validate = evaluate.validate
 
-    def interrupted(*args, **options):
-        signal.raise_signal(signal.SIGTERM)
-        return validate(*args, **options)
+    def interrupted(model, *args, **options):
+        if lines(out)[-1]["step"] == at:
+            signal.raise_signal(signal.SIGTERM)
+        return validate(model, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "validate", interrupted)
         ended = ahmf("train", recipe, "--out", out, "--data-dir", data_dir)
-    assert ended.code == 75 and "stopped at step 2 of 6, saved" in ended.err
-    assert [line["step"] for line in lines(out)] == [1, 2]
+    assert ended.code == 75 and f"stopped at step {at} of 6, saved" in ended.err
+    assert [line["step"] for line in lines(out)][-2:] == [at - 1, at] and "loss" in lines(out)[-1]
     ended = ahmf("train", "--resume", out, "--data-dir", data_dir)
     assert ended.code == 0, ended.err
     assert timeless(out) == timeless(run)
     assert_same_end(run, out)
+    manifests = [json.loads((r / "checkpoints" / "6" / "manifest.json").read_text()) for r in (run, out)]
+    assert manifests[0]["error"] == manifests[1]["error"] and manifests[1]["facts"]["validated"]
+    assert "is done" in ahmf("train", recipe, "--out", out, "--data-dir", data_dir).out
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(ahmf, recipe, run, tmp_path, data_dir):
