@@ -1,8 +1,12 @@
 """The benchmark at sizes of no interest: that both programs run, agree, and are reported; never the times."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
@@ -36,9 +40,16 @@ def test_both_programs_run_agree_and_are_reported(capfd: pytest.CaptureFixture[s
 
 
 def test_programs_that_disagree_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    monkeypatch.setitem(benchmark.AGREEMENT, benchmark.INFERENCE, 0.0)
-    with pytest.raises(RuntimeError, match=r"inference: JAX and PyTorch differ by \d"):
+    @contextlib.contextmanager
+    def made_up(setting: benchmark_programs.Setting, *_: Any) -> Iterator[Any]:
+        def ask(request: dict[str, Any]) -> dict[str, Any]:
+            np.save(request["save"], np.array([1.0, 1.0 if setting.program == "torch" else 1.00002]))
+            return {}
+
+        yield ask
+
+    monkeypatch.setattr(benchmark, "worker", made_up)
+    with pytest.raises(RuntimeError, match=r"inference: JAX and PyTorch differ by 2.00e-05"):
         benchmark.compare(1, 1, SIZES)
 
 
@@ -68,7 +79,11 @@ def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 def test_the_numbers_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    compared = benchmark.compare(1, 1, SIZES)
-    monkeypatch.setattr(benchmark, "compare", lambda *_: compared)
+    monkeypatch.setattr(benchmark, "compare", lambda *_: {"tasks": {"a task": 1.5}})
+    monkeypatch.setattr(benchmark, "startup", lambda times: {"ahmf --help": times})
+    monkeypatch.setattr(benchmark, "table", lambda report: "a table")
     benchmark.benchmark(1, 1, tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text())["tasks"] == compared["tasks"]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["tasks"] == {"a task": 1.5}
+    assert written["startup"] == {"ahmf --help": benchmark.STARTS}
+    assert written["machine"]["threads"] == 1
