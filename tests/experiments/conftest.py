@@ -14,7 +14,7 @@ config = TrainConfig(
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=8),
     optimiser=OptimiserConfig(learning_rate=1e-3),
     steps=6, scaling="sample", output_scale=0.1, log_every=1, checkpoint_every=2,
-    validate_every=2,
+    validate_every=2, mesh="data=1",
 )
 """
 SCENES = {"height": 64, "width": 80, "train": 3, "validation": 1, "test": 2}

@@ -109,7 +109,7 @@ def test_the_logged_validation_is_that_of_the_checkpoint(run, data_dir):
 
 def test_a_finished_command_does_nothing_and_another_run_is_refused(ahmf, refused, run, recipe, data_dir, contents):
     before = contents(run)
-    for args in ((recipe, "--out", run), (recipe, "--out", run, "--mesh", "data=1"), ("--resume", run)):
+    for args in ((recipe, "--out", run), (recipe, "--out", run, "--mesh", "data=2"), ("--resume", run)):
         ended = ahmf("train", *args, "--data-dir", data_dir)
         assert (ended.code, ended.err) == (0, "")
         assert ended.out == f"{run} is done: all of its 6 steps are trained\n{run}\n"
@@ -137,7 +137,7 @@ def test_devices_that_a_batch_cannot_be_divided_over(ahmf, refused, recipe, tmp_
     said = r"mesh data=8: a batch of 3 cannot be divided over data=8"
     refused(*args, "--mesh", "data=8", said=said)
     assert not list(tmp_path.iterdir())
-    ended = ahmf(*args)
+    ended = ahmf(*args, "--mesh", "auto")
     assert ended.code == 0 and "6 x cpu (data=3, spatial=2)" in ended.out
     assert "warning: 6 of the 8 devices are used" in ended.err
 
@@ -451,12 +451,12 @@ def test_names_of_runs(tmp_path, monkeypatch, tiny, run):
     assert train_module.default_out("demo", tiny) == Path("runs/demo")
     shutil.copytree(run, "runs/demo")
     assert train_module.default_out("somewhere/demo.py", tiny) == Path("runs/demo")
-    assert train_module.default_out("demo", dataclasses.replace(tiny, mesh="data=1")) == Path("runs/demo")
+    assert train_module.default_out("demo", dataclasses.replace(tiny, mesh="data=2")) == Path("runs/demo")
     assert train_module.default_out("demo", other) == Path("runs/demo-2")
 
 
 def test_other_devices_go_on_with_a_run(ahmf, run, tmp_path, data_dir):
-    """8 -> 4 x 2 with FSDP -> 1."""
+    """1 -> 4 x 2 with FSDP."""
     out = tmp_path / "run"
     shutil.copytree(run, out)
     shutil.rmtree(out / "checkpoints" / "6")
