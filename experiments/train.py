@@ -258,7 +258,7 @@ class _Task:
             f"{' + '.join(map(str, self.images))} images to train on, {len(self.held_out)} to validate, {devices}, "
             f"steps {int(state.step)} to {config.steps}; {config.data.degrade}"
         )
-        if mesh.size < jax.device_count():
+        if config.mesh == "auto" and mesh.size < jax.device_count():
             _note(
                 f"warning: {mesh.size} of the {jax.device_count()} devices are used, as neither the batch nor the "
                 "height of the patches can be divided further: change --data.batch-size or --data.patch-size"

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -292,8 +293,11 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             ahmf_jax.load(tmp_path / name)
     (tmp_path / "empty" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="no complete checkpoint yet"):
+    with pytest.raises(InputError, match=r"empty/config.json is damaged"):
         ahmf_jax.load(tmp_path / "empty")
+    shutil.rmtree(make_run(tmp_path / "run") / "checkpoints")
+    with pytest.raises(InputError, match="run holds no complete checkpoint yet"):
+        ahmf_jax.load(tmp_path / "run")
 
 
 def test_a_model_that_must_be_told_the_truth_is_no_use_on_a_sensor() -> None:
