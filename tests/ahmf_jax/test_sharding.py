@@ -225,7 +225,7 @@ def test_what_gathers_is_found() -> None:
 @pytest.mark.parametrize(
     ("variant", "layouts"),
     [
-        ("release", [Layout(8, 1), Layout(2, 4, True)]),
+        ("release", [Layout(2, 4, True)]),
         ("paper", [Layout(1, 8)]),
     ],
 )
