@@ -169,8 +169,7 @@ class Checkpoints:
             except (OSError, ValueError) as failure:
                 problem = _failed(folder, failure)
             else:
-                measured = None if error is None or math.isnan(error) else float(error)
-                manifest = Manifest(step, measured, copied, described, {})
+                manifest = Manifest(step, _measured(error), copied, described, {})
                 self._pending = self._thread.submit(self._complete, folder, manifest)
         if problem := _agreed(problem):
             self._report(problem)
@@ -183,15 +182,20 @@ class Checkpoints:
         """
         self.wait()
         problem: InputError | None = None
-        if jax.process_index() == 0:
+        if distributed.is_main():
             folder = self.run / CHECKPOINTS / str(step)
             try:
                 manifest = _read_manifest(folder)
-                _write_manifest(folder, dataclasses.replace(manifest, facts={**manifest.facts, **facts}, error=error))
+                _write_manifest(
+                    folder,
+                    dataclasses.replace(manifest, facts={**manifest.facts, **facts}, error=_measured(error)),
+                )
             except InputError as failure:
                 problem = failure
         if problem := _agreed(problem):
             self._report(problem)
+        else:
+            self._errors[step] = _measured(error)
 
     def wait(self) -> None:
         """Returns when what was saved is complete.
@@ -290,6 +294,11 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # it is tried again after the next save
                 _remove(self.run / CHECKPOINTS / str(step))
                 self._errors.pop(step, None)
+
+
+def _measured(error: float | None) -> float | None:
+    """A validation's error; None where there was none, or none that is a number."""
+    return None if error is None or math.isnan(error) else float(error)
 
 
 def versions() -> dict[str, str]:

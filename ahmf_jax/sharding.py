@@ -172,8 +172,13 @@ def whole(tree: Any) -> Any:
 
 def local_copy(tree: Any, mesh: Mesh) -> Any:
     """The whole arrays on this process's first device, for what each process computes by itself; all take part."""
-    copies = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    copies = jax.jit(_identity, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(lambda x: x.addressable_data(0), copies)
+
+
+def _identity(tree: Any) -> Any:
+    """One function for all calls: a new one each time would be compiled each time."""
+    return tree
 
 
 def _processes(mesh: Mesh) -> Int[np.ndarray, "data spatial"]:

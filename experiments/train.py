@@ -181,12 +181,12 @@ def _new_run(config: TrainConfig, out: Path, trained: dict[str, Any], made: bool
         raise
 
 
-def _say(text: str, file: Any = None) -> None:
+def _say(text: str) -> None:
     """Prints, in the first process alone."""
     from ahmf_jax import distributed
 
     if distributed.is_main():
-        print(text, file=file or sys.stdout, flush=True)
+        print(text, flush=True)
 
 
 class _Task:
@@ -392,10 +392,11 @@ class _Reporter:
         self._task, self._out, self._log, self._stop = task, out, log, stop
         self._started = time.perf_counter()
         self._main = distributed.is_main()
-        self._leak = " (scaling truth: a leak)" if is_leak(config.scaling) else ""
+        self._leak = f" (scaling {config.scaling}: a leak)" if is_leak(config.scaling) else ""
         self._rate = config.optimiser.rate(config.steps)
         self._flops = flops.train_flops(task.model, task.shapes())
         self._peak = flops.peak(list(task.mesh.devices.flat), task.model.dtype)
+        _say(f"{out}: mfu is the share of {self._peak.flops / 1e12:.3g} TFLOP/s, the {self._peak.meaning}")
         self.interrupted = False  # whether a signal was in the way of the last validation
         self._floors: dict[int, Any] = {}  # the interpolation's errors, which no training changes
         interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
@@ -484,12 +485,10 @@ class _Reporter:
         self._log.write(step, {f"validation_{name}": value for name, value in values.items()})
         for sample in found.samples:
             self._log.image(step, f"validation/{sample.name}", validation_picture(sample.batch, sample.prediction))
-        if self._main:
-            unit = task.held_out.info.unit
-            _note(
-                f"step {step}: validation MAE {values['mae']:#.4g} {unit} "
-                f"({task.protocol.floor} {values['floor_mae']:#.4g}){self._leak}"
-            )
+        _note(
+            f"step {step}: validation MAE {values['mae']:#.4g} {task.held_out.info.unit} "
+            f"({task.protocol.floor} {values['floor_mae']:#.4g}){self._leak}"
+        )
         return values["mae"]
 
 

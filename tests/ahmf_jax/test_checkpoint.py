@@ -183,6 +183,19 @@ def test_one_at_least_is_kept(run: Path, options: dict[str, int]) -> None:
         Checkpoints(run, **options)
 
 
+def test_a_validation_that_comes_late_makes_a_checkpoint_the_best(tmp_path: Path, mesh: Any) -> None:
+    with Checkpoints(tmp_path, keep_last=1, keep_best=1) as checkpoints:
+        checkpoints.save(make_state(mesh, 1), {"lines": [], "data": 3}, None)
+        checkpoints.amend(1, {"lines": [5]}, 0.1)
+        for step in (2, 3):
+            checkpoints.save(make_state(mesh, step), {}, 0.2)
+    assert steps_kept(tmp_path) == [1, 3]
+    (tmp_path / "config.json").write_text("{}")
+    facts = checkpoint.read_facts(tmp_path, 1)
+    assert (facts["lines"], facts["data"]) == ([5], 3) and "jax" in facts["versions"]
+    assert checkpoint.best_step(tmp_path) == 1
+
+
 def test_without_a_validation_the_latest_is_the_best(tmp_path: Path, mesh: Any) -> None:
     run = new_run(tmp_path / "run")
     with Checkpoints(run) as checkpoints:
