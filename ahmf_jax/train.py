@@ -122,22 +122,21 @@ class Profile(NamedTuple):
     folder: Path
 
 
-def compiled_step(state: TrainState, batch: Batch, stop: Stop) -> Any | None:
-    """`train_step` compiled for this state and batch, the state's buffers donated; None where a signal came first."""
-    shardings = jax.tree.map(lambda x: x.sharding, state)
+def lowered_step(state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """`train_step` as it is run, to be compiled: on the state's mesh, its buffers donated.
+
+    Args:
+      state, batch: on a mesh, or what describes them.
+    """
     mesh = state.step.sharding.mesh
-
-    def work() -> Any:
-        with jax.set_mesh(mesh):
-            step = jax.jit(
-                train_step,
-                out_shardings=(shardings, replicated(mesh)),
-                donate_argnums=0,
-                compiler_options=compiler_options(getattr(state.model, "remat", "none")),
-            )
-            return step.lower(state, batch).compile()
-
-    return stop.unless(work)
+    step = jax.jit(
+        train_step,
+        out_shardings=(jax.tree.map(lambda x: x.sharding, state), replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=compiler_options(getattr(state.model, "remat", "none")),
+    )
+    with jax.set_mesh(mesh):
+        return step.lower(state, batch)
 
 
 def fit(
@@ -224,7 +223,7 @@ def fit(
                 batch = future.result()
             if step_fn is None:
                 with clock.stopped():
-                    step_fn = compiled_step(state, batch, stop)
+                    step_fn = stop.unless(lambda state=state, batch=batch: lowered_step(state, batch).compile())
                 if step_fn is None:
                     break
             state, metrics = step_fn(state, batch)

@@ -142,19 +142,16 @@ def compile_step(model: "AHMF", mesh: "Mesh", fsdp: bool, batch: int, rows: int,
     import jax
     import optax
 
-    from ahmf_jax.sharding import batch_sharding, replicated
+    from ahmf_jax.sharding import batch_sharding
     from ahmf_jax.state import create_state
-    from ahmf_jax.train import train_step
+    from ahmf_jax.train import lowered_step
 
     state = create_state(model, optax.adam(1e-4), mesh, fsdp=fsdp, abstract=True)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     inputs = {
         name: jax.ShapeDtypeStruct((batch, *array.shape[1:]), array.dtype, sharding=batch_sharding(mesh))
         for name, array in example_batch(0, 1, rows, width, model.scale).items()
     }
-    step = jax.jit(train_step, out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
-    with jax.set_mesh(mesh):
-        return step.lower(state, inputs).compile(), state
+    return lowered_step(state, inputs).compile(), state
 
 
 def work(model: "AHMF", layout: Layout, batch: int, rows: int, width: int, devices: Sequence[Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ahmf_jax.checkpoint import CONFIG, Checkpoints
 from ahmf_jax.models import AHMF
 from ahmf_jax.sharding import make_mesh
 from ahmf_jax.state import create_state
-from ahmf_jax.train import train_step
+from ahmf_jax.train import lowered_step
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     shapes = {"depth_lr": (size // 4, size // 4, 1), "guide": (size, size, 3), "depth_hr": (size, size, 1)}
     batch = {name: rng.random((options.batch_size, *shape), np.float32) for name, shape in shapes.items()}
     batch |= {f"mask_{name}": batch[f"depth_{name}"] >= 0 for name in ("lr", "hr")}
-    step_fn = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
+    step_fn = lowered_step(state, batch).compile()
 
     def steps(count: int) -> float:
         nonlocal state

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -295,16 +296,10 @@ def test_a_trace_of_some_steps(one: Any, tmp_path: Path) -> None:
 
 
 def test_a_signal_is_heard_while_the_step_is_compiled(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Slow:
-        def __init__(self, *args: Any, **options: Any) -> None:
-            self.lower = lambda *args: self
-
-        def compile(self) -> None:
-            time.sleep(3)
-
     stop = Due()
     threading.Timer(0.5, stop.hear).start()
-    monkeypatch.setattr("ahmf_jax.train.jax.jit", Slow)
+    slow = SimpleNamespace(compile=lambda: time.sleep(3))
+    monkeypatch.setattr("ahmf_jax.train.lowered_step", lambda *args: slow)
     start, journal = time.perf_counter(), Journal()
     _, stopped = journal.run(make_state(one), batches(), one, stop=stop)
     assert stopped and not journal.saved and time.perf_counter() - start < 2
@@ -361,7 +356,7 @@ def test_the_share_of_waiting_for_data(
             time.sleep(loader)
             yield batch
 
-    monkeypatch.setattr("ahmf_jax.train.compiled_step", lambda *args: step)
+    monkeypatch.setattr("ahmf_jax.train.lowered_step", lambda *args: SimpleNamespace(compile=lambda: step))
     journal = Journal()
     journal.run(make_state(one), source(), one, steps=9, log_every=9)
     values = journal.logs[0][1]

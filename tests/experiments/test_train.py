@@ -23,11 +23,9 @@ from data_pipelines.cache import ByteCache
 from data_pipelines.files import write_depth, write_picture
 from experiments import evaluate
 from experiments import train as train_module
+from tests.kill_resume import CLOCK
 
 ROOT = Path(__file__).parents[2]
-
-
-CLOCK = {"seconds", "data_wait", "step_seconds", "images_per_second", "tflops", "mfu"}
 
 
 def lines(run):
