@@ -223,7 +223,7 @@ def fit(
                 batch = future.result()
             if step_fn is None:
                 with clock.stopped():
-                    step_fn = stop.unless(lambda state=state, batch=batch: lowered_step(state, batch).compile())
+                    step_fn = stop.unless(lowered_step(state, batch).compile)
                 if step_fn is None:
                     break
             state, metrics = step_fn(state, batch)
