@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli
+from experiments.commands.train import TrainRun
 from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
@@ -27,7 +28,7 @@ def test_there_is_something_to_test():
 def test_commands_parse(words):
     command = cli.parse(words[1:])
     assert callable(command)
-    if isinstance(command, cli.TrainRun):  # the rest is found out when it starts
+    if isinstance(command, TrainRun):  # the rest is found out when it starts
         command.config.optimiser.build(command.config.steps)
         command.config.model.build()
 

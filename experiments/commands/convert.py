@@ -1,0 +1,58 @@
+"""`ahmf convert`: exchange weights with PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class FromTorch:
+    """PyTorch weights to this program's: every tensor checked."""
+
+    source: tyro.conf.Positional[Path]
+    """The authors' .pth file, or .safetensors with the same names."""
+    out: tyro.conf.Positional[Path]
+    """The .safetensors file to write."""
+    scaling: Literal["range", "sample"] = "range"
+    """What the network was trained to see: depth / range, or each sample stretched over its own span."""
+    range: float = 255.0
+    """The depth that it takes for 1."""
+    unit: str = "grey level"
+    """The unit of its depth."""
+
+    def __call__(self) -> None:
+        """Converts."""
+        from experiments.convert import from_torch
+
+        print(from_torch(self.source, self.out, self.scaling, self.range, self.unit))
+
+
+@dataclass(frozen=True)
+class ToTorch:
+    """A run's or a converted file's weights to PyTorch, laid out as the authors' program loads them."""
+
+    source: tyro.conf.Positional[Path]
+    """A run's folder (its best checkpoint) or a .safetensors file."""
+    out: tyro.conf.Positional[Path]
+    """The .pth file to write (needs torch), or a .safetensors file with PyTorch's names (does not)."""
+
+    def __call__(self) -> None:
+        """Converts."""
+        from experiments.convert import to_torch
+
+        print(to_torch(self.source, self.out))
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Exchange weights with PyTorch."""
+
+    action: (
+        Annotated[FromTorch, tyro.conf.subcommand("from-torch")] | Annotated[ToTorch, tyro.conf.subcommand("to-torch")]
+    )
+
+    def __call__(self) -> None:
+        """Converts."""
+        self.action()
