@@ -25,7 +25,8 @@ from typing import IO, Any
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_folder, unwritable
-from data_pipelines.files import DAMAGE, damaged, listed, unreadable
+from data_pipelines.files import DAMAGE
+from data_pipelines.opening import damaged, listed, unreadable
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 

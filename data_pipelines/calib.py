@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ahmf_jax.errors import InputError
-from data_pipelines.files import damaged, open_file
+from data_pipelines.opening import damaged, open_file
 
 # The published ones have some 300 bytes.
 MAX_BYTES = 4096

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_write, unwritable, write_whole
-from data_pipelines.files import open_file, unreadable
+from data_pipelines.opening import open_file, unreadable
 
 RECORD = "checksums.tsv"
 

@@ -19,20 +19,31 @@ import threading
 import tokenize
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import write_whole
+from data_pipelines import exr, tiff
+from data_pipelines.opening import check_size, damaged, listed, open_file
 
-MAX_PIXELS = 2**26
+MAX_PIXELS = 2**27
 
-DEPTH_SUFFIXES = (".png", ".npy", ".pfm", ".dpt")
+DEPTH_SUFFIXES = (".png", ".npy", ".pfm", ".dpt", ".tif", ".tiff", ".exr")
 
 # The classes themselves, not `Image.open`: that one has a pixel limit of its own, below what a caller may allow.
 GUIDE_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
@@ -43,6 +54,8 @@ GUIDE_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     ".ppm": PpmImagePlugin.PpmImageFile,
     ".pgm": PpmImagePlugin.PpmImageFile,
     ".webp": WebPImagePlugin.WebPImageFile,
+    ".tif": TiffImagePlugin.TiffImageFile,
+    ".tiff": TiffImagePlugin.TiffImageFile,
 }
 
 # The suffix says what may be written; the readers know float16 and float64 too and make float32 of them.
@@ -50,6 +63,9 @@ WRITABLE = {
     ".png": ("uint8", "uint16"),
     ".npy": ("uint8", "uint16", "float16", "float32", "float64"),
     ".pfm": ("float32",),
+    ".tif": ("uint8", "uint16", "float32"),
+    ".tiff": ("uint8", "uint16", "float32"),
+    ".exr": ("float16", "float32"),
 }
 
 # What Pillow and NumPy raise on damaged files. MemoryError is not among them: it is no fault of the file.
@@ -62,17 +78,20 @@ DAMAGE = (
 _quiet = threading.Lock()
 
 
-def read_depth(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Shaped[np.ndarray, "h w"]:
+def read_depth(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, channel: str | None = None
+) -> Shaped[np.ndarray, "h w"]:
     """Reads a depth map as it is stored.
 
     Args:
-      path: one channel in an 8- or 16-bit grey PNG, a NPY (uint8, uint16, float16, float32 or float64), a PFM or a
-        DPT (MPI Sintel, metres). The suffix names the format. A PFM's rows are turned so that row 0 is the top; the
-        magnitude of its scale, which writers use in different ways, is not applied.
+      path: one channel in an 8- or 16-bit grey PNG, a NPY or a TIFF of one page (uint8, uint16, float16, float32 or
+        float64), a PFM, a DPT (MPI Sintel, metres) or an EXR. The suffix names the format. A PFM's rows are turned so
+        that row 0 is the top; the magnitude of its scale, which writers use in different ways, is not applied.
       max_pixels: files that claim more pixels than this are refused.
+      channel: of an EXR, the name of the channel with the depth; by default as `exr.choose` says.
 
     Returns:
-      (H, W), uint8 or uint16 where that is stored, float32 for every float. NaN and infinity are kept, and a float64
+      (H, W), uint8 or uint16 where that is stored, float32 for the rest. NaN and infinity are kept, and a float64
       beyond the range of float32 becomes infinity: whoever computes with the values must look.
 
     Raises:
@@ -81,13 +100,20 @@ def read_depth(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Sh
     """
     path = Path(path)
     with open_file(path, DEPTH_SUFFIXES, "depth") as file:
-        match path.suffix.lower():
+        suffix = path.suffix.lower()
+        if channel is not None and suffix != ".exr":
+            raise InputError(f"{path}: has one channel alone, none of the name {channel}: leave out the channel's name")
+        match suffix:
             case ".png":
                 return _png_depth(file, path, max_pixels)
             case ".npy":
                 return _npy(file, path, max_pixels, WRITABLE[".npy"], ())
             case ".pfm":
                 return _pfm(file, path, max_pixels)
+            case ".exr":
+                return exr.read_depth(file, path, max_pixels, channel)
+            case ".tif" | ".tiff":
+                return _tiff_depth(file, path, max_pixels)
             case _:
                 return _dpt(file, path, max_pixels)
 
@@ -101,7 +127,8 @@ def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UI
     in silence.
 
     Args:
-      path: a PNG, JPEG, BMP, PPM, PGM or WebP, or a NPY of (H, W, 3) uint8. The suffix names the format.
+      path: a PNG, JPEG, TIFF of one page, BMP, PPM, PGM or WebP, or a NPY of (H, W, 3) uint8. The suffix names the
+        format.
       max_pixels: files that claim more pixels than this are refused; a WebP, more than half of it.
 
     Returns:
@@ -111,6 +138,11 @@ def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UI
       InputError: the file is missing, empty, damaged, too large, rotated by a tag, or holds another kind of picture.
     """
     path = Path(path)
+    if path.suffix.lower() == ".exr":
+        raise InputError(
+            f"{path}: an EXR holds light, not the colours of a picture, and how to make these of it the file does not "
+            "say: save the guide as it is shown, as 8-bit PNG"
+        )
     with open_file(path, (*GUIDE_FORMATS, ".npy"), "guide") as file:
         if path.suffix.lower() == ".npy":
             return _npy(file, path, max_pixels, ("uint8",), (3,))
@@ -121,10 +153,10 @@ def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UI
                 f"{path}: its EXIF tag asks to show it turned (orientation {orientation}): turn the pixels or remove "
                 "the tag, so that the guide lies as the depth does"
             )
-        if image.mode == "I;16":
+        if image.mode in ("I;16", "I;16B"):
             grey = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
-        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA"):
             raise InputError(f"{path}: holds colours of type {image.mode}: save it as 8-bit RGB")
         # Dropped here because `convert` would warn of it, or make one colour transparent.
         image.info.pop("transparency", None)
@@ -136,7 +168,8 @@ def write_depth(path: str | os.PathLike[str], depth: Shaped[np.ndarray, "h w"]) 
     """Writes a depth map whole or not at all; `read_depth` gives the same values back.
 
     Args:
-      path: `.png` holds uint8 and uint16, `.npy` these and floats, `.pfm` float32. An existing file is replaced.
+      path: `.png` holds uint8 and uint16, `.npy` these and floats, `.tif` and `.tiff` these two and float32, `.pfm`
+        float32, `.exr` float16 and float32 (as channel Z). An existing file is replaced.
       depth: (H, W), at least one pixel. It is never converted: rounding and scaling to a unit are the caller's.
 
     Raises:
@@ -153,10 +186,15 @@ def write_depth(path: str | os.PathLike[str], depth: Shaped[np.ndarray, "h w"]) 
         remedy = f"write {listed(holders)} or convert the array" if holders else "convert the array"
         raise InputError(f"{path}: {suffix} holds {listed(WRITABLE[suffix])}, not {depth.dtype.name}: {remedy}")
     depth = depth.astype(depth.dtype.newbyteorder("="), copy=False)
+    if suffix == ".exr":
+        write_whole(path, exr.encode_depth(path, depth))
+        return
     data = io.BytesIO()
     match suffix:
         case ".png":
             Image.fromarray(depth).save(data, "PNG")
+        case ".tif" | ".tiff":
+            Image.fromarray(depth).save(data, "TIFF")
         case ".npy":
             np.lib.format.write_array(data, depth, allow_pickle=False)
         case _:
@@ -187,69 +225,32 @@ def write_picture(path: str | os.PathLike[str], rgb: UInt8[np.ndarray, "h w 3"])
 
 
 @contextlib.contextmanager
-def open_file(path: Path, suffixes: tuple[str, ...], role: str) -> Iterator[BinaryIO]:
-    """Opens a regular file with one of the suffixes that is not empty; a failure to read becomes an InputError."""
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path}: a {role} is read from {listed(suffixes)}: convert it to one of these")
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder: name a file")
-        if not path.exists():
-            raise InputError(f"{path}: there is no such file: check the name and the folder")
-        # A pipe would block for ever, and the length of a device says nothing.
-        if not path.is_file():
-            raise InputError(f"{path}: is not a regular file: copy its contents to a file")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise InputError(f"{path}: is empty: write or copy it again")
-            yield file
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: OSError) -> InputError:
-    """What to raise where the system fails to read a file."""
-    return InputError(f"{path}: cannot be read ({error.strerror or error}): check its rights and its disk")
-
-
-def damaged(path: Path, why: object) -> InputError:
-    """What to raise for a file that is not what its suffix says, and why."""
-    # A library's message may run over several lines; ours is one.
-    reason = " ".join(str(why).split())
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
-        if start.startswith((b"<!doctype", b"<html")):
-            return InputError(f"{path}: is a web page, not a {path.suffix.lower()} file: download it again")
-        if start.startswith(b"matlab 5.0"):
-            return InputError(f"{path}: is a .mat file of MATLAB 5, which is not read: save it with -v7.3")
-    return InputError(f"{path}: is no readable {path.suffix.lower()} file ({reason}): write or copy it again")
-
-
-def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
-    if height < 1 or width < 1:
-        raise InputError(f"{path}: has {height} x {width} pixels: write at least one")
-    if height * width > max_pixels:
-        raise InputError(
-            f"{path}: claims {height} x {width} pixels, and the limit is {max_pixels}: crop it or raise max_pixels"
-        )
+def _unwarned() -> Iterator[None]:
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _picture(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
     """The decoded picture; its size is checked before it is decoded."""
+    is_tiff = format_ is TiffImagePlugin.TiffImageFile
+    if is_tiff:
+        tiff.read_header(file, path, max_pixels)
     try:
         # Reading a header can warn (of damaged EXIF, for one), and that is no use to the caller.
-        with _quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _unwarned():
             image = format_(file)
     except DAMAGE as error:
         raise damaged(path, error) from error
     # A WebP's decoder keeps canvases of its own: as many bytes for half the pixels.
     most = max_pixels // 2 if format_ is WebPImagePlugin.WebPImageFile else max_pixels
-    _check_size(path, image.height, image.width, most)
+    check_size(path, image.height, image.width, most)
     if format_ is PngImagePlugin.PngImageFile:
         _check_png(file, path)
     try:
-        image.load()
+        # A TIFF's tags are read once more as it is loaded.
+        with _unwarned() if is_tiff else contextlib.nullcontext():
+            image.load()
     except DAMAGE as error:
         raise damaged(path, error) from error
     return image
@@ -275,8 +276,7 @@ def _check_png(file: BinaryIO, path: Path) -> None:
 def _orientation(image: ImageFile.ImageFile) -> int:
     """EXIF orientation: 0 where the tag is missing or damaged, 1 upright, else turned or mirrored."""
     try:
-        with _quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _unwarned():
             return int(image.getexif().get(0x0112, 0))
     except DAMAGE:
         return 0
@@ -298,6 +298,17 @@ def _png_depth(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
     return np.array(image)
 
 
+def _tiff_depth(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+    header = tiff.read_header(file, path, max_pixels)
+    tiff.check_depth(header, path)
+    if header.dtype != "uint8":
+        return tiff.decode_depth(header, path)
+    values = np.array(_picture(file, path, TiffImagePlugin.TiffImageFile, max_pixels))
+    if values.dtype != np.uint8 or values.shape != (header.height, header.width):
+        raise damaged(path, "its pixels are not what its tags say")
+    return values
+
+
 def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], channels: tuple[int, ...]) -> np.ndarray:
     """(H, W, *channels) in native byte order; every float as float32."""
     try:
@@ -305,8 +316,7 @@ def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], ch
         # Version 3 differs in the names of fields only, and an array of fields is refused below in any case.
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         # A header that Python 2 wrote is read with a warning.
-        with _quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _unwarned():
             shape, fortran, dtype = read_header(file)
     # NumPy parses the header as Python, and a parser has failures of its own (MemoryError: nested too deeply).
     except (*DAMAGE, tokenize.TokenError, RecursionError, MemoryError) as error:
@@ -318,7 +328,7 @@ def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], ch
     if len(shape) < 2 or shape[2:] != channels:
         right = ("height", "width", *channels)
         raise InputError(f"{path}: has shape {shape}: save it as ({', '.join(map(str, right))})")
-    _check_size(path, shape[0], shape[1], max_pixels)
+    check_size(path, shape[0], shape[1], max_pixels)
     array = _values(file, path, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
     # In one copy: two of float64 would be 1 GiB for the largest map.
     native = np.dtype(np.float32) if dtype.kind == "f" else dtype.newbyteorder("=")
@@ -340,7 +350,7 @@ def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
     if scale == 0:
         raise damaged(path, "a scale of 0 does not say the byte order")
     width, height = int(header[2]), int(header[3])
-    _check_size(path, height, width, max_pixels)
+    check_size(path, height, width, max_pixels)
     file.seek(header.end())
     flat = _values(file, path, np.dtype("<f4" if scale < 0 else ">f4"), height * width)
     # Four bytes in the wrong order are a float all the same: the low byte of the mantissa, which may be anything,
@@ -367,7 +377,7 @@ def _dpt(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
     if len(header) < 12 or header[:4] != b"PIEH":
         raise damaged(path, "it does not begin with the tag 202021.25, width and height")
     width, height = struct.unpack("<2i", header[4:])
-    _check_size(path, height, width, max_pixels)
+    check_size(path, height, width, max_pixels)
     return _values(file, path, np.dtype("<f4"), height * width).reshape(height, width).astype(np.float32, copy=False)
 
 
@@ -377,14 +387,3 @@ def _values(file: BinaryIO, path: Path, dtype: np.dtype, count: int) -> np.ndarr
     if rest != count * dtype.itemsize:
         raise damaged(path, f"{rest} bytes of values instead of {count * dtype.itemsize}")
     return np.fromfile(file, dtype, count)
-
-
-def listed(names: tuple[str, ...] | list[str]) -> str:
-    """The names as a sentence has them: "a, b or c"."""
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def some(names: Sequence[str], most: int = 12) -> str:
-    """The first of the names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from data_pipelines.files import damaged, open_file, unreadable
+from data_pipelines.opening import damaged, open_file, unreadable
 
 SUFFIXES = (".h5", ".hdf5", ".mat")
 MAX_BYTES = 2**33

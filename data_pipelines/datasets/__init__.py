@@ -28,7 +28,7 @@ from ahmf_jax.writing import REMEDIES
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset, Example
 from data_pipelines.datasets.folder import open_pairs
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import unreadable
+from data_pipelines.opening import unreadable
 from data_pipelines.scratch import scratch_folder
 
 if TYPE_CHECKING:

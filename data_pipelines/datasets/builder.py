@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import some
+from data_pipelines.opening import some
 
 if TYPE_CHECKING:
     from data_pipelines.download import Download

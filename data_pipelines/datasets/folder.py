@@ -12,7 +12,8 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import read_depth, read_guide, some
+from data_pipelines.files import read_depth, read_guide
+from data_pipelines.opening import some
 
 
 class PairFiles:

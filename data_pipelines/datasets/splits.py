@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ahmf_jax.errors import InputError
-from data_pipelines.files import some
+from data_pipelines.opening import some
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 

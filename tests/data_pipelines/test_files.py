@@ -269,7 +269,7 @@ def test_a_hostile_size_is_refused_by_the_limit_before_memory_is_taken(tmp_path,
     monkeypatch.setattr(Image.core, "fill", lambda *_: pytest.fail("memory was taken"))
     monkeypatch.setattr(Image.core, "new", lambda *_: pytest.fail("memory was taken"))
     monkeypatch.setattr(np, "fromfile", lambda *_: pytest.fail("memory was taken"))
-    refused(path, lambda: files.read_depth(path), "limit is 67108864", "max_pixels")
+    refused(path, lambda: files.read_depth(path), f"limit is {files.MAX_PIXELS}", "max_pixels")
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.pfm"])
@@ -522,13 +522,15 @@ def test_numpy_and_opencv_read_what_is_written(tmp_path):
 
 def test_what_a_format_cannot_hold_is_refused_with_a_remedy(tmp_path):
     for name, array, words in (
-        ("d.png", np.zeros((2, 2), np.float32), (".npy or .pfm",)),
+        ("d.png", np.zeros((2, 2), np.float32), (".npy, .pfm, .tif, .tiff or .exr",)),
         ("d.png", np.zeros((2, 2), np.int32), ("convert the array",)),
-        ("d.pfm", np.zeros((2, 2), np.float64), ("write .npy",)),
+        ("d.pfm", np.zeros((2, 2), np.float64), ("write .npy or convert",)),
         ("d.npy", np.zeros((2, 2), object), ("convert the array",)),
         ("d.npy", np.zeros((2, 2, 1), np.float32), ("(2, 2, 1)",)),
         ("d.npy", np.zeros((0, 2), np.float32), ("(0, 2)",)),
-        ("d.tiff", np.zeros((2, 2), np.float32), (".png, .npy or .pfm",)),
+        ("d.tiff", np.zeros((2, 2), np.float64), ("write .npy or convert",)),
+        ("d.exr", np.zeros((2, 2), np.uint16), (".png, .npy, .tif or .tiff",)),
+        ("d.xyz", np.zeros((2, 2), np.float32), (".png, .npy, .pfm, .tif, .tiff or .exr",)),
         ("d", np.zeros((2, 2), np.float32), ("change the suffix",)),
     ):
         refused(tmp_path / name, lambda name=name, array=array: files.write_depth(tmp_path / name, array), *words)

@@ -31,7 +31,8 @@ from ahmf_jax.errors import InputError
 from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.folder import check_image, find_root
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import damaged, read_depth
+from data_pipelines.files import read_depth
+from data_pipelines.opening import damaged
 
 if TYPE_CHECKING:
     from data_pipelines.download import Download

@@ -27,7 +27,8 @@ from data_pipelines.calib import read_calibration
 from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.datasets.middlebury.layout import CALIBRATION, SCENES, SIZES, Scene, find_scenes
-from data_pipelines.files import damaged, listed, open_file, read_depth, read_guide, some
+from data_pipelines.files import read_depth, read_guide
+from data_pipelines.opening import damaged, listed, open_file, some
 
 if TYPE_CHECKING:
     from data_pipelines.download import Download

@@ -21,7 +21,8 @@ from ahmf_jax.holes import Fill
 from data_pipelines.datasets.builder import DepthBuilder, Item
 from data_pipelines.datasets.folder import check_range, find_pairs
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import read_depth, read_guide, some
+from data_pipelines.files import read_depth, read_guide
+from data_pipelines.opening import some
 
 # Folder, in small letters -> split.
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
