@@ -1,14 +1,16 @@
 """Building blocks shared by the models. All images are (B, H, W, C); kernels are (k, k, in, out)."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Dtype = Any
 Remat = Literal["none", "convs", "blocks"]
@@ -38,6 +40,38 @@ def compiler_options(remat: Remat) -> dict[str, str] | None:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
+# Rows of the padded low-resolution image, and the rows and columns of it that are there: see `padded_image`.
+_padded: ContextVar[tuple[int, Int[Array, "2"]] | None] = ContextVar("_padded", default=None)
+
+
+@contextlib.contextmanager
+def padded_image(height: int, size: Int[Array, "2"] | None) -> Iterator[None]:
+    """What is traced in it convolves the upper left part of an image as if nothing lay beside it.
+
+    One compiled program then serves images of many sizes, padded to that of the program: what stands in the padding
+    has no influence, whatever it is. The convolutions see zeros there, as they do beyond the border of an image.
+
+    Args:
+      height: rows of the padded low-resolution image. An image of k times as many rows is taken to be k times as
+        large in both directions.
+      size: the rows and columns that are there, at low resolution; None where nothing is padded.
+    """
+    token = _padded.set(None if size is None else (height, size))
+    try:
+        yield
+    finally:
+        _padded.reset(token)
+
+
+def _without_padding(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    if (padded := _padded.get()) is None:
+        return x
+    height, size = padded
+    rows, columns = size * (x.shape[1] // height)
+    there = (jnp.arange(x.shape[1]) < rows)[:, None, None] & (jnp.arange(x.shape[2]) < columns)[:, None]
+    return jnp.where(there, x, 0)
+
+
 def conv2d(
     x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], bias: Float[Array, "o"] | None = None
 ) -> Float[Array, "b h w o"]:
@@ -49,6 +83,7 @@ def conv2d(
     may be split over devices: a matrix of all pixels would have to be gathered first.
     """
     k, _, in_features, features = kernel.shape
+    x = x if k == 1 else _without_padding(x)
     if k == 1:
         # A product for each image: summing the gradients of the images' kernels is faster than a product that
         # sums over images and pixels, for which XLA's CPU backend transposes the activations.

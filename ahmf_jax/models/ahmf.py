@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.layers import (
@@ -31,6 +31,7 @@ from ahmf_jax.layers import (
     Remat,
     UnshuffleConv,
     conv2d,
+    padded_image,
     recomputed,
 )
 from ahmf_jax.resample import resize
@@ -46,6 +47,8 @@ STAGE_KERNEL = {1: 1, 2: 1, 3: 3, 4: 5, 5: 5}
 
 Image = Float[Array, "b h w c"]
 Levels = Float[Array, "m b h w c"]  # an image a level, level 1 first
+Part = Int[Array, "4"]  # of an image: top, bottom, left, right in low-resolution samples
+Pooled = dict[str, Float[Array, "..."]]  # "mean" and "variance" of the FRB's channels: (B, c), or (m, B, c) by level
 
 
 def over_levels(
@@ -118,26 +121,50 @@ class FeatureRecalibrationBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, depth: Image, guide: Image) -> tuple[Image, Float[Array, "b c"], Float[Array, "b c"]]:
-        """Returns the fused features and the two excitations `E_d` and `E_y`."""
+    def __call__(
+        self, depth: Image, guide: Image, part: Part | None = None, pooled: Pooled | None = None
+    ) -> tuple[Image, Float[Array, "b c"], Float[Array, "b c"], Pooled]:
+        """Fuses a level.
+
+        Args:
+          depth, guide: the enhanced features.
+          part: where the statistics are taken; the whole map by default.
+          pooled: statistics to use in place of this map's own: those of the image that it is a tile of.
+
+        Returns:
+          The fused features, the two excitations `E_d` and `E_y`, and the statistics that were used.
+        """
         release = self.variant == "release"
         squeezed = self.features // 2 if release else self.features
         both = jnp.concatenate([depth, guide], -1)
         stack = ConvPReLU(2 * self.features, squeezed, 3, self.dtype, name="squeeze")(both).astype(jnp.float32)
-        spread = jnp.var(stack, (1, 2), keepdims=True)
+        pooled = moments(stack, part) if pooled is None else pooled
+        mean, spread = (pooled[name][:, None, None] for name in ("mean", "variance"))
         if not release:
             spread = jnp.sqrt(spread + 1e-12)  # the epsilon keeps the gradient finite on a constant map
-        pooled = jnp.mean(stack, (1, 2), keepdims=True) + spread
         excitations = []
         for name in ("excite_depth", "excite_guide"):
-            excitation = Conv(squeezed, self.features, 1, name=name)(pooled)
+            excitation = Conv(squeezed, self.features, 1, name=name)(mean + spread)
             excitation = nn.sigmoid(excitation) if release else PReLU(name=f"{name}_prelu")(excitation)
             excitations.append(excitation)
         # Spread over the map before the rounding, so that their gradients, sums over the map, are float32 as well.
         e_depth, e_guide = (jnp.broadcast_to(e, depth.shape).astype(self.dtype) for e in excitations)
         fused = e_depth * depth + e_guide * guide
         fused = fused / 2 if release else fused
-        return fused, e_depth[:, 0, 0], e_guide[:, 0, 0]
+        return fused, e_depth[:, 0, 0], e_guide[:, 0, 0], pooled
+
+
+def moments(x: Image, part: Part | None = None) -> Pooled:
+    """Mean and (biased) variance of every channel, over the whole map or a part of it: (B, c) each."""
+    if part is None:
+        return {"mean": jnp.mean(x, (1, 2)), "variance": jnp.var(x, (1, 2))}
+    top, bottom, left, right = part
+    row, column = jnp.arange(x.shape[1])[:, None, None], jnp.arange(x.shape[2])[:, None]
+    inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+    count = ((bottom - top) * (right - left)).astype(x.dtype)
+    mean = jnp.sum(jnp.where(inside, x, 0), (1, 2), keepdims=True) / count
+    variance = jnp.sum(jnp.where(inside, x - mean, 0) ** 2, (1, 2)) / count
+    return {"mean": mean[:, 0, 0], "variance": variance}
 
 
 class ResidualBlock(nn.Module):
@@ -168,22 +195,24 @@ class MMAF(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, depth: Image, guide: Image) -> tuple[Image, dict[str, Any]]:
-        """Returns the fused features and the excitations by name (empty without FRB)."""
-        attention = {}
+    def __call__(
+        self, depth: Image, guide: Image, part: Part | None = None, pooled: Pooled | None = None
+    ) -> tuple[Image, dict[str, Any], Pooled]:
+        """Returns the fused features, the excitations by name, and the FRB's statistics (both empty without FRB)."""
+        attention, used = {}, {}
         if self.fusion in ("feb", "feb_frb"):
             depth = FeatureEnhancementBlock(self.features, self.dtype, name="depth_feb")(depth)
             guide = FeatureEnhancementBlock(self.features, self.dtype, name="guide_feb")(guide)
         if self.fusion in ("frb", "feb_frb"):
             frb = FeatureRecalibrationBlock(self.features, self.variant, self.dtype, name="frb")
-            fused, e_depth, e_guide = frb(depth, guide)
+            fused, e_depth, e_guide, used = frb(depth, guide, part, pooled)
             attention = {"depth": e_depth, "guide": e_guide}
         else:
             both = jnp.concatenate([depth, guide], -1)
             fused = Conv(2 * self.features, self.features, 1, self.dtype, name="reduce")(both)
         if self.variant == "release":
             fused = ResidualBlock(self.features, self.variant, self.dtype, name="residual")(fused)
-        return fused, attention
+        return fused, attention, used
 
 
 class ConvGRUCell(nn.Module):
@@ -402,24 +431,84 @@ class AHMF(nn.Module):
     @property
     def level_order(self) -> list[int]:
         """The levels, 1-based, in the order in which BHFC sees them: the release runs deepest first."""
-        levels = list(range(1, self.num_levels + 1))
+        levels = list(self._levels)
         return levels[::-1] if self.variant == "release" else levels
+
+    @property
+    def pools(self) -> bool:
+        """Whether an output depends on the whole map: on the statistics that the FRB takes of it."""
+        return self.fusion in ("frb", "feb_frb")
+
+    @property
+    def reach(self) -> int:
+        """How many low-resolution samples away an input can be that an output depends on, the statistics given."""
+        fused = [self._enhanced_reach(level) + (2 if self.variant == "release" else 0) for level in self._levels]
+        states = [fused]
+        for reverse in (False, True):
+            xs = fused
+            for _ in range(2 if self.variant == "release" else 1):
+                # An input passes two convolutions, the reset gate's and the output's; the first has no state to reset.
+                state, after = 0, []
+                for i, x in enumerate(xs[::-1] if reverse else xs):
+                    state = max(state, x) + 2 if i else x + 1
+                    after.append(state)
+                xs = after[::-1] if reverse else after
+            states.append(xs)
+        kept = {"none": (0,), "forward": (1,), "backward": (2,), "both": (1, 2)}[self.recurrence]
+        if self.variant == "release" and kept in ((1,), (2,)):
+            kept = (3 - kept[0],)  # its forward direction starts at the deepest level
+        refined = max(max(states[i]) for i in kept) + 2
+        stages = int(math.log2(self.scale))
+        up = sum(STAGE_KERNEL[stages] // 2 / 2**stage for stage in range(stages))
+        return max(refined + math.ceil(up + (1 / self.scale if self.variant == "release" else 0)), 2)
+
+    @property
+    def pooled_reach(self) -> int:
+        """How many low-resolution samples away an input can be that the FRB's statistics at a place depend on."""
+        return self._enhanced_reach(self.num_levels) + 1
+
+    @property
+    def _levels(self) -> range:
+        return range(1, self.num_levels + 1)
+
+    def _enhanced_reach(self, level: int) -> int:
+        stages = int(math.log2(self.scale))
+        sizes = [STAGE_KERNEL[stages]] * stages
+        if self.variant == "paper":
+            sizes[-1] = 3
+        pixels = sum(size // 2 * 2 ** (stage + 1) for stage, size in enumerate(sizes)) + (self.variant == "release")
+        head = max(1, math.ceil(pixels / self.scale))
+        return head + level - 1 + (self.fusion in ("feb", "feb_frb"))
 
     @nn.compact
     def __call__(
-        self, depth_lr: Float[Array, "b h w 1"], guide: Float[Array, "b H W c"]
+        self,
+        depth_lr: Float[Array, "b h w 1"],
+        guide: Float[Array, "b H W c"],
+        *,
+        size: Int[Array, "2"] | None = None,
+        part: Part | None = None,
+        pooled: Pooled | None = None,
     ) -> tuple[Float[Array, "b H W 1"], dict[str, Any]]:
         """Super-resolves a batch.
 
         Args:
           depth_lr: (B, h, w, 1), any h and w; finite, holes filled, scaled to about [0, 1].
           guide: (B, scale * h, scale * w, C) in [0, 1], any number of channels.
+          size: the rows and columns of `depth_lr` that are there, where the rest is padding (to the right and below),
+            in which the depth repeats its last row and column. It has no influence on the output within them.
+          part: where the FRB takes its statistics, `(top, bottom, left, right)` of `depth_lr`; all that is there by
+            default.
+          pooled: statistics for the FRB to use in place of its own, as `aux["pooled"]` has them: those of the whole
+            image, where this is a tile of it. Outputs at least `reach` away from the tile's edges are then the
+            image's.
 
         Returns:
           `depth_hr` (B, scale * h, scale * w, 1) float32, in the scale of `depth_lr`, and `aux`:
           `level_features` {"depth": [...], "guide": [...]} by level; `attention` by level, the
           excitations {"depth", "guide"} (B, features); `fused` and `refined`, lists in the order of
-          `level_order`; `residual`, what is added to `depth_bicubic`, the up-sampled input.
+          `level_order`; `pooled`, the FRB's statistics {"mean", "variance"}, (m, B, c) each, empty without FRB;
+          `residual`, what is added to `depth_bicubic`, the up-sampled input.
 
         Raises:
           InputError: the guide's size is not `scale` times the depth's.
@@ -431,6 +520,18 @@ class AHMF(nn.Module):
                 f"{depth_lr.shape[2]} at x{self.scale} needs a guide of {height} x {width}"
             )
 
+        if size is not None and part is None:
+            part = jnp.stack([0, size[0], 0, size[1]])
+        with padded_image(depth_lr.shape[1], size):
+            return self._super_resolve(depth_lr, guide, part, pooled)
+
+    def _super_resolve(
+        self,
+        depth_lr: Float[Array, "b h w 1"],
+        guide: Float[Array, "b H W c"],
+        part: Part | None,
+        pooled: Pooled | None,
+    ) -> tuple[Float[Array, "b H W 1"], dict[str, Any]]:
         def block(cls: Callable[..., Any], *args: Any, name: str) -> Any:
             return recomputed(cls, self.remat)(*args, dtype=self.dtype, name=name)
 
@@ -448,7 +549,8 @@ class AHMF(nn.Module):
             guides = jnp.concatenate([guides, scan(next_level, m - 1)(guide_level, guide, None)[1]])
 
         mmaf = MMAF(f, variant, self.fusion, self.dtype, name="mmaf")
-        _, (fused, attention) = scan(each_level, m)(mmaf, None, (depths, guides))
+        parts = None if part is None else jnp.broadcast_to(part, (m, 4))
+        _, (fused, attention, pooled) = scan(each_level, m)(mmaf, None, (depths, guides, parts, pooled))
 
         refined = BHFC(f, variant, self.recurrence, self.dtype, self.unroll, self.remat, name="bhfc")(fused)
         order = [level - 1 for level in self.level_order]
@@ -457,12 +559,14 @@ class AHMF(nn.Module):
 
         # float32 whatever `dtype` is: the depth itself must not be rounded to bfloat16.
         residual = residual.astype(jnp.float32)
+        height, width = (self.scale * n for n in depth_lr.shape[1:3])
         depth_bicubic = resize(depth_lr.astype(jnp.float32), (height, width), "torch_bicubic")
         aux = {
             "level_features": {"depth": list(depths), "guide": list(guides)},
             "attention": {i + 1: jax.tree.map(operator.itemgetter(i), attention) for i in order},
             "fused": [fused[i] for i in order],
             "refined": [refined[i] for i in order],
+            "pooled": pooled,
             "residual": residual,
             "depth_bicubic": depth_bicubic,
         }

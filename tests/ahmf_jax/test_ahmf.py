@@ -212,7 +212,7 @@ def test_the_intermediates_and_their_names() -> None:
     model = AHMF(**TINY)
     params, (depth, guide) = random_params(model), images(model)
     output, aux = compiled(model)(params, depth, guide)
-    assert aux.keys() == {"level_features", "attention", "fused", "refined", "residual", "depth_bicubic"}
+    assert aux.keys() == {"level_features", "attention", "pooled", "fused", "refined", "residual", "depth_bicubic"}
     assert list(aux["attention"]) == [1, 2, 3] and aux["attention"][2].keys() == {"depth", "guide"}
     assert aux["attention"][2]["guide"].shape == (2, 2)
     lists = [aux["level_features"]["depth"], aux["level_features"]["guide"], aux["fused"], aux["refined"]]
