@@ -3,29 +3,35 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
-from ahmf_jax import checkpoint, export
+from ahmf_jax import checkpoint, confidence, export, factors
+from ahmf_jax.arrays import avoid, check_depth, check_guide, hole_value, into_dtype, known_samples
+from ahmf_jax.consistency import make_consistent
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
+from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
 from ahmf_jax.holes import fill_holes
 from ahmf_jax.models import MODELS
-from ahmf_jax.scaling import Scaling, predict
+from ahmf_jax.scaling import Scaling
+from ahmf_jax.scaling import predict as run_network
+from ahmf_jax.units import depth_of_one
 
-DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
+Holes = Literal["keep", "fill"]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "scaling"))
 def super_resolve(model: Any, scaling: Scaling, params: Any, batch: dict[str, Array]) -> Float[Array, "b H W 1"]:
     """The super-resolved depth of a batch, in units of the range. Compiled once for each shape."""
-    output, offset, span = predict(model, scaling, params, batch)
+    output, offset, span = run_network(model, scaling, params, batch)
     return output * span + offset
 
 
@@ -35,12 +41,68 @@ def network_batch(batch: Mapping[str, Any]) -> dict[str, Array]:
     return {name: jnp.asarray(batch[name]) for name in names if name in batch}
 
 
+class Engine:
+    """Stands in for `ahmf_jax.engine.Engine` until that is there: the whole image at once."""
+
+    def __init__(self, trained: Trained, devices: Sequence[jax.Device] | None = None) -> None:
+        self._trained = trained
+        self._params = jax.device_put(trained.params)
+
+    def __call__(
+        self, depth: np.ndarray, known: np.ndarray, guide: np.ndarray, *, tile: int | None, bucket: bool
+    ) -> np.ndarray:
+        """(B, H, W), in units of the range."""
+        if guide.dtype.kind == "u":
+            guide = guide.astype(np.float32) / np.iinfo(guide.dtype).max
+        batch = {"depth_lr": depth[..., None], "guide": guide.astype(np.float32), "mask_lr": known[..., None]}
+        trained = self._trained
+        return np.asarray(super_resolve(trained.model, trained.scaling, self._params, network_batch(batch)))[..., 0]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A super-resolved depth map, or a batch of them with a leading axis on every array.
+
+    `mask` and `distance` are made when they are first read.
+
+    Attributes:
+      depth: (H, W), dtype and unit of the input.
+      known: (h, w) bool, True where the sample of the input is known.
+      guide: (H, W, C), the guide over it, as `fit` left it.
+      rows, columns: the part of the input that was super-resolved: all of it, unless `fit` cut it.
+      factor: pixels per sample.
+      spread: (H, W) float32, the standard deviation over flips of the input, in the unit of the depth; None without
+        `tta`.
+    """
+
+    depth: np.ndarray
+    known: np.ndarray
+    guide: np.ndarray
+    rows: slice
+    columns: slice
+    factor: float
+    spread: np.ndarray | None = None
+
+    @functools.cached_property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, True where the sample under the pixel's centre is known."""
+        return factors.nearest(self.known, self.depth.shape[-2:])
+
+    @functools.cached_property
+    def distance(self) -> np.ndarray:
+        """(H, W) float32, from each pixel to the nearest over a known sample, in samples of the input."""
+        if self.mask.ndim == 2:
+            return confidence.distance(self.mask, self.factor)
+        return np.stack([confidence.distance(mask, self.factor) for mask in self.mask])
+
+
 class Upsampler:
     """A trained model, called with arrays: `upsampler(depth_lr, guide)`."""
 
-    def __init__(self, trained: Trained) -> None:
+    def __init__(self, trained: Trained, devices: Sequence[jax.Device] | None = None) -> None:
         self.trained = trained
         self.scale = trained.model.scale
+        self.engine = Engine(trained, devices)
         self._params = jax.device_put(trained.params)
         self._guide_channels = export.guide_channels(trained.params)
 
@@ -49,130 +111,120 @@ class Upsampler:
         return np.asarray(super_resolve(self.trained.model, self.trained.scaling, self._params, network_batch(batch)))
 
     def __call__(
+        self, depth_lr: Num[np.ndarray, "*b h w"], guide: Num[np.ndarray, "*b H W c"], **options: Any
+    ) -> Num[np.ndarray, "*b H2 W2"]:
+        """The depth of `run`, whose options it takes."""
+        return self.run(depth_lr, guide, **options).depth
+
+    def run(
         self,
-        depth_lr: Num[np.ndarray, "h w"],
-        guide: Num[np.ndarray, "H W c"],
+        depth_lr: Num[np.ndarray, "*b h w"],
+        guide: Num[np.ndarray, "*b H W c"],
         *,
+        mask: Bool[np.ndarray, "*b h w"] | None = None,
         invalid: float | int | None = None,
-        depth_range: float | int | None = None,
-    ) -> Num[np.ndarray, "H W"]:
-        """Super-resolves one depth map.
+        holes: Holes = "keep",
+        unit: str | None = None,
+        depth_range: float | int | str | None = None,
+        factor: float | int | None = None,
+        fit: Fit | None = None,
+        consistent: bool = False,
+        tta: bool = False,
+        tile: int | None = None,
+        bucket: bool = False,
+    ) -> Result:
+        """Super-resolves a depth map, or a batch of maps of one size.
 
         Args:
-          depth_lr: (h, w), uint8, uint16 or floating point, in any unit.
-          guide: (scale * h, scale * w, C): uint8, uint16, or floating point in [0, 1].
-          invalid: the value of `depth_lr` that means unknown; may be NaN. The holes are filled from their
-            nearest known sample for the network's sake, and come back as holes: the scale x scale block
-            of an unknown sample is `invalid` in the result, and no other pixel is.
-          depth_range: the depth that a model trained with `scaling="range"` takes for 1; its training
-            data's range by default. A model trained with `scaling="sample"` has no use for it.
-
-        Returns:
-          (scale * h, scale * w), dtype and unit of `depth_lr`; rounded and clipped to the dtype.
+          depth_lr: (h, w) or (B, h, w), uint8, uint16 or floating point.
+          guide: (H, W, C) or (B, H, W, C), `factor` times as large: uint8, uint16, or floating point in [0, 1]. A
+            memory map will do.
+          mask: of the shape of `depth_lr`, False where it is unknown.
+          invalid: the value of `depth_lr` that means unknown, too; may be NaN. The network sees each hole filled with
+            its nearest known sample.
+          holes: "keep": pixels over an unknown sample come back as `invalid`, or, where only a mask was given, as NaN
+            (0 in whole numbers); no other pixel does. "fill": as what the network made of the filling.
+          unit: of `depth_lr`, such as "mm" or "0.2 mm"; the model's unit by default.
+          depth_range: the depth that the network takes for 1: None: the range of the model's training data; a number
+            in the unit of `depth_lr`; "lr": the largest value of the map itself; or a sensor of
+            `ahmf_jax.units.SENSORS`. A model trained with `scaling="sample"` has no use for unit and range.
+          factor: how many times larger the result is, above 1 and at most 32; the model's scale by default. Others
+            go by way of it: `ahmf_jax.factors`. The result has `round(factor * n)` rows and columns.
+          fit: what to do with a guide of another size: None: refuse it; "crop" or "resample": `ahmf_jax.fitting`.
+          consistent: whether the mean over each known sample's area is made to be it: `ahmf_jax.consistency`.
+          tta: whether the result is the mean over four flips of the input, with their standard deviation as `spread`.
+          tile, bucket: how the network is run, which does not change the result: `ahmf_jax.engine`.
 
         Raises:
-          InputError: a shape, dtype or value that cannot be used; the line says what would be right.
+          InputError: a shape, dtype, value or option that cannot be used; the line says what would be right.
         """
         if self.trained.scaling == "truth":
             raise InputError(
                 "this model was trained with scaling=truth and must be told the smallest and largest true depth of "
                 "each image, which no sensor knows: train one with scaling=sample"
             )
-        known = self._check_depth(depth_lr, invalid)
-        colour = self._check_guide(guide, depth_lr.shape)
-        depth = fill_holes(depth_lr, known)
-        unit = self._unit(float(np.abs(depth).max()), depth_range)
-        batch = {"depth_lr": depth[None, ..., None] / unit, "guide": colour[None], "mask_lr": known[None, ..., None]}
-        result = (self.batch(batch)[0, ..., 0] * unit).astype(np.float64)
-
-        if depth_lr.dtype.kind == "u":
-            result = np.clip(np.rint(result), 0, np.iinfo(depth_lr.dtype).max)
-        elif depth_lr.dtype == np.float16:
-            result = np.clip(result, -np.finfo(np.float16).max, np.finfo(np.float16).max)
-        result = result.astype(depth_lr.dtype)
-        if invalid is None:
-            return result
-        holes = ~known.repeat(self.scale, 0).repeat(self.scale, 1)
-        hole = depth_lr.dtype.type(invalid)
-        if not np.isnan(hole):  # a known pixel must not come out as a hole: the next value stands for it
-            if depth_lr.dtype.kind == "u":
-                beside = hole - 1 if hole else hole + 1
-            else:
-                beside = np.nextafter(hole, depth_lr.dtype.type(0 if hole > 0 else np.inf))
-            result[result == hole] = beside
-        result[holes] = hole
-        return result
-
-    def _check_depth(self, depth: np.ndarray, invalid: float | None) -> np.ndarray:
-        if depth.ndim != 2 or not depth.size:
-            raise InputError(f"the depth has shape {depth.shape}: one map (height, width) is needed")
-        if depth.dtype.name not in DTYPES:
-            raise InputError(f"the depth is {depth.dtype}: convert it to one of {', '.join(DTYPES)}")
-        if invalid is None:
-            known = np.ones(depth.shape, bool)
+        if holes not in get_args(Holes):
+            raise InputError(f"holes {holes!r} is not known: choose keep or fill")
+        check_depth(depth_lr, mask)
+        check_guide(guide, self._guide_channels, depth_lr.shape)
+        if depth_lr.ndim == 2:
+            guide, depth_lr, mask = guide[None], depth_lr[None], None if mask is None else mask[None]
+            first: Any = 0
         else:
-            self._check_invalid(depth.dtype, invalid)
-            known = ~np.isnan(depth) if np.isnan(invalid) else depth != depth.dtype.type(invalid)
-        if not known.any():
-            raise InputError(f"every sample of the depth is {invalid}, which means unknown: nothing to start from")
-        if not np.isfinite(depth[known]).all():
-            bad = int((~np.isfinite(depth[known])).sum())
-            raise InputError(
-                f"the depth has {bad} samples that are NaN or infinite: if NaN marks holes, say so with invalid=nan"
-                " (--invalid nan)"
-            )
-        return known
+            first = slice(None)
+        factor = check_factor(factor, self.scale)
+        fitted = fit_guide(depth_lr.shape[1:], guide, factor, fit, self.scale)
+        part = (slice(None), fitted.rows, fitted.columns)
+        depth_lr, mask = depth_lr[part], None if mask is None else mask[part]
+        known = known_samples(depth_lr, mask, invalid)
+        depth = np.stack([fill_holes(one, where) for one, where in zip(depth_lr, known, strict=True)])
+        ones = np.array(
+            [depth_of_one(self.trained, unit, depth_range, float(np.abs(one).max())) for one in depth], np.float32
+        )[:, None, None]
+        depth /= ones
 
-    def _check_invalid(self, dtype: np.dtype, invalid: float) -> None:
-        if dtype.kind == "u":
-            largest = np.iinfo(dtype).max
-            if not (0 <= invalid <= largest and invalid == int(invalid)):
-                raise InputError(
-                    f"the invalid value is {invalid:g}, which no {dtype} depth can hold: give a whole number from 0 to "
-                    f"{largest}, or none if every sample is known"
-                )
-        elif np.isfinite(invalid) and abs(invalid) > float(np.finfo(dtype).max):
-            raise InputError(f"the invalid value is {invalid:g}, beyond what a {dtype} depth can hold: give another")
-
-    def _check_guide(self, guide: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-        if guide.ndim != 3 or guide.shape[2] != self._guide_channels:
-            raise InputError(f"the guide has shape {guide.shape}: (height, width, {self._guide_channels}) is needed")
-        wanted = (self.scale * size[0], self.scale * size[1])
-        if guide.shape[:2] != wanted:
-            raise InputError(
-                f"the guide is {guide.shape[1]} x {guide.shape[0]} pixels and the depth {size[1]} x {size[0]}: at "
-                f"x{self.scale} the guide must be {wanted[1]} x {wanted[0]}; crop or resample one of them, or use a "
-                "model of another scale"
-            )
-        if guide.dtype in (np.uint8, np.uint16):
-            return guide.astype(np.float32) / np.iinfo(guide.dtype).max
-        if guide.dtype.kind != "f":
-            raise InputError(f"the guide is {guide.dtype}: uint8, uint16 or floating point in [0, 1] is needed")
-        if not (np.isfinite(guide).all() and guide.min() >= 0 and guide.max() <= 1):
-            raise InputError("the guide has values outside [0, 1]: scale it, or give uint8 or uint16")
-        return guide.astype(np.float32)
-
-    def _unit(self, largest: float, depth_range: float | None) -> float:
-        if self.trained.scaling == "sample":
-            return largest or 1.0  # the network sees the sample's own span whatever this is
-        unit = self.trained.range if depth_range is None else depth_range
-        if not 0 < unit < np.inf:
-            raise InputError(f"the range is {unit}: a positive depth is needed")
-        if largest > unit * 1.001:
-            raise InputError(
-                f"the depth reaches {largest:g}, beyond the model's range of {unit:g} {self.trained.unit}s: give the "
-                "sensor's largest depth as the range (--range)"
-            )
-        return unit
+        network = functools.partial(self.engine, tile=tile, bucket=bucket)
+        predict = functools.partial(
+            factors.super_resolve, network, self.scale, size=output_size(depth.shape[1:], factor)
+        )
+        spread = None
+        if tta:
+            result, spread = confidence.over_flips(predict, depth, known, fitted.guide)
+            spread *= ones
+        else:
+            result = np.require(predict(depth, known, fitted.guide), requirements="W")
+        if consistent:
+            for high, low, where in zip(result, depth, known, strict=True):
+                make_consistent(high, low, where)
+        result *= ones
+        result = into_dtype(result, depth_lr.dtype)
+        if invalid is not None or mask is not None:
+            hole = hole_value(depth_lr.dtype, invalid)
+            avoid(result, hole)
+            if holes == "keep":
+                result[~factors.nearest(known, result.shape[1:])] = hole
+        return Result(
+            result[first],
+            known[first],
+            fitted.guide[first],
+            fitted.rows,
+            fitted.columns,
+            factor,
+            None if spread is None else spread[first],
+        )
 
 
-def load(path: str | os.PathLike[str]) -> Upsampler:
+def load(path: str | os.PathLike[str], devices: Sequence[jax.Device] | None = None) -> Upsampler:
     """A trained model from a run's folder (its best checkpoint) or from a weights file (`.safetensors`).
+
+    Args:
+      path: of the folder or the file.
+      devices: to run on; None: chosen by the engine.
 
     Raises:
       InputError: the path is neither, or does not hold what it should.
     """
-    return Upsampler(load_trained(path))
+    return Upsampler(load_trained(path), devices)
 
 
 def load_trained(path: str | os.PathLike[str]) -> Trained:
