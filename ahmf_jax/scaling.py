@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ahmf_jax.errors import InputError
@@ -39,14 +40,15 @@ def offset_and_span(
       depth_span: the smallest and the largest true depth, in units of the range; read for `"truth"` alone.
 
     Returns:
-      offset and span, (B, 1, 1, 1) each.
+      offset and span, (B, 1, 1, 1) each, NumPy where `depth_lr` is.
 
     Raises:
       InputError: another scaling, or `"truth"` without the ground truth.
     """
     if scaling not in get_args(Scaling):
         raise InputError(f"scaling {scaling!r} is not one of {', '.join(get_args(Scaling))}")
-    one = jnp.ones((len(depth_lr), 1, 1, 1))
+    xp: Any = np if isinstance(depth_lr, np.ndarray) else jnp
+    one = xp.ones((len(depth_lr), 1, 1, 1), xp.float32)
     if scaling == "range":
         return 0 * one, one
     if scaling == "truth":
@@ -56,11 +58,11 @@ def offset_and_span(
                 "knows: train and use a model with scaling sample or range"
             )
         low, high = (depth_span[:, i, None, None, None] for i in (0, 1))
-        return low, jnp.maximum(high - low, MIN_SPAN)
-    low = jnp.min(jnp.where(mask_lr, depth_lr, jnp.inf), (1, 2, 3), keepdims=True)
-    high = jnp.max(jnp.where(mask_lr, depth_lr, -jnp.inf), (1, 2, 3), keepdims=True)
-    known = jnp.any(mask_lr, (1, 2, 3), keepdims=True)
-    return jnp.where(known, low, 0.0), jnp.where(known, jnp.maximum(high - low, MIN_SPAN), 1.0)
+        return low, xp.maximum(high - low, MIN_SPAN)
+    low = xp.min(xp.where(mask_lr, depth_lr, xp.inf), (1, 2, 3), keepdims=True)
+    high = xp.max(xp.where(mask_lr, depth_lr, -xp.inf), (1, 2, 3), keepdims=True)
+    known = xp.any(mask_lr, (1, 2, 3), keepdims=True)
+    return xp.where(known, low, 0.0), xp.where(known, xp.maximum(high - low, MIN_SPAN), 1.0)
 
 
 def predict(

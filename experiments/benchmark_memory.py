@@ -13,7 +13,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from ahmf_jax import memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_write
 
@@ -208,45 +208,12 @@ def compile_and_run(row: Row) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
         "measured": None,
     }
-    if row.measure and _free(device) > figures["all"]:
+    if row.measure and memory.free(device) > figures["all"]:
         state = create_state(model, optimiser, mesh)
-        _forget_peak()
+        memory.forget_peak()
         jax.block_until_ready(compiled(state, jax.device_put(batch, device)))
-        figures["measured"] = _peak(device)
+        figures["measured"] = memory.peak(device)
     return figures
-
-
-def _free(device: Any) -> float:
-    """Bytes of memory that a step may take; infinite where nothing tells."""
-    stats = device.memory_stats()
-    if stats is not None:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    with contextlib.suppress(OSError):
-        return _kilobytes("/proc/meminfo", "MemAvailable") * 1024
-    return float("inf")
-
-
-def _forget_peak() -> None:
-    """Compiling takes memory too: from here on the process's largest size is counted anew, where Linux lets it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak(device: Any) -> int | None:
-    """The most bytes in use so far: of the device's memory, or resident in this process; None where nothing tells."""
-    stats = device.memory_stats()
-    if stats is not None:
-        return stats["peak_bytes_in_use"]
-    with contextlib.suppress(OSError):
-        return _kilobytes("/proc/self/status", "VmHWM") * 1024
-    return None
-
-
-def _kilobytes(path: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(path).read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"{path} does not tell {name}")
-    return int(found[1])
 
 
 if __name__ == "__main__":

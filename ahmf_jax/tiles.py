@@ -1,0 +1,91 @@
+"""How an image is cut into tiles that together give the result of the whole: plain arithmetic, NumPy only.
+
+AHMF's recalibration block (FRB) weighs channels by statistics of the whole map, so that tiles by themselves give
+another answer. But a level's statistics depend on that level's convolutional features alone, and the rest of the
+network has a finite reach. So the image is run twice, tile by tile: once to gather the statistics, once with them given,
+each time with a margin of the network's reach around the part of a tile that counts.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Span(NamedTuple):
+    """A tile along one axis, in low-resolution samples: it reads [start, stop), of which [low, high) counts."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+
+class Tile(NamedTuple):
+    """A tile of an image."""
+
+    rows: Span
+    columns: Span
+
+
+def widest(most: int, reach: int) -> int:
+    """The width of a window of at most `most` samples that leaves something that counts between its margins."""
+    return max(most, 2 * reach + 1)
+
+
+def spans(length: int, most: int, reach: int, *, fill: bool = False) -> list[Span]:
+    """Cuts an axis into the fewest windows of one width, at most `most` (`widest`), whose parts that count cover it.
+
+    Args:
+      length: of the axis.
+      most: the largest width of a window.
+      reach: samples of margin on either side of what counts, but for the ends of the axis.
+      fill: windows as wide as `most` wherever there are several, so that axes of many lengths have one width.
+    """
+    most = widest(most, reach)
+    if length <= most:
+        return [Span(0, length, 0, length)]
+    count = math.ceil((length - 2 * reach) / (most - 2 * reach))
+    width = most if fill else math.ceil((length - 2 * reach) / count) + 2 * reach
+    starts = [min(i * (width - 2 * reach), length - width) for i in range(count)]
+    cuts = [0, *(start + width - reach for start in starts[:-1]), length]
+    return [Span(start, start + width, *cuts[i : i + 2]) for i, start in enumerate(starts)]
+
+
+def tiles(size: tuple[int, int], most: tuple[int, int], reach: int, *, fill: bool = False) -> list[Tile]:
+    """The tiles of an image of `size` samples, row by row; see `spans`."""
+    rows, columns = (spans(n, m, reach, fill=fill) for n, m in zip(size, most, strict=True))
+    return [Tile(row, column) for row in rows for column in columns]
+
+
+def padded_to(length: int) -> int:
+    """The next of few lengths, eight to the octave: at most an eighth is padding."""
+    step = 2 ** max(length.bit_length() - 4, 0)
+    return math.ceil(length / step) * step
+
+
+class Moments:
+    """Mean and variance gathered from parts, in float64 (Chan, Golub and LeVeque, 1979)."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean: np.ndarray = np.zeros(())
+        self._squares: np.ndarray = np.zeros(())
+
+    def add(self, count: int, mean: np.ndarray, variance: np.ndarray) -> None:
+        """Takes in a part of `count` values."""
+        total = self._count + count
+        step = np.asarray(mean, np.float64) - self._mean
+        self._squares = self._squares + np.asarray(variance, np.float64) * count + step**2 * self._count * count / total
+        self._mean = self._mean + step * count / total
+        self._count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of all values so far, float32."""
+        return self._mean.astype(np.float32)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Of all values so far, biased, float32."""
+        return (self._squares / self._count).astype(np.float32)
