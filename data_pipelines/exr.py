@@ -22,7 +22,7 @@ MAGIC = 20000630
 TILED, DEEP, PARTS = 0x200, 0x800, 0x1000
 MOST_HEADER = 2**20
 TYPES = {0: "uint", 1: "half", 2: "float"}
-BYTES = {"uint": 4, "half": 2, "float": 4}
+NUMPY = {"uint": np.dtype(np.uint32), "half": np.dtype(np.float16), "float": np.dtype(np.float32)}
 # Rows to a chunk, by compression: none, RLE, ZIPS, ZIP, PIZ, PXR24, B44, B44A, DWAA, DWAB.
 ROWS = (1, 1, 1, 16, 32, 16, 32, 32, 32, 256)
 # The most bytes that one byte can become; the others are held against `max_pixels` alone.
@@ -55,16 +55,21 @@ def read_depth(file: BinaryIO, path: Path, max_pixels: int, channel: str | None)
     header = read_header(file, path, max_pixels)
     name = choose(header, path, channel)
     openexr = _library(path)
+    # Not the newer `File`, which decodes all channels, and where it cannot says so on stdout and gives none.
     try:
-        # Where pixels cannot be decoded, the library warns on stderr and forgets the part.
-        pixels = openexr.File(str(path), separate_channels=True, num_threads=0).channels()[name].pixels
-    except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
+        stored = openexr.InputFile(str(path))
+        try:
+            values = np.frombuffer(stored.channel(name), NUMPY[header.channels[name]])
+        finally:
+            stored.close()
+    except (RuntimeError, ValueError, OSError, TypeError) as error:
         raise damaged(path, error) from error
-    if pixels.shape != (header.height, header.width):
-        raise damaged(path, f"channel {name} has shape {pixels.shape}")
+    if values.size != header.height * header.width:
+        raise damaged(path, f"channel {name} has {values.size} values")
+    pixels = values.reshape(header.height, header.width)
     if pixels.dtype.kind == "u" and int(pixels.max()) > 2**24:
         raise InputError(f"{path}: channel {name} holds numbers up to {pixels.max()}: save it as float")
-    return pixels.astype(np.float32, copy=False)
+    return pixels.astype(np.float32)
 
 
 def choose(header: Header, path: Path, channel: str | None) -> str:
@@ -133,7 +138,7 @@ def read_header(file: BinaryIO, path: Path, max_pixels: int) -> Header:
             f"{path}: its data window {data} is not its display window {display}: save the whole picture, so that "
             "depth and guide lie alike"
         )
-    pixel = sum(BYTES[kind] for kind in channels.values())
+    pixel = sum(NUMPY[kind].itemsize for kind in channels.values())
     if height * width * pixel > 16 * max_pixels:
         raise InputError(
             f"{path}: claims {len(channels)} channels of {height} x {width} pixels, {height * width * pixel} bytes, "
@@ -152,8 +157,8 @@ def _attributes(start: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
     """Names and values, up to the empty name that ends the header."""
     at, seen = 8, set()
     while start[at : at + 1] not in (b"", b"\0"):
-        name, at = _text(start, at)
-        _, at = _text(start, at)
+        name, at = _text(start, at, path)
+        _, at = _text(start, at, path)
         (size,) = struct.unpack_from("<I", start, at)
         at += 4
         if size > len(start) - at or name in seen:
@@ -169,7 +174,7 @@ def _channels(value: bytes, path: Path) -> Iterator[tuple[str, str]]:
     """Names and types of the channels."""
     at, seen = 0, set()
     while value[at:] != b"\0":
-        name, at = _text(value, at)
+        name, at = _text(value, at, path)
         kind, across, down = struct.unpack_from("<I4x2I", value, at)
         at += 16
         if kind not in TYPES or name in seen:
@@ -180,7 +185,10 @@ def _channels(value: bytes, path: Path) -> Iterator[tuple[str, str]]:
         yield name, TYPES[kind]
 
 
-def _text(value: bytes, at: int) -> tuple[str, int]:
+def _text(value: bytes, at: int, path: Path) -> tuple[str, int]:
     """The text that ends with a zero, and the place after it."""
     end = value.index(b"\0", at, at + 256)
-    return value[at:end].decode(), end + 1
+    text = value[at:end].decode()
+    if not text.isprintable():
+        raise damaged(path, f"a name in it is {text!r}")
+    return text, end + 1

@@ -34,13 +34,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
+import OpenEXR
 from PIL import Image
 
+from ahmf_jax import export
 from ahmf_jax.errors import InputError
+from ahmf_jax.models import AHMF
+from ahmf_jax.state import init_params
 from data_pipelines import archives, hdf5, hdf5_index
 from data_pipelines.calib import read_calibration
+from data_pipelines.clouds import read_intrinsics
 from data_pipelines.download import read_checksums
 from data_pipelines.files import DEPTH_SUFFIXES, GUIDE_FORMATS, read_depth, read_guide
 from data_pipelines.hdf5 import ArraySpec, open_arrays
@@ -212,6 +218,14 @@ def _rows(path: Path) -> None:
                 assert array[i].shape == array.shape[1:] and array[i].dtype == array.dtype
 
 
+def _bundle(path: Path) -> None:
+    try:
+        export.load_bundle(path)
+    except InputError as error:
+        # Of the library, whose errors are sentences: "PATH is ...".
+        raise InputError(str(error).replace(f"{path} ", f"{path}: ", 1)) from error
+
+
 def _unpack(path: Path) -> None:
     # In a folder of its own: what leads out of the target lands there, and is seen.
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
@@ -229,7 +243,11 @@ READERS: dict[str, list[Callable[[Path], object]]] = {
     **{suffix: [_depth] for suffix in DEPTH_SUFFIXES},
     ".png": [_depth, _guide],
     ".npy": [_depth, _guide],
-    ".txt": [read_calibration],
+    ".tif": [_depth, _guide],
+    ".tiff": [_depth, _guide],
+    ".txt": [read_calibration, read_intrinsics],
+    ".json": [read_intrinsics],
+    ".safetensors": [_bundle],
     ".tsv": [read_checksums],
     ".h5": [_rows],
     **{suffix: [_unpack] for suffix in (".zip", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz")},
@@ -345,6 +363,39 @@ def run(first: int, count: int, place: Path, kind: str = "") -> int:
     return failures
 
 
+def tiff(array: np.ndarray, order: str = "<", *, big: bool = False, deflate: bool = False, **tags: int) -> bytes:
+    """A TIFF of one strip written by hand: (H, W) or (H, W, 3) of any type of NumPy's, in either order of bytes."""
+    height, width, samples = (*array.shape, 1)[:3]
+    data = array.astype(array.dtype.newbyteorder(order)).tobytes()
+    data = zlib.compress(data) if deflate else data
+    number, step, start = ("Q", 20, 16) if big else ("I", 12, 8)
+    fields = {
+        **{256: width, 257: height, 258: 8 * array.itemsize, 259: 8 if deflate else 1, 262: 2 if samples == 3 else 1},
+        **{273: start, 277: samples, 278: height, 279: len(data), 339: "uif".index(array.dtype.kind) + 1},
+        **{int(tag[1:]): value for tag, value in tags.items()},
+    }
+    page = start + len(data)
+    out = b"II" if order == "<" else b"MM"
+    out += struct.pack(f"{order}HHHQ", 43, 8, 0, page) if big else struct.pack(f"{order}HI", 42, page)
+    out += data + struct.pack(f"{order}{'Q' if big else 'H'}", len(fields))
+    after = page + (8 if big else 2) + step * len(fields) + (8 if big else 4)
+    lists = b""
+    for tag, value in sorted(fields.items()):
+        several = tag in (258, 339) and samples > 1
+        if several and not big:  # three shorts do not fit
+            inside = struct.pack(f"{order}I", after + len(lists))
+            lists += struct.pack(f"{order}3H", *[value] * 3)
+        elif several:
+            inside = struct.pack(f"{order}4H", *[value] * 3, 0)
+        elif tag in (273, 279):
+            inside = struct.pack(f"{order}{number}", value)
+        else:
+            inside = struct.pack(f"{order}H{'6x' if big else '2x'}", value)
+        kind = {"I": 4, "Q": 16}[number] if tag in (273, 279) else 3
+        out += struct.pack(f"{order}HH{number}", tag, kind, 3 if several else 1) + inside
+    return out + struct.pack(f"{order}{number}", 0) + lists
+
+
 def good_files() -> Iterator[tuple[str, bytes]]:
     """The corpus: small good files of every kind."""
     rng = np.random.default_rng(0)
@@ -381,6 +432,41 @@ def good_files() -> Iterator[tuple[str, bytes]]:
     yield "little.pfm", b"Pf\n5 6\n-1.0\n" + metres.tobytes()
     yield "big.pfm", b"Pf\n5 6\n0.0039\n" + metres.astype(">f4").tobytes()
     yield "a.dpt", struct.pack("<f2i", 202021.25, 5, 6) + metres.tobytes()
+    yield "rgb.tif", image(rgb, "TIFF", compression="tiff_lzw")
+    yield "palette.tif", image(rgb, "TIFF", "P", compression="packbits")
+    yield "jpeg.tif", image(rgb, "TIFF", compression="jpeg")
+    yield "rgb16.tif", tiff(rgb.astype(np.uint16) * 257, ">", deflate=True)
+    yield "grey.tiff", image(grey, "TIFF", compression="tiff_adobe_deflate")
+    yield "u2.tif", tiff(deep, ">")
+    yield "f2.tif", tiff(metres.astype(np.float16), deflate=True)
+    yield "f4.tif", tiff(metres, ">", deflate=True)
+    yield "f8.tif", tiff(metres.astype(np.float64), big=True)
+    yield "opencv.tif", bytes(cv2.imencode(".tif", metres, (cv2.IMWRITE_TIFF_COMPRESSION, 5))[1])
+    # Large and smooth enough: what does not become smaller is kept as it is, whatever the compression is called.
+    ramp = np.add.outer(np.arange(20), np.arange(24)).astype(np.float32) ** 2
+    layers = {"Z": ramp, "A": ramp.astype(np.float16), "id": ramp.astype(np.uint32)}
+    for name in ("NO", "RLE", "ZIPS", "ZIP", "PIZ", "PXR24", "B44", "DWAA"):
+        file = io.BytesIO()
+        kinds = {"type": OpenEXR.scanlineimage, "compression": getattr(OpenEXR, f"{name}_COMPRESSION")}
+        OpenEXR.File(kinds, layers if name != "ZIP" else {"Y": ramp}, num_threads=0).write(file)
+        yield f"{name.lower()}.exr", file.getvalue()
+    file = io.BytesIO()
+    kinds = {"type": OpenEXR.tiledimage, "tiles": OpenEXR.TileDescription(), "compression": OpenEXR.ZIP_COMPRESSION}
+    OpenEXR.File(kinds, {"Z": ramp}, num_threads=0).write(file)
+    yield "tiled.exr", file.getvalue()
+    yield "camera.json", b'{"fx": 525.0, "fy": 525.5, "cx": 319.5, "cy": 239.5, "width": 640, "height": 480}'
+    yield (
+        "open3d.json",
+        json.dumps(
+            {"intrinsic": {"width": 640, "height": 480, "intrinsic_matrix": [525, 0, 0, 0, 525, 0, 319.5, 239.5, 1]}}
+        ).encode(),
+    )
+    yield "matrix.txt", b"525.0 0.0 319.5\n0.0 525.0 239.5\n0.0 0.0 1.0\n"
+    model = AHMF(scale=2, num_levels=1, features=2)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "a.safetensors"
+        export.save_bundle(path, export.Trained(model, init_params(model)))
+        yield path.name, path.read_bytes()
     yield (
         "calib.txt",
         (
