@@ -23,7 +23,9 @@ from experiments import config as configs
 from experiments.commands.benchmark import Benchmark
 from experiments.commands.convert import Convert
 from experiments.commands.data import Data, PrepareSet
+from experiments.commands.doctor import Doctor
 from experiments.commands.evaluate import Evaluate
+from experiments.commands.export import Export
 from experiments.commands.train import Train, TrainRun, as_options
 from experiments.commands.upsample import Upsample
 from experiments.config import TrainConfig
@@ -53,7 +55,9 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Upsample, tyro.conf.subcommand("upsample")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
 
