@@ -69,7 +69,7 @@ def check_invalid(dtype: np.dtype, invalid: float | int) -> None:
 
 
 def check_guide(guide: np.ndarray, channels: int, depth: tuple[int, ...]) -> None:
-    """InputError unless the guide is uint8, uint16 or floating point in [0, 1], and of a shape for depth of `depth`'s."""
+    """InputError unless the guide is uint8, uint16 or floating point in [0, 1], and can go with depth of that shape."""
     batch = depth[:-2]
     if batch and guide.ndim == 3:
         raise InputError(f"the depth has shape {depth}: one map (height, width) is needed with one guide")

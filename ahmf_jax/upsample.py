@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 from ahmf_jax import checkpoint, confidence, export, factors
 from ahmf_jax.arrays import avoid, check_depth, check_guide, hole_value, into_dtype, known_samples
 from ahmf_jax.consistency import make_consistent
+from ahmf_jax.engine import Engine
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
@@ -39,24 +40,6 @@ def network_batch(batch: Mapping[str, Any]) -> dict[str, Array]:
     """What a network reads of a batch, as JAX arrays; the target stays where it is."""
     names = ("depth_lr", "guide", "mask_lr", "depth_span")
     return {name: jnp.asarray(batch[name]) for name in names if name in batch}
-
-
-class Engine:
-    """Stands in for `ahmf_jax.engine.Engine` until that is there: the whole image at once."""
-
-    def __init__(self, trained: Trained, devices: Sequence[jax.Device] | None = None) -> None:
-        self._trained = trained
-        self._params = jax.device_put(trained.params)
-
-    def __call__(
-        self, depth: np.ndarray, known: np.ndarray, guide: np.ndarray, *, tile: int | None, bucket: bool
-    ) -> np.ndarray:
-        """(B, H, W), in units of the range."""
-        if guide.dtype.kind == "u":
-            guide = guide.astype(np.float32) / np.iinfo(guide.dtype).max
-        batch = {"depth_lr": depth[..., None], "guide": guide.astype(np.float32), "mask_lr": known[..., None]}
-        trained = self._trained
-        return np.asarray(super_resolve(trained.model, trained.scaling, self._params, network_batch(batch)))[..., 0]
 
 
 @dataclass(frozen=True)
@@ -103,8 +86,12 @@ class Upsampler:
         self.trained = trained
         self.scale = trained.model.scale
         self.engine = Engine(trained, devices)
-        self._params = jax.device_put(trained.params)
         self._guide_channels = export.guide_channels(trained.params)
+
+    @functools.cached_property
+    def _params(self) -> Any:
+        """The parameters on the device, for `batch`; the engine has its own."""
+        return jax.device_put(self.trained.params)
 
     def batch(self, batch: dict[str, Any]) -> Float[np.ndarray, "b H W 1"]:
         """Super-resolves a batch as the data pipelines make it: the result is in units of the range."""

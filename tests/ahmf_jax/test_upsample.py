@@ -40,6 +40,12 @@ def trained(scaling: Any = "range", **fields: Any) -> Trained:
     return Trained(MODEL, params(), scaling, **fields)
 
 
+@functools.cache  # each compiles programs of its own
+def upsampler_of(scaling: Any = "range", **fields: Any) -> Upsampler:
+    return Upsampler(trained(scaling, **fields))
+
+
+@functools.cache
 def shifted(by: float, scaling: Any = "range") -> Upsampler:
     """A network that adds `by` to the bicubic up-sampling, in its own scale."""
     nothing = jax.tree.map(np.zeros_like, params())
@@ -68,7 +74,7 @@ def test_the_result_is_the_models(scaling: Any) -> None:
         {"params": params()}, jnp.asarray((filled - offset) / span)[None, ..., None], jnp.asarray(GUIDE)[None]
     )
     expected = np.asarray(output[0, ..., 0]) * span + offset
-    result = Upsampler(trained(scaling, range=120.0))(
+    result = upsampler_of(scaling, range=120.0)(
         np.where(known, depth, np.nan).astype(np.float32), GUIDE, invalid=np.nan
     )
     np.testing.assert_allclose(result[~np.isnan(result)], expected[~np.isnan(result)], rtol=2e-5)
@@ -98,7 +104,7 @@ def test_predictions_are_clipped_to_the_dtype(dtype: str, by: float, expected: f
 
 
 def test_the_guides_dtypes_mean_the_same() -> None:
-    upsampler, depth = Upsampler(trained()), LEVELS.astype(np.float32)
+    upsampler, depth = upsampler_of(), LEVELS.astype(np.float32)
     guide = np.random.default_rng(1).integers(0, 256, (6, 8, 3))
     expected = upsampler(depth, (guide / 255).astype(np.float32))
     for same in (guide.astype(np.uint8), (257 * guide).astype(np.uint16), guide / 255):
@@ -107,13 +113,13 @@ def test_the_guides_dtypes_mean_the_same() -> None:
 
 
 def test_another_unit_of_the_depth_is_that_unit_of_the_result() -> None:
-    upsampler, depth = Upsampler(trained("sample")), (LEVELS / 10).astype(np.float32)
+    upsampler, depth = upsampler_of("sample"), (LEVELS / 10).astype(np.float32)
     metres = upsampler(depth, GUIDE)
     np.testing.assert_array_equal(upsampler(depth * 1024, GUIDE), metres * 1024)  # a power of two rounds nothing
     np.testing.assert_allclose(upsampler(depth * 1000, GUIDE), metres * 1000, rtol=1e-5)
     np.testing.assert_allclose(upsampler(depth, GUIDE, depth_range=1e-3), metres)  # of no use, and no harm
     # A model of a fixed range needs the range in the same unit.
-    fixed = Upsampler(trained("range", range=10.0))
+    fixed = upsampler_of(range=10.0)
     scaled = fixed(depth * 1024, GUIDE, depth_range=10240.0)
     np.testing.assert_array_equal(scaled, fixed(depth, GUIDE) * 1024)
 
@@ -122,7 +128,7 @@ def test_a_flat_map_and_one_of_zeros() -> None:
     for value in (0, 7):
         depth = np.full((3, 4), value, np.float32)
         np.testing.assert_allclose(shifted(0.0, "sample")(depth, GUIDE), value, rtol=1e-6)
-        assert np.isfinite(Upsampler(trained("sample"))(depth, GUIDE)).all()
+        assert np.isfinite(upsampler_of("sample")(depth, GUIDE)).all()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +224,7 @@ def test_what_cannot_be_used(
 ) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse some first
     with pytest.raises(InputError, match=message):
-        Upsampler(trained())(depth, guide, **options)
+        upsampler_of()(depth, guide, **options)
 
 
 @pytest.mark.parametrize("guide_channels", [1, 4])
@@ -250,7 +256,7 @@ def test_load_finds_bundles_and_a_runs_best(tmp_path: Path) -> None:
     assert found.origin == "step 1 of run"
     jax.tree.map(np.testing.assert_array_equal, found.params, params())
     save_bundle(tmp_path / "w.safetensors", found)
-    expected = Upsampler(trained("sample"))(DEPTH, GUIDE)
+    expected = upsampler_of("sample")(DEPTH, GUIDE)
     for path in (run, str(tmp_path / "w.safetensors")):
         np.testing.assert_array_equal(ahmf_jax.load(path)(DEPTH, GUIDE), expected)
 
