@@ -22,7 +22,15 @@ MAGIC = 20000630
 TILED, DEEP, PARTS = 0x200, 0x800, 0x1000
 MOST_HEADER = 2**20
 TYPES = {0: "uint", 1: "half", 2: "float"}
-NUMPY = {"uint": np.dtype(np.uint32), "half": np.dtype(np.float16), "float": np.dtype(np.float32)}
+NUMPY: dict[str, np.dtype[Any]] = {
+    "uint": np.dtype(np.uint32),
+    "half": np.dtype(np.float16),
+    "float": np.dtype(np.float32),
+}
+    "uint": np.dtype(np.uint32),
+    "half": np.dtype(np.float16),
+    "float": np.dtype(np.float32),
+}
 # Rows to a chunk, by compression: none, RLE, ZIPS, ZIP, PIZ, PXR24, B44, B44A, DWAA, DWAB.
 ROWS = (1, 1, 1, 16, 32, 16, 32, 32, 32, 256)
 # The most bytes that one byte can become; the others are held against `max_pixels` alone.

@@ -16,7 +16,7 @@ GUIDE_SUFFIXES = (*GUIDE_FORMATS, ".npy")
 SECONDS = 0.02  # between a depth map and its picture: more than half a frame of 30 a second
 LONGEST = 2**26
 
-_WORDS = "|".join(sorted({*DEPTH_NAMES, *GUIDE_NAMES}, key=len, reverse=True))
+_WORDS = "|".join(sorted({*DEPTH_NAMES, *GUIDE_NAMES, "mask"}, key=len, reverse=True))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def open_sequence(folder: Path, depth: str | None = None, guide: str | None = No
         folder,
         [path for path in files if re.search(rf"[-_.](?:{'|'.join(DEPTH_NAMES)})$", path.stem, re.I)],
         [path for path in files if re.search(rf"[-_.](?:{'|'.join(GUIDE_NAMES)})$", path.stem, re.I)],
-        _bare,
+        bare_name,
     )
 
 
@@ -81,8 +81,18 @@ def pair_folders(depths: Path, guides: Path) -> list[Frame]:
     for folder in (depths, guides):
         _check_folder(folder)
     found = _files(depths), _files(guides)
-    names = [{_bare(path) for path in paths} for paths in found]
-    return _paired(depths, *found, _bare if names[0] & names[1] else _number)
+    names = [{bare_name(path) for path in paths} for paths in found]
+    return _paired(depths, *found, bare_name if names[0] & names[1] else _number)
+
+
+def bare_name(path: Path) -> str:
+    """The name without its suffix and the words that say which half it is, at its beginning or end."""
+    return re.sub(rf"(?i)^(?:{_WORDS})[-_. ]+|[-_. ]+(?:{_WORDS})$", "", path.stem)
+
+
+def by_name(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder, such as masks, by the bare names of their frames."""
+    return {bare_name(path): path for path in _files(folder) if path.suffix.lower() in GUIDE_SUFFIXES}
 
 
 def in_order(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -161,11 +171,6 @@ def _subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
-def _bare(path: Path) -> str:
-    """The name without the words that say which half it is, at its beginning or end."""
-    return re.sub(rf"(?i)^(?:{_WORDS})[-_. ]+|[-_. ]+(?:{_WORDS})$", "", path.stem)
 
 
 def _number(path: Path) -> str:

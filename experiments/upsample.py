@@ -1,80 +1,243 @@
-"""`ahmf upsample`: files in, files out."""
+"""`ahmf upsample` on one image: files in, files out."""
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from ahmf_jax import resample, upsample
+from ahmf_jax.engine import keep_compiled
 from ahmf_jax.errors import InputError
+from ahmf_jax.fitting import fit_guide
 from ahmf_jax.holes import fill_holes
-from data_pipelines.files import WRITABLE, read_depth, read_guide, write_depth, write_picture
+from ahmf_jax.upsample import Result, Upsampler
+from data_pipelines.clouds import Intrinsics, points, write_ply
+from data_pipelines.files import MAX_PIXELS, WRITABLE, read_depth, read_guide, write_depth, write_picture
+from data_pipelines.opening import listed
 from experiments.pictures import depth_colours, side_by_side
+
+# A distance in a PNG, which holds whole numbers, in samples.
+STEP = 0.01
+FLOATS = tuple(suffix for suffix, kinds in WRITABLE.items() if "float32" in kinds)
+# Of a picture to look at, in pixels.
+TALLEST = 2160
+
+
+@dataclass(frozen=True)
+class Files:
+    """What one image is read from and written to."""
+
+    depth: Path
+    guide: Path
+    out: Path
+    mask: Path | None = None
+    picture: Path | None = None
+    confidence: Path | None = None
+    spread: Path | None = None
+    ply: Path | None = None
+
+    def inputs(self) -> list[Path]:
+        """The files that are read."""
+        return [path for path in (self.depth, self.guide, self.mask) if path is not None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done alike with every image."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `Upsampler.run`, but for the mask and `tta`, which follow from the files."""
+    max_pixels: int = MAX_PIXELS
+    channel: str | None = None
+    camera: Intrinsics | None = None
+    """In pixels of the guide as it is read."""
+
+    @property
+    def filled(self) -> bool:
+        """Whether the holes come back as what the network made of them."""
+        return self.options.get("holes") == "fill"
+
+
+@dataclass(frozen=True)
+class Images:
+    """What was read."""
+
+    depth: np.ndarray
+    guide: np.ndarray
+    mask: np.ndarray | None
 
 
 def upsample_file(
-    weights: Path,
-    depth: Path,
-    guide: Path,
-    out: Path,
-    *,
-    picture: Path | None = None,
-    invalid: float | None = None,
-    depth_range: float | None = None,
-    max_pixels: int = 2**24,
+    weights: Path, depth: Path, guide: Path, out: Path, *, picture: Path | None = None, settings: Settings | None = None
 ) -> None:
-    """Super-resolves one depth file; see `Upsampler.__call__` for what happens to dtype, unit and holes.
+    """`upsample_files` on one depth file, with every option at its default unless `settings` say otherwise."""
+    upsample_files(weights, Files(depth, guide, out, picture=picture), settings or Settings())
 
-    The size of the guide is checked before anything is computed, and every output is written whole or not at all.
+
+def upsample_files(weights: Path, files: Files, settings: Settings, devices: int | None = None) -> None:
+    """Super-resolves one image; what can be checked is checked before minutes of work.
+
+    Raises:
+      InputError: a file or an option that cannot be used; nothing was written then, or only what was whole.
     """
-    upsampler = upsample.load(weights)
-    depth_lr = read_depth(depth, max_pixels)
-    colour = read_guide(guide, max_pixels)
-    # Before minutes of work, not after.
-    kind = depth_lr.dtype.name
-    if kind not in WRITABLE.get(out.suffix.lower(), ()):
-        holders = " or ".join(suffix for suffix, kinds in WRITABLE.items() if kind in kinds)
-        raise InputError(f"{out}: the result is {kind} as {depth} is, which is written as {holders}: change the suffix")
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise InputError(f"{picture}: a picture is written as .png: change the suffix")
-    for path, others in ((out, (depth, guide)), (picture, (depth, guide, out))):
-        if path is not None:
+    check_outputs([files])
+    upsampler = load(weights, devices)
+    images = read(files, settings)
+    write(files, images, run(upsampler, files, images, settings), settings)
+
+
+def load(weights: Path, devices: int | None = None) -> Upsampler:
+    """The trained model, on the first `devices` devices; its compiled programs are kept on disk."""
+    keep_compiled()
+    if devices is None:
+        return upsample.load(weights)
+    there = jax.devices()
+    if not 1 <= devices <= len(there):
+        raise InputError(
+            f"devices {devices}: there are {len(there)} ({there[0].platform}): name as many or fewer (--devices); of "
+            "one CPU the variable JAX_NUM_CPU_DEVICES makes several"
+        )
+    return upsample.load(weights, there[:devices])
+
+
+def check_outputs(jobs: Sequence[Files]) -> None:
+    """InputError where an output has no place or a suffix that cannot hold it, is named twice, or is an input."""
+    inputs = {path.resolve() for files in jobs for path in files.inputs()}
+    seen: set[Path] = set()
+    for files in jobs:
+        for path, what, suffixes in (
+            (files.out, "the result", tuple(WRITABLE)),
+            (files.picture, "a picture", (".png",)),
+            (files.confidence, "the confidence", (".png", *FLOATS)),
+            (files.spread, "the spread", FLOATS),
+            (files.ply, "a point cloud", (".ply",)),
+        ):
+            if path is None:
+                continue
+            if path.suffix.lower() not in suffixes:
+                raise InputError(f"{path}: {what} is written as {listed(suffixes)}: change the suffix")
             check_place(path)
-            if path.resolve() in [other.resolve() for other in others]:
+            where = path.resolve()
+            if where in inputs or where in seen:
                 raise InputError(f"{path}: is named twice, and would be overwritten: choose another name")
-    try:
-        depth_hr = upsampler(depth_lr, colour, invalid=invalid, depth_range=depth_range)
-    except InputError as error:
-        raise InputError(f"{depth} with {guide}: {error}") from None
-    write_depth(out, depth_hr)
-    if picture is not None:
-        write_picture(picture, comparison(depth_lr, colour, depth_hr, invalid))
+            seen.add(where)
 
 
 def check_place(path: Path) -> None:
     """InputError where a file to be written has no folder, or is one."""
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}: create it or write elsewhere")
+    check_parent(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder: name a file")
 
 
-def comparison(
-    depth_lr: np.ndarray, guide: np.ndarray, depth_hr: np.ndarray, invalid: float | None = None
-) -> np.ndarray:
-    """Guide, bicubic up-sampling and result side by side, one colour scale for both depths; (H, W, 3) uint8."""
+def check_parent(path: Path) -> None:
+    """InputError where something to be written has no folder to be in."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}: create it or write elsewhere")
 
-    def known(depth: np.ndarray) -> np.ndarray:
-        finite = np.isfinite(depth)
-        return finite if invalid is None else finite & (depth != invalid)
 
-    filled = fill_holes(depth_lr, known(depth_lr))
-    bicubic = resample.resize(filled[..., None], depth_hr.shape, "matlab_bicubic")[..., 0]
-    mask = known(depth_hr)
-    low, high = float(depth_hr[mask].min()), float(depth_hr[mask].max())
+def read(files: Files, settings: Settings) -> Images:
+    """Reads the images; raises InputError also where the output cannot hold what the depth will be."""
+    channel = settings.channel if files.depth.suffix.lower() == ".exr" else None
+    depth = read_depth(files.depth, settings.max_pixels, channel)
+    kind = depth.dtype.name
+    if kind not in WRITABLE[files.out.suffix.lower()]:
+        holders = [suffix for suffix, kinds in WRITABLE.items() if kind in kinds]
+        raise InputError(
+            f"{files.out}: the result is {kind} as {files.depth} is, which is written as {listed(holders)}: change the "
+            "suffix"
+        )
+    mask = None if files.mask is None else read_mask(files.mask, depth.shape, settings.max_pixels)
+    guide = read_guide(files.guide, settings.max_pixels)
+    size = settings.camera.size if settings.camera is not None else None
+    if size not in (None, guide.shape[:2]):
+        raise InputError(
+            f"{files.guide}: is {guide.shape[1]} x {guide.shape[0]} pixels, and the intrinsics are of {size[1]} x "
+            f"{size[0]}: give those of the guide (--intrinsics)"
+        )
+    return Images(depth, guide, mask)
+
+
+def read_mask(path: Path, size: tuple[int, ...], max_pixels: int) -> np.ndarray:
+    """(h, w) bool, True where the picture is white, which means known."""
+    mask = read_guide(path, max_pixels).mean(axis=2) >= 128
+    if mask.shape != size:
+        raise InputError(
+            f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels and the depth {size[1]} x {size[0]}: give "
+            "one of the depth's size (--mask)"
+        )
+    if not mask.any():
+        raise InputError(
+            f"{path}: the mask is black all over, so no depth is known: make it white where one is (--mask)"
+        )
+    return mask
+
+
+def run(upsampler: Upsampler, files: Files, images: Images, settings: Settings) -> Result:
+    """Super-resolves what was read; an InputError names the files."""
+    try:
+        return upsampler.run(
+            images.depth, images.guide, mask=images.mask, tta=files.spread is not None, **settings.options
+        )
+    except InputError as error:
+        raise InputError(f"{files.depth} with {files.guide}: {error}") from None
+
+
+def write(files: Files, images: Images, result: Result, settings: Settings) -> None:
+    """Writes all that the files name, each whole or not at all; the depth last, as the sign that all is there."""
+    if files.confidence is not None:
+        distance = result.distance
+        if files.confidence.suffix.lower() == ".png":
+            distance = np.minimum(np.rint(distance / STEP), np.iinfo(np.uint16).max).astype(np.uint16)
+        write_depth(files.confidence, distance)
+    if files.spread is not None and result.spread is not None:
+        write_depth(files.spread, result.spread)
+    if files.ply is not None and settings.camera is not None:
+        shown = np.isfinite(result.depth) & (result.depth > 0) & (result.mask | settings.filled)
+        camera = output_camera(settings.camera, images, result, settings.options)
+        cloud, places = points(result.depth, shown, camera)
+        write_ply(files.ply, cloud, result.guide.reshape(-1, 3)[places])
+    if files.picture is not None:
+        write_picture(files.picture, comparison(images.depth, result, settings.filled))
+    write_depth(files.out, result.depth)
+
+
+def output_camera(camera: Intrinsics, images: Images, result: Result, options: Mapping[str, Any]) -> Intrinsics:
+    """The intrinsics in pixels of the result, whose guide may have been cut or resampled."""
+    before, after = images.guide.shape[:2], result.guide.shape[:2]
+    if before == after:
+        return camera
+    if options.get("fit") == "crop":
+        # Which row and column of the guide is the first that is left: the same cut on their numbers.
+        numbers = [np.broadcast_to(n, before)[None, ..., None] for n in np.ogrid[: before[0], : before[1]]]
+        size = images.depth.shape[0], images.depth.shape[1]
+        top, left = (int(fit_guide(size, grid, result.factor, "crop", 1).guide[0, 0, 0, 0]) for grid in numbers)
+        return replace(camera, cx=camera.cx - left, cy=camera.cy - top)
+    y, x = (new / old for new, old in zip(after, before, strict=True))
+    # Half a pixel, as the centre of the first pixel is at 0.
+    return Intrinsics(camera.fx * x, camera.fy * y, (camera.cx + 0.5) * x - 0.5, (camera.cy + 0.5) * y - 0.5)
+
+
+def comparison(depth_lr: np.ndarray, result: Result, filled: bool = False) -> np.ndarray:
+    """Guide, bicubic up-sampling and result side by side, one colour scale for both depths; (H, W, 3) uint8.
+
+    Of a result taller than `TALLEST` every second, third, ... row and column is shown. What is unknown is grey, unless
+    it was `filled`.
+    """
+    step = math.ceil(result.depth.shape[0] / TALLEST)
+    low_resolution = fill_holes(depth_lr[result.rows, result.columns], result.known)
+    bicubic = resample.resize(low_resolution[..., None], result.depth.shape, "matlab_bicubic")[::step, ::step, 0]
+    depth = result.depth[::step, ::step]
+    known = np.isfinite(depth) & (result.mask[::step, ::step] | filled)
+    low, high = float(low_resolution.min()), float(low_resolution.max())
     return side_by_side(
         [
-            ("guide", guide),
+            ("guide", result.guide[::step, ::step]),
             ("bicubic", depth_colours(bicubic, low, high)),
-            ("AHMF", depth_colours(depth_hr, low, high, mask)),
+            ("AHMF", depth_colours(depth, low, high, known)),
         ]
     )
