@@ -27,10 +27,6 @@ NUMPY: dict[str, np.dtype[Any]] = {
     "half": np.dtype(np.float16),
     "float": np.dtype(np.float32),
 }
-    "uint": np.dtype(np.uint32),
-    "half": np.dtype(np.float16),
-    "float": np.dtype(np.float32),
-}
 # Rows to a chunk, by compression: none, RLE, ZIPS, ZIP, PIZ, PXR24, B44, B44A, DWAA, DWAB.
 ROWS = (1, 1, 1, 16, 32, 16, 32, 32, 32, 256)
 # The most bytes that one byte can become; the others are held against `max_pixels` alone.
