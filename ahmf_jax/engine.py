@@ -220,13 +220,13 @@ class Engine:
 
 
 def bytes_per_sample(model: Any) -> float:
-    """About the memory that a low-resolution sample takes while it is computed (`memory_analysis`, within a half).
+    """About the memory that a low-resolution sample takes while it is computed, as `memory_analysis` tells it.
 
-    The larger part is the guide's head and the reconstruction, which hold two maps of features at full resolution;
-    then come the levels, of which some four maps each are kept.
+    The most is held either in the guide's head and the reconstruction, two maps of features at full resolution, or
+    between the levels, of which each keeps seven maps.
     """
-    width = jnp.dtype(model.dtype).itemsize
-    return width * model.features * (2.3 * model.scale**2 + 4 * model.num_levels + 5)
+    maps = max(2.3 * model.scale**2, 7.5 * model.num_levels + 5)
+    return jnp.dtype(model.dtype).itemsize * model.features * maps
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,9 @@ Scaling = Literal["range", "sample", "truth"]
 # A flatter sample is not stretched further: 1 grey level of 256, below which depth is mostly noise.
 MIN_SPAN = 1 / 256
 
-PerSample = Float[Array, "b 1 1 1"]
+Depths = Float[Array, "b h w 1"] | Float[np.ndarray, "b h w 1"]
+Masks = Bool[Array, "b h w 1"] | Bool[np.ndarray, "b h w 1"]
+PerSample = Float[Array, "b 1 1 1"] | Float[np.ndarray, "b 1 1 1"]
 
 
 def is_leak(scaling: Scaling) -> bool:
@@ -22,8 +24,8 @@ def is_leak(scaling: Scaling) -> bool:
 
 
 def offset_and_span(
-    depth_lr: Float[Array, "b h w 1"],
-    mask_lr: Bool[Array, "b h w 1"],
+    depth_lr: Depths,
+    mask_lr: Masks,
     scaling: Scaling,
     depth_span: Float[Array, "b 2"] | None = None,
 ) -> tuple[PerSample, PerSample]:

@@ -2,8 +2,8 @@
 
 AHMF's recalibration block (FRB) weighs channels by statistics of the whole map, so that tiles by themselves give
 another answer. But a level's statistics depend on that level's convolutional features alone, and the rest of the
-network has a finite reach. So the image is run twice, tile by tile: once to gather the statistics, once with them given,
-each time with a margin of the network's reach around the part of a tile that counts.
+network has a finite reach. So the image is run twice, tile by tile, first to gather the statistics and then with them
+given, each time with a margin of the network's reach around the part of a tile that counts.
 """
 
 import math

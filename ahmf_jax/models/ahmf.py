@@ -199,7 +199,8 @@ class MMAF(nn.Module):
         self, depth: Image, guide: Image, part: Part | None = None, pooled: Pooled | None = None
     ) -> tuple[Image, dict[str, Any], Pooled]:
         """Returns the fused features, the excitations by name, and the FRB's statistics (both empty without FRB)."""
-        attention, used = {}, {}
+        attention: dict[str, Any] = {}
+        used: Pooled = {}
         if self.fusion in ("feb", "feb_frb"):
             depth = FeatureEnhancementBlock(self.features, self.dtype, name="depth_feb")(depth)
             guide = FeatureEnhancementBlock(self.features, self.dtype, name="guide_feb")(guide)
