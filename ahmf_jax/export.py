@@ -1,10 +1,18 @@
-"""Trained weights in one file: safetensors, with all that it takes to use them in its header."""
+"""Trained weights in one file: safetensors, with all that it takes to use them in its header.
 
+A file may come from anywhere, so nothing that its header says is believed: its length is bounded, its format is this
+one, and the network that it claims is held against the shapes of the tensors, which the file's size bounds, before
+anything is traced or read.
+"""
+
+import contextlib
 import dataclasses
 import json
 import math
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,13 +22,23 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+import ahmf_jax
 from ahmf_jax.errors import InputError
 from ahmf_jax.models import AHMF, MODELS
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.state import init_params
 from ahmf_jax.writing import write_whole
 
-FORMAT = "ahmf_jax 1"
+# Of the layout. What a reader may do without is added under the same number: `version` to `metrics` came so.
+FORMAT_NUMBER = 1
+FORMAT = f"ahmf_jax {FORMAT_NUMBER}"
+# Bytes of a safetensors header that are read: of some hundred thousand tensors.
+MAX_HEADER = 16 << 20
+MAX_NAMED = 20  # tensors named in one error, of each kind
+# How a network is computed, which is left to who loads it.
+RUNTIME_FIELDS = ("parent", "name", "dtype", "unroll", "remat")
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,8 @@ class Trained:
     """A model with its parameters, and what its numbers mean.
 
     `unit` and `range` are the training data's: a depth of `range` units is 1.0 in a batch. `scaling`
-    says what the network is given of it (see `ahmf_jax.scaling`).
+    says what the network is given of it (see `ahmf_jax.scaling`). `training` and `metrics` are for people to read:
+    what it was trained on, and how well it did on its validation images; JSON values, empty where nothing is known.
     """
 
     model: AHMF
@@ -37,6 +56,8 @@ class Trained:
     unit: str = "grey level"
     range: float = 255.0
     origin: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong value fails where it is written."""
@@ -48,88 +69,235 @@ class Trained:
 
 def model_fields(model: Any) -> dict[str, Any]:
     """The fields that make the network what it is, as JSON values (how it is computed is left to who loads it)."""
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    return {k: v for k, v in fields.items() if k not in ("parent", "name", "dtype", "unroll", "remat")}
+    return {name: getattr(model, name) for name in _field_names(type(model))}
+
+
+def build_model(fields: Mapping[str, Any]) -> AHMF:
+    """The network of `model_fields` and its `name`.
+
+    Raises:
+      InputError, KeyError, TypeError: a field has no possible value, is missing, of another type or not known.
+    """
+    given = dict(fields)
+    cls = MODELS[given.pop("name")]
+    if unknown := given.keys() - _field_names(cls):
+        raise TypeError(f"unknown fields {', '.join(sorted(unknown))}")
+    for name in ("scale", "num_levels", "features"):
+        if type(given.get(name, 0)) is not int:  # 4.0 and True pass for integers elsewhere
+            raise TypeError(f"{name} is {given[name]!r}")
+    return cls(**given)
+
+
+def _field_names(cls: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls) if f.name not in RUNTIME_FIELDS]
 
 
 def check_params(model: Any, params: Any, where: str, guide_channels: int) -> None:
-    """InputError unless `params` has exactly the arrays and shapes of `model`; names every one that differs."""
-    wanted = jax.eval_shape(lambda: init_params(model, guide_channels=guide_channels))
-    expected = {k: v.shape for k, v in traverse_util.flatten_dict(wanted, sep="/").items()}
-    found = {k: np.shape(v) for k, v in traverse_util.flatten_dict(params, sep="/").items()}
-    problems = [f"{k} is missing" for k in sorted(expected.keys() - found.keys())]
-    problems += [f"{k} is not of this model" for k in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"{k} is {found[k]}, not {expected[k]}"
-        for k in sorted(expected.keys() & found.keys())
-        if expected[k] != found[k]
-    ]
-    if problems:
-        raise InputError(f"{where} does not hold the weights of {model_fields(model)}: {'; '.join(problems)}")
+    """InputError unless `params` has exactly the arrays and shapes of `model`; names those that differ."""
+    _check_shapes(model, _shapes(params), where, guide_channels)
 
 
-def save_bundle(path: str | os.PathLike[str], trained: Trained) -> None:
-    """Writes the bundle, whole or not at all.
+def _check_shapes(model: Any, found: Shapes, where: str, channels: int) -> None:
+    # One tensor first, whose size bounds both the levels and the features: a header may claim any number of either.
+    name = "reconstruction/reduce/kernel"
+    expected: Shapes = {name: (1, 1, model.num_levels * model.features, model.features)}
+    if found.get(name) == expected[name]:
+        expected = param_shapes(model, channels)
+        unknown = [f"{_shown(k)} is not of this model" for k in sorted(found.keys() - expected.keys())]
+    else:
+        unknown = []
+    missing = [f"{k} is missing" for k in sorted(expected.keys() - found.keys())]
+    both = sorted(expected.keys() & found.keys())
+    other = [f"{k} is {found[k]}, not {expected[k]}" for k in both if found[k] != expected[k]]
+    if missing or unknown or other:
+        told = "; ".join(map(_some, filter(None, (missing, unknown, other))))
+        raise InputError(f"{where} does not hold the weights of {model_fields(model)}: {told}")
 
-    The tensors carry the paths of the parameters (`mmaf/frb/squeeze/conv/kernel`), float32.
+
+def _some(items: Sequence[str]) -> str:
+    more = f"; and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
+    return "; ".join(items[:MAX_NAMED]) + more
+
+
+def param_shapes(model: Any, channels: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's parameters by path, for a guide of so many channels.
+
+    No more than three levels are traced: from two on, every axis grows by the same for each.
     """
-    path = Path(path)
+
+    def traced(levels: int) -> dict[str, tuple[int, ...]]:
+        smaller = model.clone(num_levels=levels, unroll=1)
+        return _shapes(jax.eval_shape(lambda: init_params(smaller, guide_channels=channels)))
+
+    if model.num_levels <= 3:
+        return traced(model.num_levels)
+    two, three = traced(2), traced(3)
+    return {
+        name: tuple(a + (model.num_levels - 2) * (b - a) for a, b in zip(shape, three[name], strict=True))
+        for name, shape in two.items()
+    }
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def _shown(text: str) -> str:
+    """What a file says, fit for a terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
+def bundle_header(trained: Trained) -> dict[str, str]:
+    """What a file of trained weights says of them, whatever its format."""
     model_name = next(name for name, cls in MODELS.items() if isinstance(trained.model, cls))
-    header = {
-        "format": FORMAT,
+    return {
+        "version": ahmf_jax.__version__,
         "model": json.dumps({"name": model_name, **model_fields(trained.model)}),
         "scaling": trained.scaling,
         "unit": trained.unit,
         "range": repr(float(trained.range)),
         "origin": trained.origin,
+        "training": json.dumps(trained.training),
+        "metrics": json.dumps(trained.metrics),
     }
+
+
+def bundle(trained: Trained) -> bytes:
+    """The bundle, as `load_bundle` reads it.
+
+    The tensors carry the paths of the parameters (`mmaf/frb/squeeze/conv/kernel`), float32.
+
+    Raises:
+      InputError: a weight is NaN or infinite.
+    """
     flat = traverse_util.flatten_dict(trained.params, sep="/")
     arrays = {k: np.asarray(v, np.float32, order="C") for k, v in flat.items()}
-    write_safetensors(path, arrays, header)
+    _check_finite("the model", arrays)
+    return save(arrays, {"format": FORMAT, **bundle_header(trained)})
+
+
+def save_bundle(path: str | os.PathLike[str], trained: Trained) -> None:
+    """Writes the bundle, whole or not at all.
+
+    Raises:
+      InputError: the file cannot be written there, or a weight is NaN or infinite.
+    """
+    # Not the library's own `save_file`: what that writes only its owner can read.
+    write_whole(path, bundle(trained))
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], header: dict[str, str] | None = None) -> None:
     """Writes a safetensors file, whole or not at all; InputError where the folder cannot be written."""
-    # Not the library's own `save_file`: what that writes only its owner can read.
     write_whole(path, save(arrays, header))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors and the header of a safetensors file."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file whose header has been parsed, by its library: the tensors lie inside the file, side by side.
+
+    Raises:
+      InputError: there is none, or it is not one, also where the body finds that out.
+    """
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a weights file")
     try:
+        with path.open("rb") as plain:
+            length = int.from_bytes(plain.read(8), "little")
+        if MAX_HEADER < length <= path.stat().st_size:
+            raise SafetensorError(f"its header has {length} bytes: more than {MAX_HEADER} are not read")
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, TypeError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error})") from None
 
 
+def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a bundle says of itself, as text.
+
+    Raises:
+      InputError: it is no bundle, or one of a format that only a later version reads.
+    """
+    with _opened(Path(path)) as file:
+        return _known_format(path, file.metadata() or {})
+
+
 def load_bundle(path: str | os.PathLike[str]) -> Trained:
-    """Reads what `save_bundle` wrote, every shape checked."""
+    """Reads what `save_bundle` wrote: header, names, shapes and types are checked before any tensor is read.
+
+    Raises:
+      InputError: no such file, another kind or a later format, weights that are not the model's, or not finite.
+    """
     path = Path(path)
-    arrays, header = read_safetensors(path)
-    if header.get("format") != FORMAT:
+    with _opened(path) as file:
+        header = _known_format(path, file.metadata() or {})
+        try:
+            model = build_model(json.loads(header["model"]))
+            scaling: Any = header["scaling"]  # `Trained` checks it
+            trained = Trained(
+                model,
+                {},
+                scaling,
+                header["unit"],
+                float(header["range"]),
+                header.get("origin", ""),
+                dict(json.loads(header.get("training", "{}"))),
+                dict(json.loads(header.get("metrics", "{}"))),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path} has a damaged header ({_shown(repr(error))}): get the file anew, or write it again with `ahmf "
+                "export` or `ahmf convert`"
+            ) from None
+        tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
+        _check_shapes(model, shapes, str(path), _guide_channels(shapes))
+        for name, tensor in tensors.items():
+            if tensor.get_dtype() != "F32":
+                raise InputError(f"{path}: {name} is {tensor.get_dtype()}, not F32: write it again with `ahmf export`")
+        arrays = {name: file.get_tensor(name) for name in tensors}
+    _check_finite(str(path), arrays)
+    return dataclasses.replace(trained, params=traverse_util.unflatten_dict(arrays, sep="/"))
+
+
+def _known_format(path: str | os.PathLike[str], header: dict[str, str]) -> dict[str, str]:
+    """The header, which is of a format that this version reads."""
+    found = re.fullmatch(r"ahmf_jax ([0-9]{1,9})", header.get("format", ""))
+    if found is None:
         raise InputError(
             f"{path} is a safetensors file, but not of format {FORMAT!r}: for PyTorch's names use `ahmf convert "
             "from-torch`"
         )
-    try:
-        fields = json.loads(header["model"])
-        model = MODELS[fields.pop("name")](**fields)
-        scaling: Any = header["scaling"]  # `Trained` checks it
-        trained = Trained(model, {}, scaling, header["unit"], float(header["range"]), header.get("origin", ""))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} has a damaged header ({error!r}): write it again with `ahmf convert`") from None
-    params = traverse_util.unflatten_dict(arrays, sep="/")
-    check_params(model, params, str(path), guide_channels(params))
-    return dataclasses.replace(trained, params=params)
+    if int(found[1]) != FORMAT_NUMBER:
+        writer = _shown(header.get("version", "(not stated)"))
+        raise InputError(
+            f"{path} is of format {found[0]!r}, written by ahmf-jax {writer}, and this is ahmf-jax "
+            f"{ahmf_jax.__version__}, which reads {FORMAT!r}: use the version that wrote it"
+        )
+    return header
+
+
+def _check_finite(where: str, arrays: Mapping[str, np.ndarray]) -> None:
+    wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise InputError(
+            f"{where} has weights that are NaN or infinite, and would give no depth: {_some(wrong)}; take an earlier "
+            "checkpoint, or train again with a smaller learning rate"
+        )
 
 
 def guide_channels(params: Any) -> int:
     """The number of channels of the guide that an AHMF's parameters were made for; 3 where they do not say."""
-    flat = traverse_util.flatten_dict(params, sep="/")
+    return _guide_channels(_shapes(params))
+
+
+def _guide_channels(shapes: Shapes) -> int:
     for name, pixels in (("guide_level_1/input/conv/kernel", 1), ("guide_level_1/down_0/conv/kernel", 4)):
-        if np.ndim(flat.get(name)) == 4:
-            return max(1, np.shape(flat[name])[2] // pixels)
+        if len(shape := shapes.get(name, ())) == 4 and all(shape):
+            return max(1, shape[2] // pixels)
     return 3

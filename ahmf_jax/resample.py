@@ -106,25 +106,28 @@ def matrix(in_size: int, out_size: int, kernel: str) -> np.ndarray:
     return dense
 
 
-def resize(x: Array, size: tuple[int, int], kernel: str) -> Array:
+def resize(x: Array, size: tuple[Any, Any], kernel: str) -> Array:
     """Resamples images to another size.
 
     Args:
       x: (..., H, W, C) floating-point array, NumPy or JAX; the result is of the same kind and dtype.
-      size: (height, width) after.
+      size: (height, width) after, whole numbers or symbols.
       kernel: one of `KERNELS`.
 
     Returns:
       (..., height, width, C), rows first. The weights are made in float64. On JAX arrays the sums are full
         float32, whatever the accelerator's matrix products are, and an axis that is enlarged by a whole factor
-        may be split over devices: each output reads its input's neighbours, and not the whole axis.
+        may be split over devices: each output reads its input's neighbours, and not the whole axis. Sizes may be
+        symbols (`jax.export`) where `torch_bicubic` enlarges by a whole factor.
 
     Raises:
       InputError: an unknown kernel, a size below 1, or an integer array (convert it first: the
-        rounding is a protocol's choice, not this function's).
+        rounding is a protocol's choice, not this function's); symbols elsewhere.
     """
     if not np.issubdtype(x.dtype, np.floating) and str(x.dtype) != "bfloat16":
         raise InputError(f"cannot resample {x.dtype} values: convert them to floating point first")
+    if not isinstance(x, np.ndarray) and not all(isinstance(n, int | np.integer) for n in (*size, *x.shape[-3:-1])):
+        return _enlarged(_enlarged(x, x.ndim - 3, size[0], kernel), x.ndim - 2, size[1], kernel)
     height, width = (int(n) for n in size)
     rows = matrix(x.shape[-3], height, kernel)
     columns = matrix(x.shape[-2], width, kernel)
@@ -159,3 +162,31 @@ def _product(weights: np.ndarray, x: "jax.Array", axis: int) -> "jax.Array":
         weight = weight.reshape(before, factor, *[1] * (x.ndim - axis - 1))
         moved_sum += jnp.expand_dims(moved, axis + 1) * weight.astype(x.dtype)
     return moved_sum.reshape(*x.shape[:axis], after, *x.shape[axis + 1 :])
+
+
+def _enlarged(x: "jax.Array", axis: int, size: Any, kernel: str) -> "jax.Array":
+    """An axis of a JAX array, of any length, at a whole multiple of it: neither need be a number.
+
+    Without a matrix of the axis: the same few weights make every sample's outputs, and the border is clamped.
+    """
+    import jax.numpy as jnp
+    from jax import lax
+
+    length = x.shape[axis]
+    factor, rest = divmod(size, length)
+    if kernel != "torch_bicubic" or rest != 0 or not isinstance(factor, int):
+        raise InputError(
+            f"cannot resample {length} samples to {size} with {kernel}: sizes that are symbols can be enlarged by a "
+            "whole factor with torch_bicubic alone"
+        )
+    reach = 2  # samples to either side that an output may read
+    # Of a sample in the middle of an axis, far from both ends.
+    weights = matrix(2 * reach + 1, factor * (2 * reach + 1), kernel)[reach * factor : (reach + 1) * factor]
+    first, last = (lax.slice_in_dim(x, i, j, axis=axis) for i, j in ((0, 1), (length - 1, length)))
+    padded = jnp.concatenate([first] * reach + [x] + [last] * reach, axis)
+    moved_sum: Any = 0
+    for step, weight in enumerate(weights.T):
+        moved = lax.slice_in_dim(padded, step, step + length, axis=axis)
+        weight = weight.reshape(factor, *[1] * (x.ndim - axis - 1)).astype(x.dtype)
+        moved_sum += jnp.expand_dims(moved, axis + 1) * weight
+    return moved_sum.reshape(*x.shape[:axis], size, *x.shape[axis + 1 :])

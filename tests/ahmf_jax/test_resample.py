@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -131,6 +132,30 @@ def test_the_kernel_inside_jit_and_in_bfloat16() -> None:
     low = fn(x.astype(jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), fn(x), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 16])
+def test_sizes_that_are_symbols(factor: int) -> None:
+    """One program for axes of every length: the border is that of each."""
+
+    def enlarge(x: Any) -> Any:
+        return resample.resize(x, (factor * x.shape[-3], factor * x.shape[-2]), "torch_bicubic")
+
+    height, width = jax.export.symbolic_shape("height, width")
+    program = jax.export.export(jax.jit(enlarge))(jax.ShapeDtypeStruct((2, height, width, 1), jnp.float32))
+    for size in ((1, 1), (2, 3), (5, 9)):
+        x = image(2, *size, 1).astype(np.float32)
+        np.testing.assert_allclose(program.call(x), enlarge(x), rtol=0, atol=4e-7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kernel"), [("height", "matlab_bicubic"), ("height + 1", "torch_bicubic"), ("2 * width", "torch_bicubic")]
+)
+def test_symbols_that_are_no_whole_factor_or_another_kernels(rows: str, kernel: str) -> None:
+    shape = jax.export.symbolic_shape(f"height, width, {rows}")
+    x = jax.ShapeDtypeStruct((*shape[:2], 1), jnp.float32)
+    with pytest.raises(InputError, match=f"cannot resample height samples to .* with {kernel}: .* whole factor"):
+        jax.eval_shape(lambda x: resample.resize(x, (shape[2], x.shape[1]), kernel), x)
 
 
 def test_the_matrix_is_shared_and_cannot_be_spoilt() -> None:

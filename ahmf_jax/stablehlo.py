@@ -1,0 +1,47 @@
+"""A trained model as a StableHLO program: one file for every platform, the weights inside, to run with JAX alone."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import export
+from jaxtyping import Array, Float
+
+from ahmf_jax.export import Trained, guide_channels
+from ahmf_jax.scaling import PerSample, offset_and_span
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def in_units(trained: Trained) -> Callable[[Array, Array], Array]:
+    """The model as a function of depth in its unit, holes filled, and the guide in [0, 1]; depth in its unit.
+
+    (B, h, w, 1) and (B, scale h, scale w, C) -> (B, scale h, scale w, 1), float32.
+    """
+    # A loop over the levels: neither the file nor the time to compile it grows with their number.
+    model = trained.model.clone(unroll=1)
+
+    def offset_and_span_of(depth: Float[Array, "h w 1"]) -> tuple[PerSample, PerSample]:
+        return offset_and_span(depth[None], jnp.ones((1, *depth.shape), bool), trained.scaling)
+
+    def super_resolve(depth_lr: Float[Array, "b h w 1"], guide: Float[Array, "b H W c"]) -> Float[Array, "b H W 1"]:
+        depth = depth_lr / trained.range
+        # Sample by sample, as the number of samples is no number here.
+        offset, span = (x[:, 0] for x in jax.vmap(offset_and_span_of)(depth))
+        output, _ = model.apply({"params": trained.params}, (depth - offset) / span, guide)
+        return (output * span + offset) * trained.range
+
+    return super_resolve
+
+
+def serialize(trained: Trained) -> bytes:
+    """The program, in which batch, height and width are free: `jax.export.deserialize(data).call(depth_lr, guide)`.
+
+    Its products are of full float32 on every platform, as the file is to give the same depth everywhere.
+    """
+    scale, channels = trained.model.scale, guide_channels(trained.params)
+    batch, height, width = export.symbolic_shape("batch, height, width")
+    depth_lr = jax.ShapeDtypeStruct((batch, height, width, 1), jnp.float32)
+    guide = jax.ShapeDtypeStruct((batch, scale * height, scale * width, channels), jnp.float32)
+    with jax.default_matmul_precision("highest"):
+        return bytes(export.export(jax.jit(in_units(trained)), platforms=PLATFORMS)(depth_lr, guide).serialize())

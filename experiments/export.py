@@ -1,0 +1,308 @@
+"""`ahmf export`: a trained model as a file for another program, which is run before the file gets its name.
+
+What is written is loaded again as its user will load it, and compared with the original on images of three sizes. One
+that differs is not left behind.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.export import Trained
+from ahmf_jax.writing import atomic_folder, atomic_write
+from experiments import config as configs
+
+# Largest difference that is rounding, in units of the range.
+TOLERANCE = 1e-5
+# Batch, height and width of the low-resolution depth that is compared.
+SIZES = ((2, 7, 11), (1, 1, 2), (1, 24, 40))
+PROGRAM, WEIGHTS = "model.pt2", "weights.safetensors"
+
+# (B, h, w, 1) depth in the model's unit and (B, scale h, scale w, C) guide in [0, 1] -> (B, scale h, scale w, 1) depth.
+Runs = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Differs(RuntimeError):
+    """What was exported does not compute what the model does: a failure of ours, of which no file is left."""
+
+
+def to_safetensors(source: Path, out: Path) -> None:
+    """Writes a run or a bundle as a bundle that tells where it comes from."""
+    from ahmf_jax.export import bundle, load_bundle
+
+    with _checked(source, out, ".safetensors") as export:
+        data = bundle(export.trained)
+        export.write(data)
+        export.compare(_original(load_bundle(export.temp)))
+    export.say(f"{len(data):,} bytes")
+    print(f'import ahmf_jax; depth = ahmf_jax.load("{out}")(depth_lr, guide)')
+
+
+def to_stablehlo(source: Path, out: Path) -> None:
+    """Writes a StableHLO program of any sizes, for every platform."""
+    _require("stablehlo", "flatbuffers")
+    import jax
+
+    from ahmf_jax import stablehlo
+
+    with _checked(source, out, ".stablehlo") as export:
+        data = stablehlo.serialize(export.trained)
+        export.write(data)
+        program = jax.jit(jax.export.deserialize(bytearray(export.temp.read_bytes())).call)
+        export.compare(lambda depth_lr, guide: np.asarray(program(depth_lr, guide)))
+    export.say(f"{len(data):,} bytes, for {', '.join(stablehlo.PLATFORMS)}")
+    print("import jax.export")
+    print(f'program = jax.jit(jax.export.deserialize(bytearray(open("{out}", "rb").read())).call)')
+    print("depth = program(depth_lr, guide)")
+
+
+def to_onnx(source: Path, out: Path) -> None:
+    """Writes an ONNX graph of any sizes."""
+    _require("onnx", "onnx", "onnxruntime")
+    import onnxruntime
+
+    from ahmf_jax import onnx_graph
+
+    with _checked(source, out, ".onnx") as export:
+        model = onnx_graph.build(export.trained)
+        data = model.SerializeToString()
+        export.write(data)
+        session = onnxruntime.InferenceSession(str(export.temp), providers=["CPUExecutionProvider"])
+
+        def run(depth_lr: np.ndarray, guide: np.ndarray) -> np.ndarray:
+            (depth,) = session.run(None, {"depth_lr": _nchw(depth_lr), "guide": _nchw(guide)})
+            return np.moveaxis(depth, 1, -1)
+
+        export.compare(run)
+    export.say(f"{len(data):,} bytes, {len(model.graph.node)} nodes, opset {onnx_graph.OPSET}")
+    print("import onnxruntime")
+    print(f'session = onnxruntime.InferenceSession("{out}", providers=["CPUExecutionProvider"])')
+    print('(depth,) = session.run(None, {"depth_lr": depth_lr, "guide": guide})')
+
+
+def to_torch(source: Path, out: Path) -> None:
+    """Writes a folder with a program of any sizes for PyTorch, and the weights by the authors' names."""
+    _require("torch", "torch")
+    import torch
+    from safetensors.numpy import save
+
+    from ahmf_jax import torch_modules, torch_weights
+    from ahmf_jax.export import bundle_header, guide_channels, model_fields
+    from ahmf_jax.scaling import MIN_SPAN
+
+    with _checked(source, out, "") as export:
+        trained = export.trained
+        channels = guide_channels(trained.params)
+        weights = torch_weights.to_torch(trained.model, trained.params)
+        network = torch_modules.AHMF(**model_fields(trained.model), guide_channels=channels)
+        network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        min_span = MIN_SPAN if trained.scaling == "sample" else None
+        data = torch_modules.serialize(torch_modules.InUnits(network, trained.range, min_span), channels)
+        export.write(data, PROGRAM)
+        export.write(save(weights, {"format": "pt", **bundle_header(trained)}), WEIGHTS)
+        program = torch.export.load(export.temp / PROGRAM).module()
+
+        def run(depth_lr: np.ndarray, guide: np.ndarray) -> np.ndarray:
+            depth = program(torch.from_numpy(_nchw(depth_lr)), torch.from_numpy(_nchw(guide)))
+            return np.moveaxis(depth.numpy(), 1, -1)
+
+        export.compare(run)
+    export.say(f"{PROGRAM}, {len(data):,} bytes, and {WEIGHTS}")
+    print("import torch")
+    print(f'depth = torch.export.load("{out / PROGRAM}").module()(depth_lr, guide)')
+
+
+def described(source: Path) -> Iterator[str]:
+    """What a bundle or a run says of itself, line by line."""
+    import jax
+
+    from ahmf_jax.export import guide_channels, model_fields, read_header
+
+    trained = load(source)
+    header = {} if source.is_dir() else read_header(source)
+    fields = ", ".join(f"{k} {v}" for k, v in model_fields(trained.model).items())
+    count = sum(x.size for x in jax.tree.leaves(trained.params))
+    lines = {
+        "model": f"ahmf, {fields}",
+        "weights": f"{count:,}, for a guide of {guide_channels(trained.params)} channels",
+        "depth": f"in {trained.unit}, {trained.range:g} count as 1, scaling {trained.scaling}",
+        "origin": trained.origin,
+        **{f"training {name}": _text(value) for name, value in trained.training.items()},
+        **{f"validation {name}": _text(value) for name, value in trained.metrics.items()},
+    }
+    if header:
+        lines["written by"] = f"ahmf-jax {header.get('version', '(not stated)')}, format {header['format']}"
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        line = f"{name:{width}}  {value or '(not stated)'}"
+        yield line if line.isprintable() else ascii(line)[1:-1]
+
+
+def load(source: Path) -> Trained:
+    """The model of a run's folder or of a bundle; of a run with what it was trained on and how well it did."""
+    from ahmf_jax.upsample import load_trained
+
+    trained = load_trained(source)
+    if not source.is_dir():
+        return trained
+    training, metrics = history(source)
+    return dataclasses.replace(trained, training=training, metrics=metrics)
+
+
+def history(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run's best weights were trained on, and their validation figures with the protocol, as JSON values."""
+    from ahmf_jax.checkpoint import read_facts, read_params
+    from experiments.evaluate import PROTOCOLS, run_protocol
+
+    config = configs.of_run(run)
+    _, step = read_params(run)
+    data = config.data
+    training: dict[str, Any] = {
+        "dataset": data.dataset,
+        "split": data.train,
+        "degradation": str(data.degrade),
+        "patch_size": data.patch_size,
+        "batch_size": data.batch_size,
+        "step": step,
+    }
+    if data.mix:
+        training["mix"] = list(data.mix)
+    lines = [line for line in read_facts(run, step)["lines"] if line["step"] == step and "validation_mae" in line]
+    if not lines:
+        return training, {}
+    name = config.validation_protocol
+    protocol = run_protocol(data.degrade) if name == "run" else PROTOCOLS[name]
+    figures = {key.removeprefix("validation_"): v for key, v in lines[-1].items() if key.startswith("validation_")}
+    return training, {
+        "dataset": data.dataset,
+        "split": data.validation,
+        "step": step,
+        **figures,
+        "protocol": str(protocol),
+    }
+
+
+class _Export:
+    """A file or folder that is being written beside its place, of a model."""
+
+    def __init__(self, trained: Trained, out: Path, temp: Path) -> None:
+        self.trained, self.out, self.temp = trained, out, temp
+        self._differences: list[str] = []
+        self._started = time.perf_counter()
+
+    def write(self, data: bytes, name: str = "") -> None:
+        """Writes the file, or one of the folder's, and has the disk hold it."""
+        with (self.temp / name if name else self.temp).open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def compare(self, exported: Runs) -> None:
+        """Runs what was exported beside the original.
+
+        Raises:
+          Differs: by more than rounding.
+        """
+        trained = self.trained
+        original = _original(trained)
+        for size in SIZES:
+            depth_lr, guide = _scene(size, trained)
+            wanted, found = original(depth_lr, guide), exported(depth_lr, guide)
+            difference = float(np.abs(found - wanted).max()) / trained.range
+            shown = "x".join(map(str, size))
+            # Also where it is no number.
+            if found.shape != wanted.shape or not difference <= TOLERANCE:
+                raise Differs(
+                    f"{self.out} is not written: on {shown} samples it differs from the model by {difference:.1e} of "
+                    f"the range, and {TOLERANCE:g} would be rounding"
+                )
+            self._differences.append(f"{difference:.1e} on {shown} samples")
+
+    def say(self, what: str) -> None:
+        """Prints what was written, and how it compares."""
+        print(f"{self.out}: {what}; {time.perf_counter() - self._started:.0f} s")
+        print(f"largest difference from the model, of the range: {', '.join(self._differences)}")
+
+
+@contextlib.contextmanager
+def _checked(source: Path, out: Path, suffix: str) -> Iterator[_Export]:
+    """An export to `out`, a folder where it has no suffix, that appears there when the body is through."""
+    from ahmf_jax.scaling import is_leak
+
+    if out.suffix != suffix:
+        what = f"a {suffix} file" if suffix else "a folder, which has no suffix"
+        raise InputError(f"{out}: is written as {what}: change the name")
+    if not suffix and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out}: is there already: name a new folder, or remove it")
+    # The place first: what is wrong with it is told before the work is done.
+    with (atomic_write if suffix else atomic_folder)(out) as temp:
+        trained = load(source)
+        if is_leak(trained.scaling):
+            raise InputError(
+                f"{source} was trained with scaling {trained.scaling} and must be told the smallest and largest true "
+                "depth of each image, which no sensor knows: export a model trained with scaling sample or range"
+            )
+        yield _Export(trained, out, temp)
+
+
+def _original(trained: Trained) -> Runs:
+    """The model in this process, at full precision."""
+    import jax
+
+    from ahmf_jax.upsample import Upsampler
+
+    upsampler = Upsampler(trained)
+
+    def run(depth_lr: np.ndarray, guide: np.ndarray) -> np.ndarray:
+        batch = {"depth_lr": depth_lr / np.float32(trained.range), "guide": guide}
+        with jax.default_matmul_precision("highest"):
+            return upsampler.batch({**batch, "mask_lr": np.ones(depth_lr.shape, bool)}) * np.float32(trained.range)
+
+    return run
+
+
+def _scene(size: tuple[int, int, int], trained: Trained) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth surfaces with edges between them, in the model's unit, and a textured guide that has the same edges."""
+    from ahmf_jax.export import guide_channels
+
+    batch, height, width = size
+    scale, channels = trained.model.scale, guide_channels(trained.params)
+    rng = np.random.default_rng(0)
+    y, x = (np.linspace(-1, 1, scale * n, dtype=np.float32) for n in (height, width))
+    place = np.stack(np.broadcast_arrays(y[:, None], x, np.float32(1)), -1)
+    depth = np.zeros((batch, *place.shape[:2], 1), np.float32)
+    guide = np.zeros((batch, *place.shape[:2], channels), np.float32)
+    for i in range(batch):
+        for _ in range(6):
+            side = (place @ rng.normal(size=3) > 0)[..., None]
+            surface = 0.5 + place @ rng.uniform(-0.13, 0.13, 3)
+            depth[i] = np.where(side, surface[..., None], depth[i])
+            guide[i] = np.where(side, rng.uniform(0.1, 0.9, channels), guide[i])
+    guide += 0.2 * rng.random(guide.shape, np.float32) - 0.1
+    return trained.range * depth[:, scale // 2 :: scale, scale // 2 :: scale], guide
+
+
+def _nchw(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _require(kind: str, *packages: str) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(
+            f"ahmf export {kind} needs {' and '.join(packages)}, and {' and '.join(missing)} is not installed: "
+            f"pip install 'ahmf-jax[{kind}]'"
+        )
