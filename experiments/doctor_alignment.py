@@ -86,6 +86,8 @@ def _sums(depth: np.ndarray, known: np.ndarray, guide: np.ndarray) -> tuple[np.n
     if len(places) > MOST_BLOCKS:
         places = [places[i] for i in np.linspace(0, len(places) - 1, MOST_BLOCKS).astype(int)]
     length = fft.next_fast_len(side + 2 * REACH)
+    # The cubic reads two samples each way: linear between what has known neighbours all around.
+    inner = cv2.erode(known.astype(np.float32), np.ones((3, 3), np.uint8))
     sums, own, other = [], 0.0, 0.0
     for y, x in places:
         colour = guide[y - margin : y + side + margin, x - margin : x + side + margin].astype(np.float32)
@@ -98,7 +100,7 @@ def _sums(depth: np.ndarray, known: np.ndarray, guide: np.ndarray) -> tuple[np.n
         )
         across, along = np.meshgrid(columns, rows)
         raised: Any = cv2.remap(depth, across, along, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        sure = cv2.remap(known.astype(np.float32), across, along, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        sure = cv2.remap(inner, across, along, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         d = np.where(cv2.erode(sure, np.ones((3, 3), np.uint8)) > 0.999, _directions(raised, 1.0), 0)[1:-1, 1:-1]
         product = fft.fft2(g, (length, length)) * np.conj(fft.fft2(d, (length, length)))
         sums.append(fft.ifft2(product).real[: 2 * REACH + 1, : 2 * REACH + 1])

@@ -79,7 +79,7 @@ def examine(
     found += [*find_saturation(few, few_known), *levels]
     if len(np.unique(few[few_known])) < 2:
         return found
-    if guide is not None and min(factor) > 1:
+    if guide is not None and min(factor) >= 1:
         if _is_depth(depth, known, guide):
             says = "the guide shows the depth map itself, or one much like it, not colours of the scene"
             return [*found, Finding("guide", says, "likely", True, "give the colour image of the same view", "depth")]
