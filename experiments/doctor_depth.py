@@ -4,6 +4,7 @@ Nothing here changes a file. Each finding says how sure it is; `docs/doctor.md` 
 of which the truth is known.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,11 @@ def examine(
     few, few_known = sparse(depth), sparse(known)
     if not few_known.any():
         few, few_known = depth, known
-    unit = find_unit(few, few_known)
+    unit, meaning = find_unit(few, few_known), find_meaning(few, few_known)
+    if meaning.value == "disparity" and unit.value not in (None, "none"):
+        unit = dataclasses.replace(unit, says=f"{unit.says}, were it not a disparity", sure="possible")
     step, levels = find_step(few, few_known)
-    found += [unit, find_meaning(few, few_known)]
+    found += [unit, meaning]
     if model is not None:
         found += _find_range(few, few_known, unit, model)
     found += [*find_saturation(few, few_known), *levels]
