@@ -63,7 +63,8 @@ def test_help_waits_for_nothing_heavy():
         (("train", "demo", "--data.patch-size", "66"), r"--data.patch-size is 66.*scale, 4"),
         (("train", "--out", "x", "demo"), r"name the configuration first"),
         (("train", "--steps", "3", "demo"), r"name the configuration first"),
-        (("upsample",), r"--depth.*--guide.*--out.*required"),
+        (("upsample",), r"--out.*required"),
+        (("upsample", "w", "--depth", "a", "--out", "b"), r"--depth and --guide are both needed"),
         (("upsample", "w", "--depth", "a", "--guide", "b"), r"upsample: --out"),
         (("evaluate", "w"), r"--dataset"),
         (("evaluate", "w", "--dataset", "scenes", "--protocol", "b7"), r"'b7'.*--protocol.*'ahmf_middlebury'"),
@@ -129,11 +130,11 @@ def spoil(path, value):
 BAD = {
     "no depth": (lambda p: (p / "depth.png").unlink(), {}, r"depth.png: (does not exist|is missing|there is no)"),
     "no guide": (lambda p: (p / "guide.png").unlink(), {}, r"guide.png: (does not exist|is missing|there is no)"),
-    "depth is a folder": (None, {"--depth": "."}, r": (is a folder|a depth is read from)"),
+    "depth is a folder": (None, {"--depth": "."}, r" is a folder and .*guide.png is none"),
     "depth of another kind": (
         lambda p: (p / "d.gif").touch(),
         {"--depth": "d.gif"},
-        r"d.gif: .*\.png, \.npy, \.pfm or \.dpt",
+        r"d.gif: .*\.png, \.npy, \.pfm, .* or \.exr",
     ),
     "empty": (lambda p: (p / "depth.png").write_bytes(b""), {}, r"depth.png: is empty"),
     "truncated depth": (lambda p: cut_short(p / "depth.png"), {}, r"depth.png: .*cut short"),
