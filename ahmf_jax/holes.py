@@ -3,10 +3,16 @@
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ahmf_jax.errors import InputError
 
 Fill = Literal["nearest", "background", "far"]
+
+# Of `fill_by_colour`: the window reaches REACH samples to each side; how fast a sample loses its say with distance, in
+# samples, and with difference in colour, in 8-bit levels: of those tried, these did best (docs/sensors.md).
+REACH, NEARBY, ALIKE = 5, 1.5, 12.0
+HOLES_AT_ONCE = 2**12
 
 
 def fill_holes(depth: np.ndarray, mask: np.ndarray, method: Fill = "nearest") -> np.ndarray:
@@ -48,3 +54,51 @@ def fill_holes(depth: np.ndarray, mask: np.ndarray, method: Fill = "nearest") ->
 
     nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
     return depth[tuple(nearest)]
+
+
+def fill_by_colour(depth: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Fills each hole with the depth of what is near it and of its colour.
+
+    A hole takes the weighted median of the known samples in a window about it, which makes no depth that none of them
+    has; the weights are Gaussians of distance and of difference in colour. Holes further from known samples than the
+    window reaches come after those that are not, and read what those were filled with.
+
+    Args:
+      depth: (h, w); what stands in the holes is not read.
+      mask: (h, w) bool, True where known.
+      colour: (h, w, C) float32, in 8-bit levels.
+
+    Returns:
+      (h, w) float32.
+
+    Raises:
+      InputError: nothing is known.
+    """
+    if not mask.any():
+        raise InputError("the depth map has no known sample at all: nothing can fill its holes")
+    depth = np.where(mask, depth, 0).astype(np.float32)
+    if mask.all():
+        return depth
+    from scipy import ndimage  # slow to import, and maps without holes need it never
+
+    side = 2 * REACH + 1
+    border = ((REACH, REACH), (REACH, REACH))
+    colours = sliding_window_view(np.pad(colour, (*border, (0, 0)), mode="edge"), (side, side), (0, 1))
+    away = np.hypot(*np.mgrid[-REACH : REACH + 1, -REACH : REACH + 1]) / NEARBY
+    while not mask.all():
+        values = sliding_window_view(np.pad(depth, border), (side, side))
+        known = sliding_window_view(np.pad(mask, border), (side, side))
+        holes = np.argwhere(~mask & ndimage.maximum_filter(mask, side))
+        depth, mask = depth.copy(), mask.copy()
+        for start in range(0, len(holes), HOLES_AT_ONCE):
+            y, x = holes[start : start + HOLES_AT_ONCE].T
+            unlike = ((colours[y, x] - colour[y, x, :, None, None]) ** 2).sum(1) / np.float32(ALIKE**2)
+            cost = np.where(known[y, x], unlike + away.astype(np.float32) ** 2, np.inf).reshape(len(y), -1)
+            weight = np.exp((cost.min(1, keepdims=True) - cost) / 2)  # of the best sample 1: it is never all zeros
+            order = values[y, x].reshape(len(y), -1).argsort(1)
+            share = np.take_along_axis(weight, order, 1).cumsum(1)
+            middle = (share < share[:, -1:] / 2).sum(1, keepdims=True)
+            at = np.take_along_axis(order, middle, 1)
+            depth[y, x] = np.take_along_axis(values[y, x].reshape(len(y), -1), at, 1)[:, 0]
+            mask[y, x] = True
+    return depth

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from ahmf_jax import checkpoint, confidence, export, factors
+from ahmf_jax import checkpoint, confidence, export, factors, strips
 from ahmf_jax.arrays import avoid, check_depth, check_guide, hole_value, into_dtype, known_samples
 from ahmf_jax.consistency import make_consistent
 from ahmf_jax.engine import Engine
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
-from ahmf_jax.holes import fill_holes
+from ahmf_jax.holes import fill_by_colour
 from ahmf_jax.models import MODELS
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.scaling import predict as run_network
@@ -127,8 +127,8 @@ class Upsampler:
           guide: (H, W, C) or (B, H, W, C), `factor` times as large: uint8, uint16, or floating point in [0, 1]. A
             memory map will do.
           mask: of the shape of `depth_lr`, False where it is unknown.
-          invalid: the value of `depth_lr` that means unknown, too; may be NaN. The network sees each hole filled with
-            its nearest known sample.
+          invalid: the value of `depth_lr` that means unknown, too; may be NaN. The network sees each hole filled from
+            known samples that are near it and of its colour: `ahmf_jax.holes.fill_by_colour`.
           holes: "keep": pixels over an unknown sample come back as `invalid`, or, where only a mask was given, as NaN
             (0 in whole numbers); no other pixel does. "fill": as what the network made of the filling.
           unit: of `depth_lr`, such as "mm" or "0.2 mm"; the model's unit by default.
@@ -164,7 +164,7 @@ class Upsampler:
         part = (slice(None), fitted.rows, fitted.columns)
         depth_lr, mask = depth_lr[part], None if mask is None else mask[part]
         known = known_samples(depth_lr, mask, invalid)
-        depth = np.stack([fill_holes(one, where) for one, where in zip(depth_lr, known, strict=True)])
+        depth = np.stack([filled(*one) for one in zip(depth_lr, known, fitted.guide, strict=True)])
         ones = np.array(
             [depth_of_one(self.trained, unit, depth_range, float(np.abs(one).max())) for one in depth], np.float32
         )[:, None, None]
@@ -199,6 +199,17 @@ class Upsampler:
             factor,
             None if spread is None else spread[first],
         )
+
+
+def filled(
+    depth: Num[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"], guide: Num[np.ndarray, "H W c"]
+) -> Float[np.ndarray, "h w"]:
+    """The depth that the network is given: (h, w) float32, the holes filled from samples that are near and alike."""
+    if known.all():
+        return depth.astype(np.float32)
+    colour = strips.resize_guide(guide[None], depth.shape)[0].astype(np.float32)
+    colour *= np.float32(255 / (np.iinfo(guide.dtype).max if guide.dtype.kind == "u" else 1))
+    return fill_by_colour(depth, known, colour)
 
 
 def load(path: str | os.PathLike[str], devices: Sequence[jax.Device] | None = None) -> Upsampler:

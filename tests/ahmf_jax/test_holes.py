@@ -6,8 +6,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from ahmf_jax import InputError
-from ahmf_jax.holes import fill_holes
+from ahmf_jax import InputError, holes
+from ahmf_jax.holes import fill_by_colour, fill_holes
 
 N = np.nan
 
@@ -59,3 +59,58 @@ def test_nothing_known_or_another_method(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse the name first
     with pytest.raises(InputError, match="'mean' is not known: choose one of nearest, background, far"):
         filled([[1.0]], "mean")
+
+
+def by_colour(depth: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """One hole after the other, from the definition."""
+    result = fill_holes(depth, mask)
+    for y, x in np.argwhere(~mask):
+        unlike = ((colour - colour[y, x]) ** 2).sum(-1) / 288
+        near = [
+            (depth[v, u], np.exp(-((v - y) ** 2 + (u - x) ** 2) / 4.5 - unlike[v, u]))
+            for v, u in np.argwhere(mask)
+            if max(abs(v - y), abs(u - x)) <= 5
+        ]
+        values, weights = np.array(sorted(near)).T
+        result[y, x] = values[np.searchsorted(weights.cumsum(), weights.sum() / 2)]
+    return result
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 4096])
+def test_filling_by_colour_is_a_weighted_median(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holes, "HOLES_AT_ONCE", at_once)
+    rng = np.random.default_rng(0)
+    depth, mask = rng.random((9, 13)).astype(np.float32), rng.random((9, 13)) < 0.6
+    colour = (20 * rng.random((9, 13, 3))).astype(np.float32)
+    result = fill_by_colour(np.where(mask, depth, N), mask, colour)
+    np.testing.assert_array_equal(result, by_colour(depth, mask, colour))
+
+
+def test_a_hole_takes_the_depth_of_its_colour_not_of_its_nearest() -> None:
+    """A near red thing before a far blue wall; the lost samples at its edge are the wall's."""
+    blue = np.arange(12) >= 6
+    depth = np.where(blue, 5, 1)[None].repeat(5, 0).astype(np.float32)
+    colour = np.where(blue[:, None], [20, 20, 200], [200, 20, 20])[None].repeat(5, 0).astype(np.float32)
+    mask = np.ones((5, 12), bool)
+    mask[:, 6:9] = False
+    assert (fill_holes(depth, mask)[:, 6] == 1).all()
+    np.testing.assert_array_equal(fill_by_colour(depth, mask, colour), depth)
+
+
+@pytest.mark.parametrize("colours", [1.0, 255.0])
+def test_holes_beyond_the_window_are_filled_from_its_border_on(colours: float) -> None:
+    rng = np.random.default_rng(1)
+    depth, mask = rng.random((40, 30)).astype(np.float32), np.zeros((40, 30), bool)
+    mask[3, 4] = mask[3, 5] = True
+    result = fill_by_colour(np.where(mask, depth, N), mask, (colours * rng.random((40, 30, 3))).astype(np.float32))
+    assert np.isin(result, depth[mask]).all() and result.dtype == np.float32
+    np.testing.assert_array_equal(result[mask], depth[mask])
+
+
+def test_filling_by_colour_without_holes_or_samples() -> None:
+    depth, colour = np.array([[3, 0], [1, 2]], np.uint16), np.zeros((2, 2, 3), np.float32)
+    np.testing.assert_array_equal(fill_by_colour(depth, np.ones((2, 2), bool), colour), depth)
+    with pytest.raises(InputError, match="no known sample"):
+        fill_by_colour(depth, np.zeros((2, 2), bool), colour)
+    fill_by_colour(depth, depth > 0, colour)
+    assert depth.tolist() == [[3, 0], [1, 2]]

@@ -14,13 +14,13 @@ import optax
 import pytest
 
 import ahmf_jax
-from ahmf_jax import InputError, resample
+from ahmf_jax import InputError, resample, strips
 from ahmf_jax.checkpoint import Checkpoints
 from ahmf_jax.export import Trained, model_fields, save_bundle
-from ahmf_jax.holes import fill_holes
+from ahmf_jax.holes import fill_by_colour
 from ahmf_jax.models import AHMF
 from ahmf_jax.state import TrainState, init_params
-from ahmf_jax.upsample import Upsampler, load, load_trained
+from ahmf_jax.upsample import Upsampler, filled, load, load_trained
 
 MODEL = AHMF(scale=2, num_levels=1, features=2, variant="paper", fusion="concat", recurrence="none")
 DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
@@ -67,11 +67,12 @@ def test_the_result_is_the_models(scaling: Any) -> None:
     depth = LEVELS.astype(np.float32)
     known = LEVELS < 80
     assert 0 < (~known).sum() < 4
-    filled = fill_holes(depth, known)
+    # Filled holes in that colour, of samples half as large.
+    whole = fill_by_colour(depth, known, 255 * resample.resize(GUIDE, (3, 4), "matlab_bicubic").clip(0, 1))
     # By hand: the range is the model's; the sample's own span is that of what is known.
-    offset, span = (0.0, 120.0) if scaling == "range" else (filled.min(), np.ptp(filled))
+    offset, span = (0.0, 120.0) if scaling == "range" else (whole.min(), np.ptp(whole))
     output, _ = jax.jit(MODEL.apply)(
-        {"params": params()}, jnp.asarray((filled - offset) / span)[None, ..., None], jnp.asarray(GUIDE)[None]
+        {"params": params()}, jnp.asarray((whole - offset) / span)[None, ..., None], jnp.asarray(GUIDE)[None]
     )
     expected = np.asarray(output[0, ..., 0]) * span + offset
     result = upsampler_of(scaling, range=120.0)(
@@ -79,7 +80,7 @@ def test_the_result_is_the_models(scaling: Any) -> None:
     )
     np.testing.assert_allclose(result[~np.isnan(result)], expected[~np.isnan(result)], rtol=2e-5)
     np.testing.assert_array_equal(np.isnan(result), blocks(~known))
-    assert np.abs(result - bicubic(filled))[~np.isnan(result)].max() > 1, "the network added nothing"
+    assert np.abs(result - bicubic(whole))[~np.isnan(result)].max() > 1, "the network added nothing"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -150,7 +151,7 @@ def test_holes_come_back_where_they_were_and_nowhere_else(dtype: str, invalid: f
     np.testing.assert_array_equal(found, blocks(hole))
     assert result.dtype == dtype and np.isfinite(result[~found]).all()
     if by == 0 and np.dtype(dtype).kind == "u":  # what stands beside a hole's value is the nearest other one
-        expected = np.rint(bicubic(fill_holes(depth, ~hole)))
+        expected = np.rint(bicubic(filled(depth, ~hole, GUIDE)))
         assert np.abs(result.astype(float) - expected)[~found].max() <= 1
 
 
@@ -234,6 +235,165 @@ def test_guides_of_other_channels(guide_channels: int) -> None:
     assert np.isfinite(upsampler(DEPTH, guide)).all()
     with pytest.raises(InputError, match=rf"shape \(6, 8, 3\): \(height, width, {guide_channels}\) is needed"):
         upsampler(DEPTH, GUIDE)
+
+
+COLOURS = RNG.integers(0, 256, (6, 8, 3), np.uint8)
+KNOWN = LEVELS < 80
+
+
+def test_a_mask_is_a_hole_s_value_and_both_may_be_given() -> None:
+    depth = LEVELS.astype(np.float32)
+    by_value = shifted(0.0).run(np.where(KNOWN, depth, -1).astype(np.float32), COLOURS, invalid=-1.0)
+    by_mask = shifted(0.0).run(depth, COLOURS, mask=KNOWN)
+    np.testing.assert_array_equal(by_mask.mask, blocks(KNOWN))
+    np.testing.assert_array_equal(np.isnan(by_mask.depth), blocks(~KNOWN))
+    np.testing.assert_array_equal(by_mask.depth[by_mask.mask], by_value.depth[by_mask.mask])
+    whole = shifted(0.0).run(LEVELS.astype(np.uint16), COLOURS, mask=KNOWN)
+    np.testing.assert_array_equal(whole.depth == 0, blocks(~KNOWN))
+    other = np.ones((3, 4), bool)
+    other[0, 0] = False
+    depth[2, 3] = -1
+    both = shifted(0.0).run(depth, COLOURS, mask=other, invalid=-1.0)
+    other[2, 3] = False
+    np.testing.assert_array_equal(both.mask, blocks(other))
+    np.testing.assert_array_equal(both.depth == -1, blocks(~other))
+
+
+def test_filled_holes_are_what_the_network_makes_of_the_filling() -> None:
+    depth = LEVELS.astype(np.float32)
+    result = shifted(0.0).run(np.where(KNOWN, depth, np.nan), COLOURS.astype(np.uint8), invalid=np.nan, holes="fill")
+    np.testing.assert_allclose(result.depth, bicubic(filled(depth, KNOWN, COLOURS)), rtol=1e-5)
+    np.testing.assert_array_equal(result.mask, blocks(KNOWN))
+    assert (result.distance[blocks(KNOWN)] == 0).all() and (result.distance[blocks(~KNOWN)] >= 0.5).all()
+    black = shifted(-9.0).run(LEVELS.astype(np.uint8), COLOURS, invalid=0, holes="fill")
+    assert (black.depth == 1).all(), "a prediction that rounds to a hole's value must not come out as one"
+
+
+def test_a_batch_is_its_images_one_by_one() -> None:
+    """Each with a span, a range and holes of its own."""
+    depth = np.stack([LEVELS, 3 * LEVELS[::-1], np.full((3, 4), 7)]).astype(np.float32)
+    guides = RNG.integers(0, 256, (3, 6, 8, 3), np.uint8)
+    known = RNG.random(depth.shape) < 0.7
+    for upsampler, options in (
+        (upsampler_of("sample"), {"factor": 3}),
+        (upsampler_of(), {"depth_range": "lr", "tta": True, "consistent": True}),
+    ):
+        guide = strips.resize_guide(guides, (9, 12)) if "factor" in options else guides
+        batch = upsampler.run(depth, guide, mask=known, **options)
+        assert batch.depth.shape == batch.mask.shape == batch.distance.shape == guide.shape[:3]
+        for i in range(3):
+            one = upsampler.run(depth[i], guide[i], mask=known[i], **options)
+            for name in ("depth", "mask", "distance", "guide"):
+                np.testing.assert_allclose(getattr(batch, name)[i], getattr(one, name), rtol=1e-5, err_msg=name)
+            if one.spread is None:
+                assert batch.spread is None
+            else:
+                np.testing.assert_allclose(batch.spread[i], one.spread, atol=1e-4)
+
+
+def test_units_and_ranges() -> None:
+    """A model of metres on millimetres in whole numbers, and ranges by name."""
+    metres = (LEVELS / 20).astype(np.float32)
+    model = upsampler_of(range=10.0, unit="m")
+    expected = model(metres, COLOURS)
+    millimetres = model((LEVELS * 50).astype(np.uint16), COLOURS, unit="mm")
+    assert np.abs(millimetres - 1000 * expected).max() <= 0.6
+    five = model(metres, COLOURS, depth_range=5)
+    assert np.abs(five - expected).max() > 0.01, "the range has no say"
+    np.testing.assert_allclose(model(metres, COLOURS, depth_range="iphone_lidar"), five)
+    np.testing.assert_allclose(
+        model(metres, COLOURS, depth_range="lr"), model(metres, COLOURS, depth_range=float(metres.max()))
+    )
+    with pytest.raises(InputError, match=r"reaches 4450, beyond the model's range of 4000 mm"):
+        model((LEVELS * 50).astype(np.uint16), COLOURS, unit="mm", depth_range="kinect_v1")
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.7, 3, 5])
+def test_other_factors(factor: float) -> None:
+    """The sizes, and no displacement: a plane stays that plane, but for its borders."""
+    height, width = round(3 * factor), round(4 * factor)
+    plane = np.broadcast_to(np.arange(4, dtype=np.float32) + 1, (3, 4)).copy()
+    result = shifted(0.0).run(plane, np.zeros((height, width, 3), np.uint8), factor=factor)
+    assert result.depth.shape == (height, width) == result.mask.shape and result.factor == factor
+    exact = (np.arange(width) + 0.5) / width * 4 + 0.5
+    assert np.abs(result.depth - exact).max() < 0.45
+    assert np.abs(result.depth.mean() - plane.mean()) < 1e-4
+    with pytest.raises(InputError, match=rf"at x{factor:g} the guide must be {width} x {height}"):
+        shifted(0.0).run(plane, np.zeros((6, 8 + 8, 3), np.uint8), factor=factor)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 2.7])
+def test_consistent_results_have_the_input_s_means(factor: float) -> None:
+    depth = LEVELS.astype(np.float32)
+    guide = np.zeros((round(3 * factor), round(4 * factor), 3), np.uint8)
+    result = shifted(0.5).run(depth, guide, factor=factor, mask=KNOWN, consistent=True, holes="fill").depth
+    means = resample.resize(result[..., None].astype(np.float64), (3, 4), "area")[..., 0]
+    np.testing.assert_allclose(means[KNOWN], depth[KNOWN], atol=100 * 2e-6)
+    assert np.abs(means - depth)[~KNOWN].max() > 0.1
+    rounded = shifted(5.0).run(LEVELS.astype(np.uint8), guide, factor=factor, consistent=True).depth
+    means = resample.resize(rounded[..., None].astype(np.float64), (3, 4), "area")[..., 0]
+    assert np.abs(means - LEVELS).max() <= 0.5 + 1e-4
+
+
+def test_flips() -> None:
+    depth = LEVELS.astype(np.float32)
+    model = upsampler_of("sample")
+    result = model.run(depth, COLOURS, tta=True)
+    ways = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+    each = [model(depth[::a, ::b].copy(), COLOURS[::a, ::b].copy())[::a, ::b] for a, b in ways]
+    np.testing.assert_allclose(result.depth, np.mean(each, 0), rtol=1e-5)
+    np.testing.assert_allclose(result.spread, np.std(each, 0), atol=1e-4)
+    assert result.spread is not None and result.spread.mean() > 0.1
+    assert model.run(depth, COLOURS).spread is None
+
+
+def test_a_guide_made_to_fit() -> None:
+    depth = LEVELS.astype(np.float32)
+    wide = np.pad(COLOURS, ((1, 1), (2, 2), (0, 0)))
+    cut = upsampler_of().run(depth, wide, fit="crop")
+    np.testing.assert_array_equal(cut.guide, COLOURS)
+    np.testing.assert_array_equal(cut.depth, upsampler_of()(depth, COLOURS))
+    assert (cut.rows, cut.columns) == (slice(0, 3), slice(0, 4))
+    less = upsampler_of("sample").run(depth, COLOURS[:, 2:-2], fit="crop", mask=KNOWN)
+    assert less.depth.shape == (6, 4) and (less.rows, less.columns) == (slice(0, 3), slice(1, 3))
+    np.testing.assert_array_equal(less.mask, blocks(KNOWN[:, 1:3]))
+    fine = COLOURS.repeat(2, 0).repeat(2, 1)
+    resized = upsampler_of().run(depth, fine, fit="resample")
+    np.testing.assert_array_equal(resized.guide, strips.resize_guide(fine[None], (6, 8))[0])
+
+
+@pytest.mark.parametrize(
+    ("depth", "guide", "options", "message"),
+    [
+        (DEPTH, GUIDE, {"mask": np.inf < DEPTH}, "every sample of the depth is masked out: nothing to start from"),
+        (DEPTH, GUIDE, {"mask": (DEPTH > 50).astype(np.uint8)}, "the mask is uint8: give booleans, True where"),
+        (DEPTH, GUIDE, {"mask": (DEPTH > 50)[:2]}, r"the mask has shape \(2, 4\) and the depth \(3, 4\)"),
+        (DEPTH, GUIDE, {"holes": "keeep"}, "holes 'keeep' is not known: choose keep or fill"),
+        (DEPTH, GUIDE, {"fit": "squash"}, "fit 'squash' is not known: choose crop or resample"),
+        (DEPTH, GUIDE, {"factor": 1}, "the factor is 1: more than 1 and at most 32"),
+        (DEPTH, GUIDE, {"factor": 2.5}, r"at x2\.5 the guide must be 10 x 8; .*or the model's own factor 2"),
+        (DEPTH, GUIDE, {"unit": "mile"}, "the unit 'mile' is not known"),
+        (DEPTH, GUIDE, {"unit": "mm"}, "depth in mm cannot be turned into grey levels: both must be lengths"),
+        (DEPTH, GUIDE, {"depth_range": "kinect"}, "the range 'kinect' is no number, not 'lr' and no sensor"),
+        (DEPTH, GUIDE, {"depth_range": "kinect_v1"}, "depth in grey levels cannot be turned into m"),
+        (DEPTH.astype(complex), GUIDE, {}, "the depth is complex128: convert"),
+        (DEPTH[None], GUIDE, {}, r"the depth has shape \(1, 3, 4\): one map .* is needed with one guide"),
+        (DEPTH[None], GUIDE[None, None], {}, r"the guide has shape \(1, 1, 6, 8, 3\): \(number, height, width, 3\)"),
+        (DEPTH, GUIDE[None], {}, r"the guide has shape \(1, 6, 8, 3\): \(height, width, 3\)"),
+        (zeros(2, 3, 4), zeros(3, 6, 8, 3), {}, "there are 3 guides for 2 depth maps"),
+        (np.stack([DEPTH, DEPTH * 0]), zeros(2, 6, 8, 3), {"invalid": 0}, "every sample of the depth 1 of the batch"),
+        (zeros(1, 1, 3, 4), GUIDE, {}, r"the depth has shape \(1, 1, 3, 4\): one map"),
+        (DEPTH, zeros(0, 8, 3), {}, r"guide has shape \(0, 8, 3\)"),
+        (DEPTH, GUIDE, {"tile": 0}, "tile of 0"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, depth: np.ndarray, guide: np.ndarray, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse some first
+    with pytest.raises(InputError, match=message) as caught:
+        upsampler_of()(depth, guide, **options)
+    assert "\n" not in str(caught.value)
 
 
 def make_run(folder: Path) -> Path:
