@@ -1,4 +1,4 @@
-"""The two programs that `ahmf benchmark` compares, this one and its twin in PyTorch, each in a process of its own.
+"""The programs that `ahmf benchmark` compares, this one and its twin in PyTorch above all, each in its own process.
 
 The processes are held to the same processors and threads, given the same weights and images, and warmed up. They are
 then asked in turn, for one timed run each behind an untimed one, and while one works the others wait on their pipes:
@@ -36,7 +36,8 @@ INFERENCE, TRAINING = "inference", "training step"
 PAUSE_S = 0.2
 QUIET = 0.5  # load average above which the machine has other work
 
-Program = Literal["jax", "torch"]
+# "jax" is the network as it is compiled, "engine" what `ahmf_jax.load` calls it through, from NumPy to NumPy.
+Program = Literal["jax", "engine", "torch", "onnxruntime"]
 Device = Literal["cpu", "gpu"]
 # What is multiplied, as in `ahmf_jax.flops`; sums, weights and results are float32 (PyTorch calls bfloat16's AMP).
 Arithmetic = Literal["float32", "tf32", "bfloat16"]
@@ -44,7 +45,7 @@ Arithmetic = Literal["float32", "tf32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is timed: AHMF's release on one image of `height` x `width`, and on `batch` patches of `patch` x `patch`."""
+    """What is timed: AHMF's release on `images` of `height` x `width`, and on `batch` patches of `patch` x `patch`."""
 
     scale: int = 4
     num_levels: int = 4
@@ -53,6 +54,7 @@ class Sizes:
     width: int = 640
     batch: int = 4
     patch: int = 128
+    images: int = 1
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,9 @@ def serve() -> None:
     # Before either library is imported and counts processors.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, processors()[: setup["threads"]])
-    make = {"jax": _jax_tasks, "torch": _torch_tasks}[setting.program]
+    make = {"jax": _jax_tasks, "engine": _engine_tasks, "torch": _torch_tasks, "onnxruntime": _onnx_tasks}[
+        setting.program
+    ]
     try:
         tasks = make(setting, sizes, setup["threads"], Path(setup["folder"]) / "weights.npz")
     except NoDevice as error:
@@ -267,7 +271,7 @@ def _nothing() -> None:
 
 
 def _image_and_batch(sizes: Sizes) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The same random numbers in all processes, NHWC: an image, and a batch for training."""
+    """The same random numbers in all processes, NHWC: images, and a batch for training."""
     rng = np.random.default_rng(0)
 
     def draw(count: int, height: int, width: int) -> dict[str, np.ndarray]:
@@ -280,7 +284,7 @@ def _image_and_batch(sizes: Sizes) -> tuple[dict[str, np.ndarray], dict[str, np.
             "mask_hr": rng.random((count, height, width, 1)) < 0.9,
         }
 
-    return draw(1, sizes.height, sizes.width), draw(sizes.batch, sizes.patch, sizes.patch)
+    return draw(sizes.images, sizes.height, sizes.width), draw(sizes.batch, sizes.patch, sizes.patch)
 
 
 def _jax_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> Tasks:
@@ -307,7 +311,8 @@ def _jax_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> T
     def inference() -> Task:
         own, given = jax.tree.map(jnp.asarray, (params, image))
         apply = jax.jit(lambda params, depth_lr, guide: model.apply({"params": params}, depth_lr, guide)[0])
-        return Task(lambda: apply(own, given["depth_lr"], given["guide"]).block_until_ready(), np.ravel, {})
+        facts = {"device": device.device_kind}
+        return Task(lambda: apply(own, given["depth_lr"], given["guide"]).block_until_ready(), np.ravel, facts)
 
     def training() -> Task:
         given = jax.tree.map(jnp.asarray, batch)
@@ -338,6 +343,55 @@ def _jax_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> T
         return None if stats is None else stats["peak_bytes_in_use"]
 
     return Tasks({INFERENCE: inference, TRAINING: training}, peak_memory, _nothing, _nothing)
+
+
+def _engine_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> Tasks:
+    """Inference as a user has it: from arrays of NumPy to arrays of NumPy."""
+    import jax
+
+    from ahmf_jax.engine import Engine
+
+    if jax.default_backend() != setting.device:
+        raise NoDevice(f"JAX finds no {setting.device.upper()}, only {jax.default_backend()}: install jax[cuda12]")
+    jax.config.update("jax_default_matmul_precision", "highest" if setting.arithmetic == "float32" else None)
+    trained = _trained(weights)
+    image, _ = _image_and_batch(sizes)
+    depth, known, guide = image["depth_lr"][..., 0], image["mask_lr"][..., 0], image["guide"]
+
+    def inference() -> Task:
+        engine = Engine(trained)
+        return Task(lambda: engine(depth, known, guide), np.ravel, {})
+
+    return Tasks({INFERENCE: inference}, lambda: None, _nothing, _nothing)
+
+
+def _onnx_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> Tasks:
+    """Inference by ONNX Runtime on the CPU, of the graph that `ahmf export onnx` writes."""
+    import onnxruntime
+
+    from ahmf_jax import onnx_graph
+
+    graph = onnx_graph.build(_trained(weights)).SerializeToString()
+    image, _ = _image_and_batch(sizes)
+    given = {name: np.moveaxis(image[name], -1, 1).copy() for name in ("depth_lr", "guide")}
+
+    def inference() -> Task:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return Task(lambda: session.run(None, given)[0], np.ravel, {})
+
+    return Tasks({INFERENCE: inference}, lambda: None, _nothing, _nothing)
+
+
+def _trained(weights: Path) -> Any:
+    """The model of the twin's weights; depth is in units of the range."""
+    from ahmf_jax import torch_weights
+    from ahmf_jax.export import Trained
+
+    with np.load(weights) as file:
+        model, params = torch_weights.from_torch(dict(file))
+    return Trained(model, params, "range", "m", 1.0)
 
 
 def _planned(plan: Any) -> int | None:

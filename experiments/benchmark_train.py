@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import statistics
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +20,6 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.models.ahmf import SCALES
 from ahmf_jax.writing import atomic_write
 from experiments.benchmark_programs import (
-    PAUSE_S,
     QUIET,
     TRAINING,
     Arithmetic,
@@ -32,8 +29,8 @@ from experiments.benchmark_programs import (
     check,
     machine,
     verdict,
-    worker,
 )
+from experiments.benchmark_rows import median_ms, name_of, time_rows
 from experiments.pages import large_pages
 
 # Largest relative difference of loss and gradient norm from those of eager PyTorch in float32.
@@ -124,13 +121,6 @@ def settings(device: Device, arithmetics: Sequence[Arithmetic]) -> list[Setting]
     return rows
 
 
-def name_of(setting: Setting) -> str:
-    """How a row is called."""
-    words = ["JAX"] if setting.program == "jax" else ["PyTorch", "torch.compile" if setting.compiled else "eager"]
-    words += ["channels_last"] * setting.channels_last
-    return ", ".join(words + ["large pages"] * ("GLIBC_TUNABLES" in setting.environment))
-
-
 def compare(rows: Sequence[Setting], rounds: int, threads: int, sizes: Sizes) -> dict[str, Any]:
     """Times the training step in every row, in turn.
 
@@ -141,58 +131,19 @@ def compare(rows: Sequence[Setting], rounds: int, threads: int, sizes: Sizes) ->
       sizes: of the network and its images.
 
     Returns:
-      `sizes`; `flops` of a step; `steps` that were timed together; `rows`, each with its `setting` and, where it ran,
-      the milliseconds `ms` and processor milliseconds `cpu_ms` of a step in each round, `peak_memory` in bytes (None
-      on a CPU), `difference` of its results, and `idle_cpu_ms`, the most that it took while it waited; where not, the
-      `error`. Our rows also have `peak_flops` of the device, `peak`, what is meant by it, and `planned_memory`.
+      `sizes`; `steps` that were timed together; `rows` as `time_rows` has them. Our rows also have `flops` of a step,
+      `peak_flops` of the device, `peak`, what is meant by it, and `planned_memory`.
 
     Raises:
       RuntimeError: a row's results differ by more than `AGREEMENT`, or a process ended.
     """
-    from tqdm import tqdm
-
     steps = STEPS[rows[0].device]
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bar = stack.enter_context(tqdm(total=len(rows) + rounds, unit="round"))
-        expected, running, report = None, [], []
-        for setting in rows:
-            bar.set_description(f"{name_of(setting)}, {setting.arithmetic}: warming up")
-            ask = stack.enter_context(worker(setting, sizes, threads, folder))
-            path = folder / "result.npy"
-            optional = setting.compiled or setting.device == "gpu"  # a compiler, or memory, may be lacking
-            first = ask({"task": TRAINING, "save": str(path), "may_fail": optional})
-            row: dict[str, Any] = {"setting": asdict(setting)}
-            report.append(row)
-            bar.update()
-            if "error" in first:
-                row["error"] = first["error"]
-                continue
-            result = np.load(path)
-            expected = result if expected is None else expected
-            row |= {name: first[name] for name in first.keys() - {"ms", "cpu_ms", "idle_cpu_ms"}}
-            row |= {"difference": float((np.abs(result - expected) / np.abs(expected)).max()), "idle_cpu_ms": 0.0}
-            allowed = AGREEMENT[setting.arithmetic]
-            if not row["difference"] <= allowed:  # also where it is no number
-                raise RuntimeError(
-                    f"{name_of(setting)}, {setting.arithmetic}: loss or gradient differs by {row['difference']:.2e} "
-                    f"from eager PyTorch's in float32, more than {allowed:g}"
-                )
-            row |= {"ms": [], "cpu_ms": []}
-            running.append((row, ask))
-        if expected is None:
-            raise RuntimeError(f"{name_of(rows[0])}: {report[0]['error']}")
-        bar.set_description(TRAINING)
-        for _ in range(rounds):
-            for row, ask in running:
-                time.sleep(PAUSE_S)
-                answer = ask({"task": TRAINING, "steps": steps})
-                for kind in ("ms", "cpu_ms"):
-                    row[kind].append(answer[kind])
-                row["idle_cpu_ms"] = max(row["idle_cpu_ms"], answer["idle_cpu_ms"])
-                row["peak_memory"] = answer["peak_memory"]
-            bar.update()
-    return {"sizes": asdict(sizes), "steps": steps, "rows": report}
+
+    def difference(result: np.ndarray, expected: np.ndarray) -> float:
+        return float((np.abs(result - expected) / np.abs(expected)).max())
+
+    timed = time_rows(rows, TRAINING, sizes, rounds, threads, steps, difference, AGREEMENT)
+    return {"sizes": asdict(sizes), "steps": steps, "rows": timed}
 
 
 def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -211,8 +162,8 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
             others = others[:1]  # eager, which always runs there
         if not others:
             continue
-        against, theirs = min(others, key=lambda pair: _ms(pair[1]))
-        ratio = _ms(ours) / _ms(theirs)
+        against, theirs = min(others, key=lambda pair: median_ms(pair[1]))
+        ratio = median_ms(ours) / median_ms(theirs)
         entry: dict[str, Any] = {"arithmetic": setting.arithmetic, "against": name_of(against), "time": ratio}
         if setting.device == "cpu":
             entry["met"] = ratio <= CPU_TIME_TARGET
@@ -221,10 +172,6 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
             entry["met"] = 1 / ratio >= GPU_SPEED_TARGET and entry["memory"] <= GPU_MEMORY_TARGET
         entries.append(entry)
     return entries
-
-
-def _ms(row: dict[str, Any]) -> float:
-    return statistics.median(row["ms"])
 
 
 def table(report: dict[str, Any]) -> str:
@@ -246,7 +193,7 @@ def table(report: dict[str, Any]) -> str:
         if "error" in row:
             lines.append(f"{label:<38} did not run: {row['error']}")
             continue
-        ms = _ms(row)
+        ms = median_ms(row)
         pairs = [mine / theirs for mine, theirs in zip(row["ms"], eager["ms"], strict=True)]
         share = memory = "-"
         if setting.arithmetic in ours:
@@ -255,7 +202,7 @@ def table(report: dict[str, Any]) -> str:
         if row["peak_memory"] is not None:
             memory = f"{row['peak_memory'] / 2**30:.2f}"
         lines.append(
-            f"{label:<38}{ms:>9.1f}{1e3 * sizes.batch / ms:>10.1f}{ms / _ms(eager):>9.2f}"
+            f"{label:<38}{ms:>9.1f}{1e3 * sizes.batch / ms:>10.1f}{ms / median_ms(eager):>9.2f}"
             f"{min(pairs):>8.2f} -{max(pairs):>5.2f}{share:>9}{memory:>7}"
         )
     lines += [

@@ -85,6 +85,38 @@ class BenchmarkTrain:
 
 
 @dataclass(frozen=True)
+class BenchmarkUpsample:
+    """Inference against the twin's in every way and ONNX Runtime; the first call; what large images cost."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where they compute."""
+    rounds: int = 7
+    """Timings of each, taken in turn; the medians are compared."""
+    threads: int = 2
+    """Threads that each may use."""
+    scale: int = 4
+    """Up-sampling factor."""
+    num_levels: int = 4
+    """Feature levels, the paper's m."""
+    features: int = 64
+    """Channels of every intermediate feature."""
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    """Images, height and width of what is timed beside PyTorch (default: 1 480 640; on a GPU also 8, and 1080 1920)."""
+    arithmetics: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ()
+    """What is multiplied (default: float32 on a CPU, all three on a GPU)."""
+    megapixels: tuple[float, ...] = (0.1, 0.5, 2.0, 8.0, 24.0)
+    """Sizes, in millions of pixels of the result, of the images of which the cost of a pixel is measured."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the tables."""
+        from experiments.benchmark_upsample import benchmark_upsample
+
+        benchmark_upsample(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
 class BenchmarkMemory:
     """Memory and compile time of the training step for numbers of levels, each in a process of its own."""
 
@@ -136,6 +168,7 @@ class Benchmark:
 
     action: (
         Annotated[BenchmarkModel, tyro.conf.subcommand("model")]
+        | Annotated[BenchmarkUpsample, tyro.conf.subcommand("upsample")]
         | Annotated[BenchmarkTrain, tyro.conf.subcommand("train")]
         | Annotated[BenchmarkData, tyro.conf.subcommand("data")]
         | Annotated[BenchmarkMemory, tyro.conf.subcommand("memory")]

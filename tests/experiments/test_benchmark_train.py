@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
-from experiments import benchmark_train
+from experiments import benchmark_rows, benchmark_train
 from experiments.benchmark_programs import Setting, Sizes, machine
 
 SIZES = Sizes(num_levels=1, features=4, batch=2, patch=16)
@@ -65,8 +65,8 @@ def test_programs_that_disagree_are_a_failure(monkeypatch: pytest.MonkeyPatch) -
 
         yield ask
 
-    monkeypatch.setattr(benchmark_train, "worker", made_up)
-    with pytest.raises(RuntimeError, match=r"JAX, float32: loss or gradient differs by 2.00e-04"):
+    monkeypatch.setattr(benchmark_rows, "worker", made_up)
+    with pytest.raises(RuntimeError, match=r"JAX, float32: training step: results differ by 2.00e-04"):
         benchmark_train.compare([Setting("torch"), Setting("jax")], 1, 1, SIZES)
 
 
