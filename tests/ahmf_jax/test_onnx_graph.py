@@ -1,0 +1,89 @@
+"""The ONNX graph against the model, in onnxruntime: every variant, ablation and scale, any sizes."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from ahmf_jax import __version__, onnx_graph  # noqa: E402  # needs onnx
+from tests.exports import RANGE, images, super_resolved, trained  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def quick_compiles() -> Iterator[None]:
+    """Half the time to compile, which is what these tests spend theirs on."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def session(model: Any) -> Any:
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def difference(found: Any, runtime: Any, depth: Any, guide: Any) -> float:
+    """The largest, in units of the range."""
+    feed = {"depth_lr": np.moveaxis(depth, -1, 1), "guide": np.moveaxis(guide, -1, 1)}
+    depth_hr = np.moveaxis(runtime.run(None, feed)[0], 1, -1)
+    wanted = super_resolved(found, depth, guide)
+    assert depth_hr.shape == wanted.shape
+    return np.abs(depth_hr - wanted).max() / RANGE
+
+
+# Every fusion, recurrence and scale with either variant; m = 1, and levels enough that their order counts.
+CASES = [
+    ("release", 2, "concat", "none", 1),
+    ("release", 4, "feb_frb", "both", 3),
+    ("release", 8, "feb", "forward", 2),
+    ("release", 16, "frb", "backward", 1),
+    ("paper", 4, "concat", "backward", 3),
+    ("paper", 2, "feb_frb", "both", 2),
+    ("paper", 8, "frb", "none", 1),
+    ("paper", 32, "feb", "forward", 1),
+]
+
+
+@pytest.mark.parametrize(("variant", "scale", "fusion", "recurrence", "levels"), CASES)
+def test_the_graph_computes_what_the_model_does(
+    variant: Any, scale: int, fusion: Any, recurrence: Any, levels: int
+) -> None:
+    found = trained(variant=variant, scale=scale, fusion=fusion, recurrence=recurrence, num_levels=levels)
+    assert difference(found, session(onnx_graph.build(found)), *images(found, 2, 3, 2)) <= 1e-5
+
+
+def test_any_sizes_channels_and_the_samples_own_span() -> None:
+    found = trained("sample", guide_channels=1, num_levels=1, recurrence="none")
+    runtime = session(onnx_graph.build(found))
+    for size in ((2, 3, 5), (1, 1, 1), (3, 6, 2)):
+        assert difference(found, runtime, *images(found, *size, 1)) <= 1e-5
+
+
+def test_what_the_file_says() -> None:
+    found = trained()
+    model = onnx_graph.build(found)
+    assert [x.version for x in model.opset_import] == [onnx_graph.OPSET]
+    said = {x.key: x.value for x in model.metadata_props}
+    assert json.loads(said["model"])["scale"] == 4
+    assert (said["unit"], said["range"], said["scaling"], said["version"]) == ("m", "10.0", "range", __version__)
+    assert (json.loads(said["training"]), json.loads(said["metrics"])) == ({"dataset": "scenes"}, {"mae": 0.5})
+    runtime = session(model)
+    assert [(x.name, x.shape) for x in (*runtime.get_inputs(), *runtime.get_outputs())] == [
+        ("depth_lr", ["batch", 1, "height", "width"]),
+        ("guide", ["batch", 3, "4*height", "4*width"]),
+        ("depth", ["batch", 1, "4*height", "4*width"]),
+    ]
+
+
+def test_each_weight_is_in_the_file_once() -> None:
+    """The steps of the recurrence share theirs, and nothing is stored in two layouts."""
+    found = trained(num_levels=3)
+    model = onnx_graph.build(found)
+    stored = sum(onnx.numpy_helper.to_array(x).size for x in model.graph.initializer)
+    constants = 1 + 4 + 1  # range, the resize's scales, a half
+    assert stored == sum(x.size for x in jax.tree.leaves(found.params)) + constants
