@@ -14,7 +14,7 @@ DEPTH_NAMES = ("depth", "depths", "depth_lr")
 GUIDE_NAMES = ("rgb", "color", "colour", "image", "images", "guide", "guides", "colors", "colours")
 GUIDE_SUFFIXES = (*GUIDE_FORMATS, ".npy")
 SECONDS = 0.02  # between a depth map and its picture: more than half a frame of 30 a second
-LONGEST = 2**26
+LONGEST = 2**24  # of a list of frames: some 500,000
 
 _WORDS = "|".join(sorted({*DEPTH_NAMES, *GUIDE_NAMES, "mask"}, key=len, reverse=True))
 
@@ -124,8 +124,11 @@ def _by_time(depths: Path, guides: Path) -> list[Frame]:
     maps = _times(depths)
     near = []
     for i, (time, _) in enumerate(maps):
-        for j in range(bisect.bisect_left(times, time - SECONDS), bisect.bisect_right(times, time + SECONDS)):
-            near.append((abs(times[j] - time), i, j))
+        # Two on either side: the nearest may be nearer to the next map.
+        at = bisect.bisect(times, time)
+        for j in range(max(at - 2, 0), min(at + 2, len(times))):
+            if abs(times[j] - time) <= SECONDS:
+                near.append((abs(times[j] - time), i, j))
     partner: dict[int, int] = {}
     taken = set()
     for _, i, j in sorted(near):

@@ -59,6 +59,8 @@ def plan(frames: Sequence[Frame], folders: Folders) -> list[Job]:
     Raises:
       InputError: a folder that cannot be made, or an output that is an input or another frame's.
     """
+    if folders.mask is not None and not folders.mask.exists():
+        raise InputError(f"{folders.mask}: there is no such file or folder: check the name (--mask)")
     masks = by_name(folders.mask) if folders.mask is not None and folders.mask.is_dir() else None
     jobs = [_job(frame, folders, masks) for frame in frames]
     for folder in folders.outputs():

@@ -142,8 +142,7 @@ def check_parent(path: Path) -> None:
 
 def read(files: Files, settings: Settings) -> Images:
     """Reads the images; raises InputError also where the output cannot hold what the depth will be."""
-    channel = settings.channel if files.depth.suffix.lower() == ".exr" else None
-    depth = read_depth(files.depth, settings.max_pixels, channel)
+    depth = read_depth(files.depth, settings.max_pixels, settings.channel)
     kind = depth.dtype.name
     if kind not in WRITABLE[files.out.suffix.lower()]:
         holders = [suffix for suffix, kinds in WRITABLE.items() if kind in kinds]
@@ -179,12 +178,15 @@ def read_mask(path: Path, size: tuple[int, ...], max_pixels: int) -> np.ndarray:
 
 def run(upsampler: Upsampler, files: Files, images: Images, settings: Settings) -> Result:
     """Super-resolves what was read; an InputError names the files."""
+    tta = files.spread is not None
     try:
-        return upsampler.run(
-            images.depth, images.guide, mask=images.mask, tta=files.spread is not None, **settings.options
-        )
+        return upsampler.run(images.depth, images.guide, mask=images.mask, tta=tta, **settings.options)
     except InputError as error:
         raise InputError(f"{files.depth} with {files.guide}: {error}") from None
+    except MemoryError as error:
+        raise InputError(
+            f"{files.depth} with {files.guide}: memory ran out ({error}): free some, or crop both"
+        ) from error
 
 
 def write(files: Files, images: Images, result: Result, settings: Settings) -> None:

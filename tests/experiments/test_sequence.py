@@ -165,6 +165,16 @@ def test_a_write_that_fails_is_a_frame_that_fails(video, tmp_path, capsys):
     assert files(tmp_path / "out") == ["10.png", "11.png", "8.png"]
 
 
+def test_frames_for_which_memory_runs_out_are_named(video, tmp_path, capsys):
+    def full(call):
+        if call == 2:
+            raise MemoryError("Unable to allocate 9 TiB")
+
+    todo = jobs(video, tmp_path / "out")
+    assert sequence.upsample_sequence(Fake(full), todo, files_in_out.Settings(), one_size=True) == ["9"]
+    assert "rgb/9.png: memory ran out (Unable to allocate 9 TiB): free some" in capsys.readouterr().err
+
+
 def test_what_is_refused_before_anything_is_written(refused, bundle, video, tmp_path):
     out = tmp_path / "out"
     options = "upsample", bundle, "--sequence", video
@@ -177,6 +187,7 @@ def test_what_is_refused_before_anything_is_written(refused, bundle, video, tmp_
         "upsample", bundle, "--depth", video / "depth", "--guide", video / "rgb/8.png", "--out", out, said="is a fo"
     )
     refused(*options, "--depth", video, "--out", out, said="--sequence is instead of")
+    refused(*options, "--out", out, "--mask", tmp_path / "no", said="no: there is no such file or folder")
     refused("upsample", bundle, "--depth", video, "--out", out, said="--depth and --guide are both needed")
     assert files(video) == [f"{half}/{number}.png" for half in ("depth", "rgb") for number in ("10", "11", "8", "9")]
     assert not out.exists() or files(out) == []

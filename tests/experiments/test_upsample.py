@@ -212,6 +212,7 @@ def test_what_is_refused_before_it_is_computed(refused, bundle, place, monkeypat
         (("--ply", place / "c.ply"), "--ply and --intrinsics go together"),
         (("--ply", place / "c.obj", "--intrinsics", "1,1,1,1"), "c.obj: a point cloud is written as .ply"),
         (("--ply", place / "c.ply", "--intrinsics", place / "camera.json"), "guide.png: is 32 x 24 pixels"),
+        (("--channel", "Z"), "d.png: has one channel alone"),
         (("--temporal",), "--temporal is for a video"),
         (("--tile", "0"), "--max-pixels and --tile take a whole number"),
         (("--devices", "1000"), "--devices"),
