@@ -12,7 +12,7 @@ def free(device: Any) -> float:
     """Bytes that may still be taken: of an accelerator's memory, or the host's; infinite where nothing tells."""
     stats = device.memory_stats()
     if stats is not None:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
+        return float(stats["bytes_limit"] - stats["bytes_in_use"])
     known = [float("inf")]
     with contextlib.suppress(OSError):
         known.append(_kilobytes("/proc/meminfo", "MemAvailable") * 1024)
@@ -20,7 +20,7 @@ def free(device: Any) -> float:
         limit, used = (int((MEMORY_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         cached = re.search(r"^inactive_file (\d+)$", (MEMORY_GROUP / "memory.stat").read_text(), re.MULTILINE)
         known.append(limit - used + (int(cached[1]) if cached else 0))
-    return max(min(known), 0)
+    return max(float(min(known)), 0.0)
 
 
 def forget_peak() -> None:

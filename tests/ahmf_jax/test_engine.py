@@ -1,0 +1,240 @@
+"""Tiles, padding and devices change nothing of a result, and memory that runs out makes tiles smaller."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ahmf_jax import engine as engine_module
+from ahmf_jax import memory
+from ahmf_jax.engine import Engine, bytes_per_sample, keep_compiled, out_of_memory
+from ahmf_jax.errors import InputError
+from ahmf_jax.export import Trained
+from ahmf_jax.models import AHMF
+from ahmf_jax.scaling import predict
+from ahmf_jax.state import init_params
+
+MODEL = AHMF(scale=2, num_levels=1, features=2)
+
+
+def shapes(model: AHMF) -> Any:
+    return jax.eval_shape(lambda: init_params(model))
+
+
+def trained(model: AHMF = MODEL, scaling: Any = "sample") -> Trained:
+    rng = np.random.default_rng(0)
+    # Larger than at the start of a training, so that the attention says something.
+    params = jax.tree.map(lambda x: rng.normal(0, 1.5 / np.sqrt(max(np.prod(x.shape[:-1]), 9)), x.shape), shapes(model))
+    return Trained(model, jax.tree.map(lambda x: x.astype(np.float32), params), scaling)
+
+
+def images(height: int, width: int, scale: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth, known, guide: brighter to the right, so that the statistics of a part are not those of the whole."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0, 1, width)
+    depth = (ramp + rng.random((height, width))).astype(np.float32) / 2
+    guide = 255 * ramp.repeat(scale)[:, None] * rng.random((height * scale, width * scale, 3))
+    return depth, depth > 0.1, guide.astype(np.uint8)
+
+
+def assert_same(result: np.ndarray, expected: np.ndarray) -> None:
+    """To the rounding of float32, for sums of values as large as the results."""
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6 * max(1, np.abs(expected).max()))
+
+
+@functools.cache
+def engine() -> Engine:
+    return Engine(trained())
+
+
+def seen(model: AHMF) -> tuple[int, int]:
+    """How far before and behind a row of samples, of depth and guide, the outputs lie that depend on it."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.15, x.shape).astype(np.float32), shapes(model))
+    middle, scale = model.reach + 1, model.scale
+    rows = 2 * middle + 1
+    channels = model.features // 2 if model.variant == "release" else model.features
+    pooled = {k: jnp.full((model.num_levels, 1, channels), 0.2) for k in ("mean", "variance")} if model.pools else None
+    inputs = rng.random((1, rows, 3, 1), np.float32), rng.random((1, rows * scale, 3 * scale, 3), np.float32)
+    step = [np.zeros_like(x) for x in inputs]
+    step[0][:, middle], step[1][:, middle * scale : (middle + 1) * scale] = 1, 1
+
+    def change(params: Any, inputs: Any, step: Any) -> Any:  # a derivative, as differences drown in the rounding
+        return jax.jvp(lambda *x: model.apply({"params": params}, *x, pooled=pooled)[0], inputs, step)[1]
+
+    changed = np.abs(jax.jit(change)(params, inputs, tuple(step))).reshape(rows, -1).sum(1)
+    (nonzero,) = np.nonzero(changed)
+    return middle - nonzero.min(), nonzero.max() - middle
+
+
+@pytest.mark.parametrize(
+    ("scale", "num_levels", "variant", "fusion", "recurrence"),
+    [
+        (4, 2, "release", "feb_frb", "both"),
+        (2, 2, "paper", "feb_frb", "both"),
+        (8, 1, "paper", "feb", "none"),
+        (8, 1, "release", "feb_frb", "none"),
+        (2, 3, "release", "feb_frb", "forward"),
+        (2, 3, "release", "concat", "backward"),
+        (16, 2, "paper", "concat", "forward"),
+        (2, 3, "paper", "frb", "backward"),
+    ],
+)
+def test_the_reach_is_what_an_output_depends_on_and_no_more(
+    scale: int, num_levels: int, variant: Any, fusion: Any, recurrence: Any
+) -> None:
+    model = AHMF(scale, num_levels, 4, variant, fusion, recurrence)
+    assert seen(model) == (model.reach, model.reach)
+
+
+@pytest.mark.parametrize(
+    ("model", "tile"),
+    [
+        (AHMF(4, 2, 4), 5),
+        (AHMF(2, 3, 4, "paper"), 1),
+        (AHMF(8, 1, 4, "paper"), 9),
+        (AHMF(16, 1, 4), 6),
+        (AHMF(4, 2, 4, fusion="concat", recurrence="forward"), 8),
+    ],
+    ids=lambda x: f"x{x.scale}-{x.variant}-{x.num_levels}-{x.fusion}" if isinstance(x, AHMF) else "",
+)
+def test_tiles_give_the_whole_image(model: AHMF, tile: int) -> None:
+    engine = Engine(trained(model))
+    depth, known, guide = images(29, 38, model.scale)
+    whole = engine(depth, known, guide)
+    assert engine.compilations == 1
+    tiled = engine(depth, known, guide, tile=tile)
+    assert engine.compilations == (3 if model.pools else 2)
+    assert_same(tiled, whole)
+    # And the whole image is what the model gives, with the values that a training batch has.
+    batch = {"depth_lr": depth, "guide": guide / np.float32(255), "mask_lr": known[..., None]}
+    batch = {k: jnp.asarray(v)[None] for k, v in (batch | {"depth_lr": depth[..., None]}).items()}
+    output, offset, span = predict(model, "sample", engine._params, batch)
+    assert_same(whole, np.asarray(output * span + offset)[0, ..., 0])
+
+
+def test_statistics_and_margins_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, engine = images(29, 38), Engine(trained(AHMF(2, 1, 8)))
+    whole = engine(*inputs)
+    monkeypatch.setattr(AHMF, "pools", False)
+    assert np.abs(engine(*inputs, tile=10) - whole).max() > 1e-3
+    monkeypatch.undo()
+    monkeypatch.setattr(AHMF, "reach", MODEL.reach // 2)
+    assert np.abs(engine(*inputs, tile=10) - whole).max() > 1e-4
+
+
+def test_padding_has_no_influence_and_many_sizes_share_a_program() -> None:
+    padded = Engine(trained())
+    for height, width in ((17, 33), (18, 36), (17, 35)):
+        inputs = images(height, width, seed=height + width)
+        assert_same(padded(*inputs, bucket=True), engine()(*inputs))
+    assert padded.compilations == 1
+    many = [images(n, n, seed=n) for n in (30, 37, 41)]  # in tiles as wide as each other
+    for inputs in many:
+        assert_same(padded(*inputs, tile=8, bucket=True), engine()(*inputs))
+    assert padded.compilations == 3
+
+
+@pytest.mark.parametrize("tile", [None, 7])
+def test_several_devices_share_every_image(tile: int | None) -> None:
+    several = Engine(trained(), jax.devices()[:4])
+    inputs = images(23, 21)  # 23 rows: 4 devices have 6 each, the last 5
+    assert_same(several(*inputs, tile=tile), engine()(*inputs))
+    (program, *_) = several._programs.values()
+    assert "collective-permute" in program.as_text() and len(program.input_shardings[0][0]) > 0
+
+
+def test_a_batch_and_a_guide_in_a_file(tmp_path: Path) -> None:
+    one, other = images(9, 11), images(9, 11, seed=1)
+    both = engine()(*(np.stack(pair) for pair in zip(one, other, strict=True)))
+    assert_same(both, [engine()(*one), engine()(*other)])
+    np.save(tmp_path / "guide.npy", one[2])
+    mapped = np.load(tmp_path / "guide.npy", mmap_mode="r")
+    np.testing.assert_array_equal(engine()(one[0], one[1], mapped, tile=5), engine()(*one, tile=5))
+
+
+def test_the_guides_types_mean_the_same() -> None:
+    depth, known, guide = images(9, 11)
+    expected = engine()(depth, known, guide)
+    for same in ((257 * guide.astype(int)).astype(np.uint16), guide / np.float32(255), guide / 255):
+        assert_same(engine()(depth, known, same), expected)
+
+
+def test_memory_that_runs_out_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, inputs, refused = Engine(trained()), images(60, 64), []
+    compiled = Engine._program
+
+    def program(self: Engine, wanted: Any, given: Any, shardings: Any) -> Any:
+        area = given["depth"].shape[1] * given["depth"].shape[2]
+        if area > 40 * 40:
+            refused.append(area)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return compiled(self, wanted, given, shardings)
+
+    monkeypatch.setattr(Engine, "_program", program)
+    assert_same(small(*inputs), engine()(*inputs, tile=40))
+    assert len(refused) > 1 and refused == sorted(refused, reverse=True)
+
+
+def test_tiles_fit_into_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = images(60, 64)
+    whole = engine()(*inputs)
+    free = 2 * bytes_per_sample(MODEL) * 40 * 40
+    monkeypatch.setattr(memory, "free", lambda device: free)
+    tight = Engine(trained())
+    assert_same(tight(*inputs), whole)
+    assert tight.compilations > 1, "it was computed whole"
+    for program in tight._programs.values():
+        assert program.memory_analysis().temp_size_in_bytes <= free
+
+
+def test_no_memory_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free", lambda device: 1000.0)
+    with pytest.raises(InputError, match=r"no memory for even the smallest tile, of \d+ x \d+ low-resolution samples"):
+        Engine(trained())(*images(60, 64))
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def program(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(Engine, "_program", program)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        engine()(*images(8, 8))
+    assert out_of_memory(MemoryError()) and not out_of_memory(ValueError("shapes"))
+
+
+def test_a_tile_of_nothing() -> None:
+    with pytest.raises(InputError, match="a tile of 0 samples: give at least 1"):
+        engine()(*images(8, 8), tile=0)
+
+
+@pytest.mark.parametrize("model", [AHMF(4, 4, 16), AHMF(8, 2, 16), AHMF(2, 8, 16), AHMF(4, 2, 16, "paper")])
+def test_the_memory_of_a_sample_is_about_what_the_compiler_says(model: AHMF) -> None:
+    side = 256 // model.scale
+    sizes = [(1, side, side, 1), (1, side * model.scale, side * model.scale, 3)]
+    depth, guide = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sizes)
+    run = functools.partial(engine_module.network, model, "depth")
+    measured = jax.jit(run).lower(shapes(model), depth, guide).compile().memory_analysis()
+    if measured is None:
+        pytest.skip("this backend does not tell what a program takes")
+    assert 0.9 < bytes_per_sample(model) * side**2 / measured.temp_size_in_bytes < 2.5
+
+
+def test_programs_are_kept_where_jax_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+        keep_compiled()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+        jax.config.update("jax_compilation_cache_dir", None)
+        keep_compiled()
+        assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(tmp_path / ".cache" / "ahmf_jax" / "compiled")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])

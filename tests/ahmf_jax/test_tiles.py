@@ -1,0 +1,54 @@
+"""Tiles cover an image once, with their margins, and statistics gathered from parts are those of the whole."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ahmf_jax.tiles import Moments, padded_to, spans, tiles
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 80), st.integers(0, 15), st.booleans())
+def test_windows_of_one_width_cover_an_axis_once_with_margins(length: int, most: int, reach: int, fill: bool) -> None:
+    found = spans(length, most, reach, fill=fill)
+    counted = np.concatenate([np.arange(s.low, s.high) for s in found])
+    np.testing.assert_array_equal(counted, np.arange(length))
+    widths = {s.stop - s.start for s in found}
+    assert len(widths) == 1 and max(widths) <= max(most, 2 * reach + 1)
+    if fill and len(found) > 1:
+        assert widths == {max(most, 2 * reach + 1)}
+    for s in found:
+        assert 0 <= s.start <= s.low < s.high <= s.stop <= length
+        assert s.start == 0 or s.low - s.start >= reach
+        assert s.stop == length or s.stop - s.high >= reach
+
+
+def test_no_more_windows_than_needed() -> None:
+    assert len(spans(100, 100, 10)) == 1 and len(spans(101, 100, 10)) == 2
+    # Two windows of 60 with a margin of 10 between them cover 100; a sample more needs a third.
+    assert len(spans(100, 60, 10)) == 2 and len(spans(101, 60, 10)) == 3
+    assert [s.stop - s.start for s in spans(101, 60, 10)] == 3 * [47]  # narrower, as three have less to cover
+
+
+def test_tiles_are_those_of_both_axes() -> None:
+    found = tiles((7, 9), (5, 9), 1)
+    assert [t.rows.low for t in found] == [0, 4] and {t.columns for t in found} == {(0, 9, 0, 9)}
+
+
+def test_few_lengths_and_little_padding() -> None:
+    lengths = {padded_to(n) for n in range(1, 4097)}
+    assert all(n <= padded_to(n) <= max(n * 1.125, n) for n in range(1, 4097))
+    assert len(lengths) < 90
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    # A large mean beside a small spread, where the difference of summed squares would have no digit left.
+    values = np.random.default_rng(0).normal(1e4, 0.01, (1000, 3))
+    moments, first = Moments(), 0
+    for count in (1, 250, 9, 740):
+        part = values[first : first + count]
+        moments.add(count, part.mean(0), part.var(0))
+        first += count
+    np.testing.assert_allclose(moments.mean, values.mean(0), rtol=1e-7)
+    np.testing.assert_allclose(moments.variance, values.var(0), rtol=1e-6)
+    assert moments.mean.dtype == moments.variance.dtype == np.float32
