@@ -222,7 +222,7 @@ def perform(what: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trained(what: dict[str, Any]) -> Any:
-    """A network of random weights, at PyTorch's scale of them, so that no number runs off."""
+    """A network of random weights that keep the size of what passes through. Drawn here: Flax would compile for it."""
     import jax
 
     from ahmf_jax.export import Trained
@@ -230,8 +230,18 @@ def _trained(what: dict[str, Any]) -> Any:
     from ahmf_jax.state import init_params
 
     model = AHMF(scale=what["scale"], num_levels=what["num_levels"], features=what["features"])
-    params = jax.tree.map(np.asarray, jax.jit(lambda: init_params(model))())
-    return Trained(model, params, "range", "m", 1.0)
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        if "prelu" in jax.tree_util.keystr(path):
+            return np.full(leaf.shape, 0.25, np.float32)
+        if leaf.ndim < 4:
+            return np.zeros(leaf.shape, np.float32)
+        fan_in = math.prod(leaf.shape[-4:-1])
+        return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
+
+    shapes = jax.eval_shape(lambda: init_params(model))
+    return Trained(model, jax.tree_util.tree_map_with_path(draw, shapes), "range", "m", 1.0)
 
 
 def _image(height: int, width: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
