@@ -30,7 +30,8 @@ def known_samples(
                 + (["masked out"] if mask is not None else [])
             )
             raise InputError(f"every sample of the depth{which} is {means}: nothing to start from")
-        bad = int((~np.isfinite(values[one])).sum())
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite to the network
+            bad = int((~np.isfinite(values[one].astype(np.float32, copy=False))).sum())
         if bad:
             raise InputError(
                 f"the depth{which} has {bad} samples that are NaN or infinite: if NaN marks holes, say so with "

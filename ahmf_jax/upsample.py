@@ -21,7 +21,6 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
 from ahmf_jax.holes import fill_by_colour
-from ahmf_jax.models import MODELS
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.scaling import predict as run_network
 from ahmf_jax.units import depth_of_one
@@ -244,8 +243,7 @@ def _from_run(run: Path) -> Trained:
     config = checkpoint.read_config(run)
     try:
         summary = config["trained"]
-        fields = dict(summary["model"])
-        model = MODELS[fields.pop("name")](**fields)
+        model = export.build_model(summary["model"])
         trained = Trained(model, {}, summary["scaling"], summary["unit"], float(summary["range"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{run / checkpoint.CONFIG} is damaged ({error!r}): restore it from a copy") from None

@@ -368,6 +368,7 @@ def test_a_guide_made_to_fit() -> None:
         (DEPTH, GUIDE, {"mask": np.inf < DEPTH}, "every sample of the depth is masked out: nothing to start from"),
         (DEPTH, GUIDE, {"mask": (DEPTH > 50).astype(np.uint8)}, "the mask is uint8: give booleans, True where"),
         (DEPTH, GUIDE, {"mask": (DEPTH > 50)[:2]}, r"the mask has shape \(2, 4\) and the depth \(3, 4\)"),
+        (np.where(DEPTH > 60, 1e39, DEPTH.astype(float)), GUIDE, {}, r"has \d samples that are NaN or infinite"),
         (DEPTH, GUIDE, {"holes": "keeep"}, "holes 'keeep' is not known: choose keep or fill"),
         (DEPTH, GUIDE, {"fit": "squash"}, "fit 'squash' is not known: choose crop or resample"),
         (DEPTH, GUIDE, {"factor": 1}, "the factor is 1: more than 1 and at most 32"),
