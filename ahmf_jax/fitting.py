@@ -18,11 +18,13 @@ class Fitted(NamedTuple):
     Attributes:
       rows, columns: the part of the depth map that is left.
       guide: (B, factor * h, factor * w, C), of that part, dtype as given; a view where it was only cut.
+      corner: row and column, in the guide as given, of the first pixel that is left.
     """
 
     rows: slice
     columns: slice
     guide: np.ndarray
+    corner: tuple[int, int] = (0, 0)
 
 
 def output_size(size: tuple[int, ...], factor: float) -> tuple[int, int]:
@@ -89,7 +91,7 @@ def fit_guide(
         raise InputError(f"{sizes}: at x{factor:g} no sample of the depth lies wholly inside the guide; --fit resample")
     (rows, top), (columns, left) = cuts
     height, width = output_size((rows.stop - rows.start, columns.stop - columns.start), factor)
-    return Fitted(rows, columns, guide[:, top : top + height, left : left + width])
+    return Fitted(rows, columns, guide[:, top : top + height, left : left + width], (top, left))
 
 
 def _crop(samples: int, pixels: int, factor: float) -> tuple[slice, int]:

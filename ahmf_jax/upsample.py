@@ -55,6 +55,7 @@ class Result:
       factor: pixels per sample.
       spread: (H, W) float32, the standard deviation over flips of the input, in the unit of the depth; None without
         `tta`.
+      corner: row and column, in the guide as given, of the first pixel that `fit` left.
     """
 
     depth: np.ndarray
@@ -64,6 +65,7 @@ class Result:
     columns: slice
     factor: float
     spread: np.ndarray | None = None
+    corner: tuple[int, int] = (0, 0)
 
     @functools.cached_property
     def mask(self) -> np.ndarray:
@@ -197,6 +199,7 @@ class Upsampler:
             fitted.columns,
             factor,
             None if spread is None else spread[first],
+            fitted.corner,
         )
 
 

@@ -44,7 +44,7 @@ def test_crop_keeps_the_samples_inside_and_what_is_over_them(
     assert (fitted.rows, fitted.columns) == (slice(*rows), slice(*columns))
     wanted = output_size((rows[1] - rows[0], columns[1] - columns[0]), factor)
     assert fitted.guide.shape == (1, *wanted, 2)
-    assert fitted.guide[0, 0, 0].tolist() == list(first)
+    assert fitted.guide[0, 0, 0].tolist() == list(first) == list(fitted.corner)
     assert np.ptp(fitted.guide[0], (0, 1)).tolist() == [wanted[0] - 1, wanted[1] - 1]
 
 

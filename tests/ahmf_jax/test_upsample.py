@@ -353,7 +353,7 @@ def test_a_guide_made_to_fit() -> None:
     cut = upsampler_of().run(depth, wide, fit="crop")
     np.testing.assert_array_equal(cut.guide, COLOURS)
     np.testing.assert_array_equal(cut.depth, upsampler_of()(depth, COLOURS))
-    assert (cut.rows, cut.columns) == (slice(0, 3), slice(0, 4))
+    assert (cut.rows, cut.columns, cut.corner) == (slice(0, 3), slice(0, 4), (1, 2))
     less = upsampler_of("sample").run(depth, COLOURS[:, 2:-2], fit="crop", mask=KNOWN)
     assert less.depth.shape == (6, 4) and (less.rows, less.columns) == (slice(0, 3), slice(1, 3))
     np.testing.assert_array_equal(less.mask, blocks(KNOWN[:, 1:3]))
