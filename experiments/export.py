@@ -60,14 +60,14 @@ def to_stablehlo(source: Path, out: Path) -> None:
         program = jax.jit(jax.export.deserialize(bytearray(export.temp.read_bytes())).call)
         export.compare(lambda depth_lr, guide: np.asarray(program(depth_lr, guide)))
     export.say(f"{len(data):,} bytes, for {', '.join(stablehlo.PLATFORMS)}")
-    print("import jax.export")
-    print(f'program = jax.jit(jax.export.deserialize(bytearray(open("{out}", "rb").read())).call)')
+    print("import jax, jax.export, pathlib")
+    print(f'program = jax.jit(jax.export.deserialize(bytearray(pathlib.Path("{out}").read_bytes())).call)')
     print("depth = program(depth_lr, guide)")
 
 
 def to_onnx(source: Path, out: Path) -> None:
     """Writes an ONNX graph of any sizes."""
-    _require("onnx", "onnx", "onnxruntime")
+    _require("onnx", "onnx", "onnxruntime", extra="[onnx]")
     import onnxruntime
 
     from ahmf_jax import onnx_graph
@@ -91,7 +91,7 @@ def to_onnx(source: Path, out: Path) -> None:
 
 def to_torch(source: Path, out: Path) -> None:
     """Writes a folder with a program of any sizes for PyTorch, and the weights by the authors' names."""
-    _require("torch", "torch")
+    _require("torch", "torch", extra="[torch]")
     import torch
     from safetensors.numpy import save
 
@@ -144,7 +144,7 @@ def described(source: Path) -> Iterator[str]:
     width = max(map(len, lines))
     for name, value in lines.items():
         line = f"{name:{width}}  {value or '(not stated)'}"
-        yield line if line.isprintable() else ascii(line)[1:-1]
+        yield line if line.isprintable() else ascii(line)[1:-1]  # a file's words are not for the terminal to obey
 
 
 def load(source: Path) -> Trained:
@@ -299,10 +299,14 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _require(kind: str, *packages: str) -> None:
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+def _require(kind: str, *packages: str, extra: str = "") -> None:
+    missing = [package for package in packages if not _installed(package)]
     if missing:
         raise InputError(
             f"ahmf export {kind} needs {' and '.join(packages)}, and {' and '.join(missing)} is not installed: "
-            f"pip install 'ahmf-jax[{kind}]'"
+            f"pip install 'ahmf-jax{extra}'"
         )
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -155,6 +155,25 @@ def test_other_contents_are_refused(tmp_path: Path, stored: Any, message: str) -
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("min_span", [None, 1 / 256])
+def test_a_program_of_any_sizes_in_the_models_unit(tmp_path: Path, min_span: float | None) -> None:
+    network = twin(scale=4, recurrence="none", fusion="concat").eval()
+    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(torch_modules.InUnits(network, 10.0, min_span), 3))
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for batch, height, width in ((2, 3, 7), (1, 1, 1)):
+        depth = 2 + 6 * torch.rand(batch, 1, height, width)
+        guide = torch.rand(batch, 3, 4 * height, 4 * width)
+        low, span = torch.zeros(batch, 1, 1, 1), torch.full((batch, 1, 1, 1), 10.0)
+        if min_span is not None:
+            low = depth.amin((1, 2, 3), keepdim=True)
+            span = (depth.amax((1, 2, 3), keepdim=True) - low).clamp(min=10 / 256)
+        with torch.no_grad():
+            wanted = network((depth - low) / span, guide) * span + low
+        torch.testing.assert_close(program(depth, guide), wanted, rtol=0, atol=1e-5)
+    with pytest.raises(AssertionError, match=r"[Gg]uard"):
+        program(depth, guide[..., :-1])
+
+
 def test_damaged_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     path = tmp_path / "w.pth"
     torch_modules.write_pth(path, arrays)
