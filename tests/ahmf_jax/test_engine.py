@@ -13,32 +13,11 @@ from ahmf_jax import engine as engine_module
 from ahmf_jax import memory
 from ahmf_jax.engine import Engine, bytes_per_sample, keep_compiled, out_of_memory
 from ahmf_jax.errors import InputError
-from ahmf_jax.export import Trained
 from ahmf_jax.models import AHMF
 from ahmf_jax.scaling import predict
-from ahmf_jax.state import init_params
+from tests.tile_equality import random_images, random_weights, shapes
 
 MODEL = AHMF(scale=2, num_levels=1, features=2)
-
-
-def shapes(model: AHMF) -> Any:
-    return jax.eval_shape(lambda: init_params(model))
-
-
-def trained(model: AHMF = MODEL, scaling: Any = "sample") -> Trained:
-    rng = np.random.default_rng(0)
-    # Larger than at the start of a training, so that the attention says something.
-    params = jax.tree.map(lambda x: rng.normal(0, 1.5 / np.sqrt(max(np.prod(x.shape[:-1]), 9)), x.shape), shapes(model))
-    return Trained(model, jax.tree.map(lambda x: x.astype(np.float32), params), scaling)
-
-
-def images(height: int, width: int, scale: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depth, known, guide: brighter to the right, so that the statistics of a part are not those of the whole."""
-    rng = np.random.default_rng(seed)
-    ramp = np.linspace(0, 1, width)
-    depth = (ramp + rng.random((height, width))).astype(np.float32) / 2
-    guide = 255 * ramp.repeat(scale)[:, None] * rng.random((height * scale, width * scale, 3))
-    return depth, depth > 0.1, guide.astype(np.uint8)
 
 
 def assert_same(result: np.ndarray, expected: np.ndarray) -> None:
@@ -48,7 +27,7 @@ def assert_same(result: np.ndarray, expected: np.ndarray) -> None:
 
 @functools.cache
 def engine() -> Engine:
-    return Engine(trained())
+    return Engine(random_weights(MODEL))
 
 
 def seen(model: AHMF) -> tuple[int, int]:
@@ -103,8 +82,8 @@ def test_the_reach_is_what_an_output_depends_on_and_no_more(
     ids=lambda x: f"x{x.scale}-{x.variant}-{x.num_levels}-{x.fusion}" if isinstance(x, AHMF) else "",
 )
 def test_tiles_give_the_whole_image(model: AHMF, tile: int) -> None:
-    engine = Engine(trained(model))
-    depth, known, guide = images(29, 38, model.scale)
+    engine = Engine(random_weights(model))
+    depth, known, guide = random_images(29, 38, model.scale)
     whole = engine(depth, known, guide)
     assert engine.compilations == 1
     tiled = engine(depth, known, guide, tile=tile)
@@ -118,7 +97,7 @@ def test_tiles_give_the_whole_image(model: AHMF, tile: int) -> None:
 
 
 def test_statistics_and_margins_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, engine = images(29, 38), Engine(trained(AHMF(2, 1, 8)))
+    inputs, engine = random_images(29, 38, 2), Engine(random_weights(AHMF(2, 1, 8)))
     whole = engine(*inputs)
     monkeypatch.setattr(AHMF, "pools", False)
     assert np.abs(engine(*inputs, tile=10) - whole).max() > 1e-3
@@ -128,12 +107,12 @@ def test_statistics_and_margins_are_needed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_padding_has_no_influence_and_many_sizes_share_a_program() -> None:
-    padded = Engine(trained())
+    padded = Engine(random_weights(MODEL))
     for height, width in ((17, 33), (18, 36), (17, 35)):
-        inputs = images(height, width, seed=height + width)
+        inputs = random_images(height, width, 2, seed=height + width)
         assert_same(padded(*inputs, bucket=True), engine()(*inputs))
     assert padded.compilations == 1
-    many = [images(n, n, seed=n) for n in (30, 37, 41)]  # in tiles as wide as each other
+    many = [random_images(n, n, 2, seed=n) for n in (30, 37, 41)]  # in tiles as wide as each other
     for inputs in many:
         assert_same(padded(*inputs, tile=8, bucket=True), engine()(*inputs))
     assert padded.compilations == 3
@@ -141,15 +120,15 @@ def test_padding_has_no_influence_and_many_sizes_share_a_program() -> None:
 
 @pytest.mark.parametrize("tile", [None, 7])
 def test_several_devices_share_every_image(tile: int | None) -> None:
-    several = Engine(trained(), jax.devices()[:4])
-    inputs = images(23, 21)  # 23 rows: 4 devices have 6 each, the last 5
+    several = Engine(random_weights(MODEL), jax.devices()[:4])
+    inputs = random_images(23, 21, 2)  # 23 rows: 4 devices have 6 each, the last 5
     assert_same(several(*inputs, tile=tile), engine()(*inputs))
     (program, *_) = several._programs.values()
     assert "collective-permute" in program.as_text() and len(program.input_shardings[0][0]) > 0
 
 
 def test_a_batch_and_a_guide_in_a_file(tmp_path: Path) -> None:
-    one, other = images(9, 11), images(9, 11, seed=1)
+    one, other = random_images(9, 11, 2), random_images(9, 11, 2, seed=1)
     both = engine()(*(np.stack(pair) for pair in zip(one, other, strict=True)))
     assert_same(both, [engine()(*one), engine()(*other)])
     np.save(tmp_path / "guide.npy", one[2])
@@ -158,14 +137,14 @@ def test_a_batch_and_a_guide_in_a_file(tmp_path: Path) -> None:
 
 
 def test_the_guides_types_mean_the_same() -> None:
-    depth, known, guide = images(9, 11)
+    depth, known, guide = random_images(9, 11, 2)
     expected = engine()(depth, known, guide)
     for same in ((257 * guide.astype(int)).astype(np.uint16), guide / np.float32(255), guide / 255):
         assert_same(engine()(depth, known, same), expected)
 
 
 def test_memory_that_runs_out_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    small, inputs, refused = Engine(trained()), images(60, 64), []
+    small, inputs, refused = Engine(random_weights(MODEL)), random_images(60, 64, 2), []
     compiled = Engine._program
 
     def program(self: Engine, wanted: Any, given: Any, shardings: Any) -> Any:
@@ -181,11 +160,11 @@ def test_memory_that_runs_out_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_tiles_fit_into_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = images(60, 64)
+    inputs = random_images(60, 64, 2)
     whole = engine()(*inputs)
     free = 2 * bytes_per_sample(MODEL) * 40 * 40
     monkeypatch.setattr(memory, "free", lambda device: free)
-    tight = Engine(trained())
+    tight = Engine(random_weights(MODEL))
     assert_same(tight(*inputs), whole)
     assert tight.compilations > 1, "it was computed whole"
     for program in tight._programs.values():
@@ -195,7 +174,7 @@ def test_tiles_fit_into_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch)
 def test_no_memory_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free", lambda device: 1000.0)
     with pytest.raises(InputError, match=r"no memory for even the smallest tile, of \d+ x \d+ low-resolution samples"):
-        Engine(trained())(*images(60, 64))
+        Engine(random_weights(MODEL))(*random_images(60, 64, 2))
 
 
 def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,13 +183,13 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Engine, "_program", program)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        engine()(*images(8, 8))
+        engine()(*random_images(8, 8, 2))
     assert out_of_memory(MemoryError()) and not out_of_memory(ValueError("shapes"))
 
 
 def test_a_tile_of_nothing() -> None:
     with pytest.raises(InputError, match="a tile of 0 samples: give at least 1"):
-        engine()(*images(8, 8), tile=0)
+        engine()(*random_images(8, 8, 2), tile=0)
 
 
 @pytest.mark.parametrize("model", [AHMF(4, 4, 16), AHMF(8, 2, 16), AHMF(2, 8, 16), AHMF(4, 2, 16, "paper")])
