@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from ahmf_jax.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
+
+    import jax
 
     from ahmf_jax.upsample import Upsampler
 
@@ -18,8 +21,8 @@ __version__ = "0.1.0"
 __all__ = ["InputError", "load"]
 
 
-def load(path: "str | PathLike[str]") -> "Upsampler":
+def load(path: "str | PathLike[str]", devices: "Sequence[jax.Device] | None" = None) -> "Upsampler":
     """A trained model, ready for arrays: see `ahmf_jax.upsample.load`."""
     from ahmf_jax import upsample
 
-    return upsample.load(path)
+    return upsample.load(path, devices)

@@ -76,10 +76,12 @@ def test_dtypes_and_the_caller_s_arrays(dtype: str) -> None:
     given = frames.copy()
     guide = GUIDE.copy()
     temporal = Temporal()
+    mask = ALL.copy()
     for frame in frames:
-        result = temporal.blend(frame, guide, ALL)
-        guide[:] = GUIDE
+        guide[:], mask[:] = GUIDE, True
+        result = temporal.blend(frame, guide, mask)
         assert result.dtype == dtype
+        guide[:], mask[:] = 0, False  # a reader may use its buffers again
     np.testing.assert_array_equal(frames, given)
     expected = 0.8 * (0.8 * frames[0].astype(float) + 0.2 * frames[1]) + 0.2 * frames[2]
     assert np.abs(result - expected).max() <= {"uint16": 0.51, "float16": 1.0, "float64": 1e-3}[dtype]

@@ -1,5 +1,7 @@
 """Units and ranges, by hand."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +103,9 @@ def test_a_unit_of_the_data_set_s_own_is_its_own() -> None:
 
 def test_sensors_see_metres() -> None:
     assert all(1 < reach < 10 for reach in SENSORS.values())
+
+
+def test_the_page_has_every_sensor_and_its_reach() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sensors.md").read_text()
+    stated = {name: float(reach) for name, reach in re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE)}
+    assert stated == SENSORS
