@@ -123,12 +123,11 @@ def test_interrupted_it_leaves_whole_files_alone(video, tmp_path):
         if call == 3:
             raise KeyboardInterrupt
 
-    before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         sequence.upsample_sequence(
             Fake(interrupt), jobs(video, tmp_path / "out"), files_in_out.Settings(), one_size=True
         )
-    assert threading.active_count() == before
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
     assert files(tmp_path / "out") == ["8.png", "9.png"]
     for name in ("8", "9"):
         assert read_depth(tmp_path / "out" / f"{name}.png").shape == (24, 32)
@@ -155,6 +154,22 @@ def test_reading_runs_ahead_by_a_few_frames_and_no_more(video, tmp_path, monkeyp
         Fake(look), jobs(video, tmp_path / "out"), files_in_out.Settings(), one_size=True
     )
     assert max(ahead) == sequence.AHEAD - 1 and len(files(tmp_path / "out")) == 22
+
+
+def test_results_that_wait_to_be_written_are_few(video, tmp_path, monkeypatch, capsys):
+    for number in range(12, 30):
+        write_depth(video / "depth" / f"{number}.png", SMOOTH.astype(np.uint8))
+        write_picture(video / "rgb" / f"{number}.png", np.zeros((24, 32, 3), np.uint8))
+    written, waiting = [], []
+
+    def slow(*_):
+        threading.Event().wait(0.02)
+        written.append(1)
+
+    monkeypatch.setattr(files_in_out, "write", slow)
+    model = Fake(lambda call: waiting.append(call - 1 - len(written)))
+    sequence.upsample_sequence(model, jobs(video, tmp_path / "out"), files_in_out.Settings(), one_size=True)
+    assert max(waiting) <= sequence.AHEAD and len(written) == 22
 
 
 def test_a_write_that_fails_is_a_frame_that_fails(video, tmp_path, capsys):
