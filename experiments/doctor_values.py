@@ -99,12 +99,9 @@ def _stands_out(depth: np.ndarray, here: np.ndarray, others: np.ndarray, special
     share, around = here.mean(), (np.abs(values - value) <= NEAR * span).sum() / depth.size
     alone = share / (share + around)
     gap = max(low - value, value - high)
-    if special and gap > 0 and here.sum() >= 4 and alone > ALONE:
-        # Far off, or all around it are values that are not near.
-        if gap >= FAR * span:
-            return "certain"
-        if share >= SHARE and _near_rim(depth, here, others, span) < NEAR_RIM:
-            return "likely"
+    if special and gap >= FAR * span and here.sum() >= 4:
+        return "certain"
+    # Not far off; but all around it are values that are not near.
     if special and share >= SHARE and alone > ALONE and _near_rim(depth, here, others, span) < NEAR_RIM:
         return "likely"
     if not special and gap >= 2 * FAR * span and share >= SHARE:

@@ -152,6 +152,14 @@ def test_zero_that_depth_runs_up_to_is_a_measurement():
     assert not told(examine(disparity), "holes").wrong
 
 
+def test_zero_among_many_that_are_near_it_is_a_measurement():
+    noise = np.random.default_rng(0).integers(0, 256, (88, 112), np.uint8)
+    noise[::9, ::11] = 0
+    assert not told(examine(noise), "holes").wrong
+    noise[(noise > 0) & (noise < 20)] = 30
+    assert told(examine(noise), "holes").value == 0
+
+
 def test_depth_below_zero_is_told():
     found = told(examine(-small()), "holes")
     assert found.wrong
