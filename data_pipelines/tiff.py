@@ -22,8 +22,10 @@ DEPTH_TYPES = ("uint8", "uint16", "float16", "float32", "float64")
 # Tags by number: TIFF 6.0, section 8.
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
 SAMPLES, PLANES, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT = 277, 284, 322, 323, 339
-DEFAULTS = {BITS: 1, COMPRESSION: 1, ORIENTATION: 1, SAMPLES: 1, PLANES: 1, TILE_WIDTH: 0, TILE_HEIGHT: 0}
-DEFAULTS |= {SAMPLE_FORMAT: 1}
+DEFAULTS = {
+    **{BITS: 1, COMPRESSION: 1, ORIENTATION: 1, SAMPLES: 1, PLANES: 1, SAMPLE_FORMAT: 1},
+    **{TILE_WIDTH: 0, TILE_HEIGHT: 0},
+}
 NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the type of a tag's value, in `struct`'s letters
 KINDS = {1: "uint", 2: "int", 3: "float"}
 
@@ -125,12 +127,15 @@ class _Page:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
         self._size = os.fstat(file.fileno()).st_size
-        magic = file.read(4)
-        if magic[:2] not in (b"II", b"MM") or magic[2:].strip(b"\0") not in (b"*", b"+"):
+        order = {b"II": "<", b"MM": ">"}.get(file.read(2))
+        if order is None:
             raise damaged(path, "it does not begin as a TIFF does")
-        self._order = "<" if magic[:2] == b"II" else ">"
+        self._order = order
+        (version,) = self._at(2, "H")
+        if version not in (42, 43):
+            raise damaged(path, "it does not begin as a TIFF does")
         # Offsets of 4 bytes, or of 8 in a BigTIFF.
-        self._big = magic[2:].strip(b"\0") == b"+"
+        self._big = version == 43
         offset, count = ("Q", "Q") if self._big else ("I", "H")
         self._offset = offset
         (page,) = self._at(8 if self._big else 4, offset)
