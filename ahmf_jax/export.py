@@ -32,8 +32,8 @@ from ahmf_jax.writing import write_whole
 # Of the layout. What a reader may do without is added under the same number: `version` to `metrics` came so.
 FORMAT_NUMBER = 1
 FORMAT = f"ahmf_jax {FORMAT_NUMBER}"
-# Bytes of a safetensors header that are read: of some hundred thousand tensors.
-MAX_HEADER = 16 << 20
+# Bytes of a safetensors header that are read: of tens of thousands of tensors.
+MAX_HEADER = 4 << 20
 MAX_NAMED = 20  # tensors named in one error, of each kind
 # How a network is computed, which is left to who loads it.
 RUNTIME_FIELDS = ("parent", "name", "dtype", "unroll", "remat")
