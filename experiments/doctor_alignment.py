@@ -16,6 +16,7 @@ from experiments.findings import Finding
 REACH = 16  # pixels of the guide, each way
 BLOCK = 96  # its side, in pixels of the guide, at least
 MOST_BLOCKS = 48  # of larger images, this many that are spread evenly
+MOST_SIDE = 2**15 - 1  # of the depth: what OpenCV's remap takes
 DRAWS = 100
 # Blur of the guide in low-resolution samples: about what an up-sampled depth edge has.
 BLUR = 0.4
@@ -60,8 +61,10 @@ def measure(depth: np.ndarray, known: np.ndarray, guide: np.ndarray) -> Shift | 
       guide: (H, W, 3) uint8 of the same view; H / h and W / w need not be whole, nor equal.
 
     Returns:
-      The shift, to a part of a pixel; None where one of the two has no edge, or the image is too small.
+      The shift, to a part of a pixel; None where one of the two has no edge, or the image is too small or too long.
     """
+    if max(depth.shape) > MOST_SIDE:
+        return None
     sums, power = _sums(depth.astype(np.float32), known, guide)
     if len(sums) < 2 or not power:
         return None

@@ -1,16 +1,19 @@
 """What `ahmf doctor --depth` tells of a generated scene, whole and spoilt in every way that it knows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ahmf_jax.errors import InputError
 from data_pipelines.degrade import degrade
-from data_pipelines.files import write_depth, write_picture
+from data_pipelines.files import read_depth, read_guide, write_depth, write_picture
 from experiments import doctor_alignment, doctor_kernel, doctor_values
 from experiments.doctor_depth import Model, examine, report
 
 SCALE = 4
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def scene(height=352, width=448, seed=0):
@@ -259,6 +262,29 @@ def test_odd_maps_are_told_or_passed_over():
     for size in ((1, 1), (1, 40), (5, 7)):
         depth = np.arange(np.prod(size), dtype=np.float32).reshape(size) + 1
         examine(depth, np.zeros((4 * size[0], 4 * size[1], 3), np.uint8))
+
+
+def test_very_long_maps_are_passed_over():
+    depth = np.tile(np.arange(2**15, dtype=np.uint16), (2, 1))
+    found = told(examine(depth, np.zeros((4, 2**16, 3), np.uint8)), "alignment")
+    assert "cannot be told" in found.says
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real RGB-D images are not here")
+def test_of_real_images():
+    aloe = SHARED / "middlebury" / "2006" / "HalfSize" / "Aloe"
+    depth, guide = read_depth(aloe / "disp1.png"), read_guide(aloe / "view1.png")
+    depth, guide = depth[:552, :640][::SCALE, ::SCALE], guide[:552, :640]
+    found = examine(depth, guide)
+    assert told(found, "holes").value == 0
+    assert told(found, "meaning").value == "disparity"
+    # Each sample is the first of its cell.
+    assert told(found, "alignment").value == pytest.approx((-1.5, -1.5), abs=0.7)
+    whole = read_depth(SHARED / "test10" / "teddy_depth.png"), read_guide(SHARED / "test10" / "teddy_rgb.png")
+    depth, guide = (each[: each.shape[0] // SCALE * SCALE, : each.shape[1] // SCALE * SCALE] for each in whole)
+    low = np.rint(small(depth=depth.astype(np.float32))).astype(np.uint8)
+    assert told(examine(low, guide), "alignment").says.startswith("aligned")
+    assert told(examine(low, guide[:, ::-1]), "alignment").value == "mirrored left to right"
 
 
 def test_from_files(ahmf, tmp_path, bundle):
