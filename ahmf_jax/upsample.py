@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 from ahmf_jax import checkpoint, confidence, export, factors, strips
 from ahmf_jax.arrays import avoid, check_depth, check_guide, hole_value, into_dtype, known_samples
 from ahmf_jax.consistency import make_consistent
-from ahmf_jax.engine import Engine
+from ahmf_jax.engine import Engine, keep_compiled
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
@@ -217,13 +217,16 @@ def filled(
 def load(path: str | os.PathLike[str], devices: Sequence[jax.Device] | None = None) -> Upsampler:
     """A trained model from a run's folder (its best checkpoint) or from a weights file (`.safetensors`).
 
+    What it compiles is kept on disk for the next process: `ahmf_jax.engine.keep_compiled`.
+
     Args:
       path: of the folder or the file.
-      devices: to run on; None: chosen by the engine.
+      devices: that share the rows of every image; the first there is by default.
 
     Raises:
       InputError: the path is neither, or does not hold what it should.
     """
+    keep_compiled()
     return Upsampler(load_trained(path), devices)
 
 

@@ -10,9 +10,7 @@ import jax
 import numpy as np
 
 from ahmf_jax import resample, upsample
-from ahmf_jax.engine import keep_compiled
 from ahmf_jax.errors import InputError
-from ahmf_jax.fitting import fit_guide
 from ahmf_jax.holes import fill_holes
 from ahmf_jax.upsample import Result, Upsampler
 from data_pipelines.clouds import Intrinsics, points, write_ply
@@ -91,8 +89,7 @@ def upsample_files(weights: Path, files: Files, settings: Settings, devices: int
 
 
 def load(weights: Path, devices: int | None = None) -> Upsampler:
-    """The trained model, on the first `devices` devices; its compiled programs are kept on disk."""
-    keep_compiled()
+    """The trained model, on the first `devices` devices."""
     if devices is None:
         return upsample.load(weights)
     there = jax.devices()
@@ -214,10 +211,7 @@ def output_camera(camera: Intrinsics, images: Images, result: Result, options: M
     if before == after:
         return camera
     if options.get("fit") == "crop":
-        # Which row and column of the guide is the first that is left: the same cut on their numbers.
-        numbers = [np.broadcast_to(n, before)[None, ..., None] for n in np.ogrid[: before[0], : before[1]]]
-        size = images.depth.shape[0], images.depth.shape[1]
-        top, left = (int(fit_guide(size, grid, result.factor, "crop", 1).guide[0, 0, 0, 0]) for grid in numbers)
+        top, left = result.corner
         return replace(camera, cx=camera.cx - left, cy=camera.cy - top)
     y, x = (new / old for new, old in zip(after, before, strict=True))
     # Half a pixel, as the centre of the first pixel is at 0.

@@ -20,17 +20,6 @@ config = TrainConfig(
 SCENES = {"height": 64, "width": 80, "train": 3, "validation": 1, "test": 2}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory):
-    """Where compiled programs are kept: every run here is the same network, and compiling is most of its time."""
-    import jax
-
-    folder = tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     from data_pipelines import datasets
