@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from ahmf_jax import checkpoint, confidence, export, factors, strips
+from ahmf_jax import confidence, export, factors, strips
 from ahmf_jax.arrays import avoid, check_depth, check_guide, hole_value, into_dtype, known_samples
 from ahmf_jax.consistency import make_consistent
 from ahmf_jax.engine import Engine, keep_compiled
@@ -246,6 +246,8 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
 
 
 def _from_run(run: Path) -> Trained:
+    from ahmf_jax import checkpoint  # slow to import, and a bundle needs it not
+
     config = checkpoint.read_config(run)
     try:
         summary = config["trained"]

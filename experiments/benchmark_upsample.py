@@ -55,7 +55,7 @@ SHAPES: dict[Device, tuple[tuple[int, int, int], ...]] = {
 STEPS = {"cpu": 1, "gpu": 10}
 MEGAPIXELS = (0.1, 0.5, 2.0, 8.0, 24.0)
 # On the CPU, the largest ratio to eager PyTorch's time; on a GPU, the least of our images per second to the best of
-# PyTorch's; the most seconds to a first result; the most bytes, and time for a pixel over that of a whole image.
+# PyTorch's; the most seconds of a first call; the most bytes, and time for a pixel over that of a whole image.
 CPU_TIME_TARGET, GPU_SPEED_TARGET, FIRST_TARGET_S, MEMORY_TARGET, TILES_TARGET = 0.95, 1.5, 2.0, 4e9, 2.0
 
 
@@ -178,7 +178,8 @@ def first_calls(
         _in_a_process({"do": "save", "bundle": str(bundle), **network}, threads, device, home)
         calls = [_in_a_process(what | network, threads, device, home) for _ in range(1 + times)]
     median = statistics.median(call["seconds"] for call in calls[1:])
-    return {"cold": calls[0], "warm": calls[1:], "median": median, "met": median < FIRST_TARGET_S}
+    call = statistics.median(each["call"] for each in calls[1:])
+    return {"cold": calls[0], "warm": calls[1:], "median": median, "call": call, "met": call < FIRST_TARGET_S}
 
 
 def cost(megapixels: float, threads: int, device: Device, network: dict[str, int]) -> dict[str, Any]:
@@ -349,7 +350,7 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
                 entries.append(_entry(what, reached, f"at least {GPU_SPEED_TARGET:g}", met))
     first = report["first"]
     if report["device"] == "cpu":
-        reached, met = f"{first['median']:.2f} s", first["met"]
+        reached, met = f"{first['call']:.2f} s", first["met"]
         entries.append(_entry("first call, programs kept", reached, f"under {FIRST_TARGET_S:g} s", met))
     whole = [row for row in report["cost"] if row["tiles"] == 1]
     if report["cost"]:

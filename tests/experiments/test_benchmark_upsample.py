@@ -19,6 +19,7 @@ FIRST = {
     "cold": {"seconds": 9.0},
     "warm": [{"seconds": 1.5, "load": 0.5, "call": 1.0, "again": 0.25}],
     "median": 1.5,
+    "call": 1.0,
     "met": True,
 }
 
