@@ -35,6 +35,7 @@ FORMAT = f"ahmf_jax {FORMAT_NUMBER}"
 # Bytes of a safetensors header that are read: of tens of thousands of tensors.
 MAX_HEADER = 4 << 20
 MAX_NAMED = 20  # tensors named in one error, of each kind
+TRACED_LEVELS = 8  # a trace of a usual network is quicker than two of smaller ones
 # How a network is computed, which is left to who loads it.
 RUNTIME_FIELDS = ("parent", "name", "dtype", "unroll", "remat")
 
@@ -122,14 +123,14 @@ def _some(items: Sequence[str]) -> str:
 def param_shapes(model: Any, channels: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a network's parameters by path, for a guide of so many channels.
 
-    No more than three levels are traced: from two on, every axis grows by the same for each.
+    No more than `TRACED_LEVELS` are traced: from two on, every axis grows by the same for each.
     """
 
     def traced(levels: int) -> dict[str, tuple[int, ...]]:
         smaller = model.clone(num_levels=levels, unroll=1)
         return _shapes(jax.eval_shape(lambda: init_params(smaller, guide_channels=channels)))
 
-    if model.num_levels <= 3:
+    if model.num_levels <= TRACED_LEVELS:
         return traced(model.num_levels)
     two, three = traced(2), traced(3)
     return {
