@@ -80,7 +80,11 @@ def main() -> None:
         cases = [(trained, (depth, np.isfinite(depth), read_guide(given.guide)))]
     else:
         models = itertools.product(SCALES, ("release", "paper"), given.levels)
-        cases = [(random_weights(AHMF(s, m, 8, variant)), random_images(41, 47, s)) for s, variant, m in models]  # type: ignore[arg-type]
+        cases = [
+            # So large that there are tiles, whatever their margins.
+            (random_weights(model), random_images(2 * model.reach + 30, 2 * model.reach + 35, model.scale))
+            for model in (AHMF(scale, m, 8, variant) for scale, variant, m in models)  # type: ignore[arg-type]
+        ]
     for trained, images in cases:
         model = trained.model
         span, differences, shared, alone = row(trained, images, given.tiles, devices)
