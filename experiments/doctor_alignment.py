@@ -16,6 +16,7 @@ from experiments.findings import Finding
 REACH = 16  # pixels of the guide, each way
 BLOCK = 96  # its side, in pixels of the guide, at least
 MOST_BLOCKS = 48  # of larger images, this many that are spread evenly
+FEWEST_BLOCKS = 8  # of fewer, those that are drawn are too much alike to tell an error
 MOST_SIDE = 2**15 - 1  # of the depth: what OpenCV's remap takes
 DRAWS = 100
 # Blur of the guide in low-resolution samples: about what an up-sampled depth edge has.
@@ -66,7 +67,7 @@ def measure(depth: np.ndarray, known: np.ndarray, guide: np.ndarray) -> Shift | 
     if max(depth.shape) > MOST_SIDE:
         return None
     sums, power = _sums(depth.astype(np.float32), known, guide)
-    if len(sums) < 2 or not power:
+    if len(sums) < FEWEST_BLOCKS or not power:
         return None
     total = sums.sum(0)
     rng = np.random.default_rng(0)
@@ -158,7 +159,11 @@ def find_alignment(depth: np.ndarray, known: np.ndarray, guide: np.ndarray) -> l
         ]
     if "" not in told:
         return [
-            Finding("alignment", "cannot be told: the depth has too few edges that the guide shows, too", "possible")
+            Finding(
+                "alignment",
+                "cannot be told: the depth is small, or has too few edges that the guide shows, too",
+                "possible",
+            )
         ]
     shift = told[""]
     size = max(abs(shift.right), abs(shift.down))

@@ -251,7 +251,7 @@ def test_large_maps_are_thinned(monkeypatch):
     monkeypatch.setattr(doctor_values, "MOST_SAMPLES", 2000)
     assert doctor_values.sparse(millimetres()).size <= 2000
     assert told(examine(millimetres(), GUIDE), "unit").value == "mm"
-    monkeypatch.setattr(doctor_alignment, "MOST_BLOCKS", 6)
+    monkeypatch.setattr(doctor_alignment, "MOST_BLOCKS", 9)
     assert told(examine(millimetres(), GUIDE), "alignment").says.startswith("aligned")
     monkeypatch.setattr(doctor_kernel, "MOST_LINES", 200)
     assert told(examine(millimetres("area"), GUIDE), "kernel").value == "area"
