@@ -50,7 +50,7 @@ def offset_and_span(
     if scaling not in get_args(Scaling):
         raise InputError(f"scaling {scaling!r} is not one of {', '.join(get_args(Scaling))}")
     xp: Any = np if isinstance(depth_lr, np.ndarray) else jnp
-    one = xp.ones((len(depth_lr), 1, 1, 1), xp.float32)
+    one = xp.ones((depth_lr.shape[0], 1, 1, 1), xp.float32)
     if scaling == "range":
         return 0 * one, one
     if scaling == "truth":

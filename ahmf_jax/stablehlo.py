@@ -8,7 +8,7 @@ from jax import export
 from jaxtyping import Array, Float
 
 from ahmf_jax.export import Trained, guide_channels
-from ahmf_jax.scaling import PerSample, offset_and_span
+from ahmf_jax.scaling import predict
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -21,14 +21,9 @@ def in_units(trained: Trained) -> Callable[[Array, Array], Array]:
     # A loop over the levels: neither the file nor the time to compile it grows with their number.
     model = trained.model.clone(unroll=1)
 
-    def offset_and_span_of(depth: Float[Array, "h w 1"]) -> tuple[PerSample, PerSample]:
-        return offset_and_span(depth[None], jnp.ones((1, *depth.shape), bool), trained.scaling)
-
     def super_resolve(depth_lr: Float[Array, "b h w 1"], guide: Float[Array, "b H W c"]) -> Float[Array, "b H W 1"]:
-        depth = depth_lr / trained.range
-        # Sample by sample, as the number of samples is no number here.
-        offset, span = (x[:, 0] for x in jax.vmap(offset_and_span_of)(depth))
-        output, _ = model.apply({"params": trained.params}, (depth - offset) / span, guide)
+        batch = {"depth_lr": depth_lr / trained.range, "mask_lr": jnp.ones_like(depth_lr, bool), "guide": guide}
+        output, offset, span = predict(model, trained.scaling, trained.params, batch)
         return (output * span + offset) * trained.range
 
     return super_resolve
