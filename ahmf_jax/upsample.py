@@ -257,4 +257,4 @@ def _from_run(run: Path) -> Trained:
         raise InputError(f"{run / checkpoint.CONFIG} is damaged ({error!r}): restore it from a copy") from None
     params, step = checkpoint.read_params(run)
     export.check_params(model, params, str(run), export.guide_channels(params))
-    return dataclasses.replace(trained, params=params, origin=f"step {step} of {run.name}")
+    return dataclasses.replace(trained, params=params, origin=f"step {step} of {run.name}", training={"step": step})

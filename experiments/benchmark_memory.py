@@ -13,7 +13,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from ahmf_jax import memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_write
+from experiments.benchmark_programs import answer_of, environment
 
 Unroll = Literal["rolled", "unrolled"]
 Remat = Literal["none", "convs", "blocks"]
@@ -136,19 +136,8 @@ def summary(results: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _in_a_process(row: Row) -> dict[str, Any]:
-    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_NUM_CPU_DEVICES": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark_memory"],
-        env=env,
-        input=json.dumps(asdict(row)),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the process of {row} ended with status {done.returncode}; its messages are above")
-    return json.loads(done.stdout.splitlines()[-1])
+    env = environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_NUM_CPU_DEVICES": "1"}
+    return answer_of("experiments.benchmark_memory", asdict(row), env)
 
 
 def compile_and_run(row: Row) -> dict[str, Any]:

@@ -143,6 +143,25 @@ def environment(threads: int | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **limits}
 
 
+def answer_of(module: str, request: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
+    """What `python -m module` answers, the last line that it prints, to a request on its stdin; both are JSON.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env=env,
+        input=json.dumps(request),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process of {request} ended with status {done.returncode}; its messages are above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @contextlib.contextmanager
 def worker(setting: Setting, sizes: Sizes, threads: int, folder: Path) -> Iterator[Ask]:
     """Starts a program, and gives the function that sends it a request and waits for the answer.

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from experiments.benchmark_programs import (
     Device,
     Setting,
     Sizes,
+    answer_of,
     check,
     environment,
     machine,
@@ -196,17 +196,7 @@ def _in_a_process(
         env["JAX_PLATFORMS"] = "cpu"
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):
         env.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark_upsample"],
-        env=env,
-        input=json.dumps(what | {"threads": threads}),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the process of {what} ended with status {done.returncode}; its messages are above")
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer_of("experiments.benchmark_upsample", what | {"threads": threads}, env)
 
 
 def perform(what: dict[str, Any]) -> dict[str, Any]:
@@ -263,9 +253,7 @@ def _first_call(what: dict[str, Any]) -> dict[str, Any]:
     depth, guide = _image(what["height"], what["width"], what["scale"])
     start = time.perf_counter()
     import ahmf_jax
-    from ahmf_jax.engine import keep_compiled
 
-    keep_compiled()
     model = ahmf_jax.load(what["bundle"])
     loaded = time.perf_counter()
     model(depth, guide)

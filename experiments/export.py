@@ -154,17 +154,16 @@ def load(source: Path) -> Trained:
     trained = load_trained(source)
     if not source.is_dir():
         return trained
-    training, metrics = history(source)
+    training, metrics = history(source, trained.training["step"])
     return dataclasses.replace(trained, training=training, metrics=metrics)
 
 
-def history(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a run's best weights were trained on, and their validation figures with the protocol, as JSON values."""
-    from ahmf_jax.checkpoint import read_facts, read_params
+def history(run: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run's weights of that step were trained on, and their validation figures with the protocol, as JSON."""
+    from ahmf_jax.checkpoint import read_facts
     from experiments.evaluate import PROTOCOLS, run_protocol
 
     config = configs.of_run(run)
-    _, step = read_params(run)
     data = config.data
     training: dict[str, Any] = {
         "dataset": data.dataset,
