@@ -1,0 +1,219 @@
+"""The record of an evaluation: a folder with every number, its protocol, and the images that a report shows.
+
+    OUT/evaluation.json           the numbers of every image, and all that says how they were made
+    OUT/images/<index>.npz        the first images: what was given, what came out, what is true
+
+`ahmf evaluate` writes one, into the run's folder (`RUN/evaluations/NAME`) or where `--out` says; `ahmf report` reads them.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.writing import atomic_folder, write_whole
+
+RECORD, IMAGES, EVALUATIONS = "evaluation.json", "images", "evaluations"
+FORMAT = 1
+# The arrays of a kept image, each with its number of axes and the kinds of dtype that it may have.
+ARRAYS = {
+    "guide": (3, "u"),
+    "depth_lr": (2, "f"),
+    "mask_lr": (2, "b"),
+    "depth_hr": (2, "f"),
+    "mask_hr": (2, "b"),
+    "prediction": (2, "f"),
+    "floor": (2, "f"),
+}
+
+
+@dataclass(frozen=True)
+class ImageNumbers:
+    """The numbers of one image, each by its metric's name; `floor` are the interpolation's.
+
+    A number that does not exist, as an error over no pixel or the PSNR of no error, is NaN or infinite here and null in
+    the file.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    floor: Mapping[str, float]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One method on one data set under one protocol. Two can be compared whose `subject` is the same.
+
+    Attributes:
+      method: what to call it in a table: "AHMF", "guided_filter".
+      weights: the run or file that it is, or its name again.
+      origin: in words: "step 7000 of ahmf_short_x4", "interpolation", the parameters of a filter.
+      scale: the factor.
+      dataset, split: of the images; split is "" for all of a folder.
+      unit: of MAE and RMSE, as the protocol prints them.
+      protocol: its name, a key of `experiments.protocols.PROTOCOLS`, or "run".
+      protocol_text: the protocol in one line.
+      protocol_fields: its fields as JSON values.
+      metrics: the metrics that the protocol is about, the first first; images may have more.
+      images: the numbers of each image.
+      mean: over the images as the protocol averages, `name` being "mean".
+      made: how it was made: command, version, commit, device, seconds, date.
+      notes: what one must know before the numbers are compared.
+      folder: where it was read from; None before it is written.
+    """
+
+    method: str
+    weights: str
+    origin: str
+    scale: int
+    dataset: str
+    split: str
+    unit: str
+    protocol: str
+    protocol_text: str
+    protocol_fields: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    images: tuple[ImageNumbers, ...]
+    mean: ImageNumbers
+    made: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    @property
+    def subject(self) -> tuple[Any, ...]:
+        """Equal for two evaluations whose numbers can be compared: data, factor, protocol and images agree."""
+        names = tuple(sorted(image.name for image in self.images))
+        return self.dataset, self.split, self.scale, self.protocol, self.protocol_text, self.unit, names
+
+    def kept(self) -> dict[str, Path]:
+        """The files of the images that were kept, by the image's name, in order."""
+        if self.folder is None:
+            return {}
+        paths = (self.folder / IMAGES / f"{index:04d}.npz" for index in range(len(self.images)))
+        return {image.name: path for image, path in zip(self.images, paths, strict=True) if path.exists()}
+
+
+def read_image(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a kept image, depth in the evaluation's unit.
+
+    `guide` (H, W, 3) uint8; `depth_lr`, `mask_lr` (h, w); `depth_hr`, `mask_hr`, `prediction`, `floor` (H, W). Depth is
+    float32, masks are bool, True where the depth is known. `prediction` and `floor` are as they were measured, so rounded
+    where the protocol rounds.
+
+    Raises:
+      InputError: the file is not there, or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in ARRAYS}
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: evaluate again") from None
+    except Exception as error:  # zip, zlib, NumPy and the system each have their own
+        raise InputError(f"{path} cannot be read ({error}): evaluate again") from None
+    size = found["depth_hr"].shape
+    for name, (axes, kind) in ARRAYS.items():
+        array = found[name]
+        fits = name.endswith("_lr") or array.shape[:2] == size
+        if array.ndim != axes or array.dtype.kind != kind or not fits:
+            raise InputError(f"{path}: {name} is {array.dtype} of shape {array.shape}: evaluate again")
+    return found
+
+
+def write(evaluation: Evaluation, folder: Path, images: Mapping[int, Mapping[str, np.ndarray]]) -> None:
+    """Writes the record into a new folder, which gets its name when it is whole.
+
+    Args:
+      evaluation: the numbers.
+      folder: must not exist.
+      images: the arrays of those that are kept, as `read_image` gives them, by their index in `evaluation.images`.
+    """
+    with atomic_folder(folder) as new:
+        (new / IMAGES).mkdir()
+        for index, arrays in images.items():
+            save_image(new / IMAGES / f"{index:04d}.npz", arrays)
+        write_record(evaluation, new)
+
+
+def save_image(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays of an image, compressed."""
+    np.savez_compressed(path, **{name: arrays[name] for name in ARRAYS})  # type: ignore[arg-type]
+
+
+def write_record(evaluation: Evaluation, folder: Path) -> None:
+    """Writes `evaluation.json` into a folder that is there."""
+    fields = {f.name: getattr(evaluation, f.name) for f in dataclasses.fields(evaluation) if f.name != "folder"}
+    fields["images"] = [dataclasses.asdict(image) for image in evaluation.images]
+    fields["mean"] = dataclasses.asdict(evaluation.mean)
+    write_whole(folder / RECORD, json.dumps(finite({"format": FORMAT, **fields}), indent=1).encode())
+
+
+def finite(value: Any) -> Any:
+    """The value with null in the place of each number that JSON has no name for."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether the folder holds a record."""
+    return (folder / RECORD).is_file()
+
+
+def read(folder: Path) -> Evaluation:
+    """The record in a folder. InputError where there is none, or a damaged one."""
+    path = folder / RECORD
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+        if fields.pop("format") != FORMAT:
+            raise ValueError("another version wrote it")
+        for name in ("images", "mean"):
+            numbers = fields[name] if name == "images" else [fields[name]]
+            read_back = tuple(_numbers(image) for image in numbers)
+            fields[name] = read_back if name == "images" else read_back[0]
+        return Evaluation(
+            **{**fields, "metrics": tuple(fields["metrics"]), "notes": tuple(fields["notes"])}, folder=folder
+        )
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): give the folder of an evaluation, or of a run that was evaluated"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}): evaluate again") from None
+
+
+def _numbers(image: dict[str, Any]) -> ImageNumbers:
+    """Null back to what is not a number. A PSNR without an error is infinite: there is a count of zero errors beside it."""
+
+    def back(values: Mapping[str, float | None]) -> dict[str, float]:
+        exact = values.get("rmse") == 0
+        return {
+            name: (math.inf if exact and name == "psnr" else math.nan) if value is None else float(value)
+            for name, value in values.items()
+        }
+
+    return ImageNumbers(**{**image, "metrics": back(image["metrics"]), "floor": back(image["floor"])})
+
+
+def find(folder: Path) -> list[Evaluation]:
+    """The evaluations of a folder: the one that it is, or those of the run that it is, by name.
+
+    Raises:
+      InputError: there is none.
+    """
+    if is_evaluation(folder):
+        return [read(folder)]
+    found = [read(path) for path in sorted((folder / EVALUATIONS).glob("*")) if is_evaluation(path)]
+    if not found:
+        remedy = f"`ahmf evaluate {folder} --dataset ...` makes one" if folder.is_dir() else "check the name"
+        raise InputError(f"{folder} holds no evaluation: {remedy}")
+    return found
