@@ -3,7 +3,8 @@
     OUT/evaluation.json           the numbers of every image, and all that says how they were made
     OUT/images/<index>.npz        the first images: what was given, what came out, what is true
 
-`ahmf evaluate` writes one, into the run's folder (`RUN/evaluations/NAME`) or where `--out` says; `ahmf report` reads them.
+`ahmf evaluate` writes one, into the run's folder (`RUN/evaluations/NAME`) or where `--out` says; `ahmf report` reads
+them.
 """
 
 import dataclasses
@@ -105,7 +106,7 @@ def read_image(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a kept image, depth in the evaluation's unit.
 
     `guide` (H, W, 3) uint8; `depth_lr`, `mask_lr` (h, w); `depth_hr`, `mask_hr`, `prediction`, `floor` (H, W). Depth is
-    float32, masks are bool, True where the depth is known. `prediction` and `floor` are as they were measured, so rounded
+    float32, masks are bool, True where the depth is known. `prediction` and `floor` are as they were measured: rounded
     where the protocol rounds.
 
     Raises:
@@ -185,14 +186,14 @@ def read(folder: Path) -> Evaluation:
         )
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}): give the folder of an evaluation, or of a run that was evaluated"
+            f"{path} cannot be read ({error.strerror}): give an evaluation's folder, or an evaluated run's"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}): evaluate again") from None
 
 
 def _numbers(image: dict[str, Any]) -> ImageNumbers:
-    """Null back to what is not a number. A PSNR without an error is infinite: there is a count of zero errors beside it."""
+    """Null back to what it was: an infinite PSNR where there is no error, and else not a number."""
 
     def back(values: Mapping[str, float | None]) -> dict[str, float]:
         exact = values.get("rmse") == 0
