@@ -10,6 +10,8 @@ for NumPy and for JAX arrays alike. This module imports no JAX: the data pipelin
                    at the border (the same as `jax.image.resize(..., "cubic")`)
 `torch_bicubic`    PyTorch `interpolate(mode="bicubic", align_corners=False)` and OpenCV
                    `INTER_CUBIC`: a = -0.75, never antialiased, border clamped
+`torch_bilinear`   the same with `mode="bilinear"` and `INTER_LINEAR`: linear between samples, never
+                   antialiased, border clamped; shrinking by an even s takes the middle 2 x 2 mean
 `nearest_first`    shrinking by s takes `x[0::s]`
 `nearest_center`   shrinking by s takes `x[(s - 1) // 2 :: s]`
 `nearest_last`     shrinking by s takes `x[s - 1 :: s]`
@@ -34,6 +36,7 @@ KERNELS = (
     "matlab_bicubic",
     "pillow_bicubic",
     "torch_bicubic",
+    "torch_bilinear",
     "nearest_first",
     "nearest_center",
     "nearest_last",
@@ -82,10 +85,14 @@ def taps(in_size: int, out_size: int, kernel: str) -> tuple[np.ndarray, np.ndarr
         weight = np.clip(covered, 0.0, None)
         return np.clip(index, 0, in_size - 1), weight / weight.sum(1, keepdims=True)
 
-    stretch = 1.0 if kernel == "torch_bicubic" else max(shrink, 1.0)  # antialiasing widens the kernel
+    stretch = 1.0 if kernel.startswith("torch") else max(shrink, 1.0)  # antialiasing widens the kernel
     count = 2 * math.ceil(2 * stretch) + 1
     index = np.floor(centre).astype(np.int64)[:, None] + np.arange(count) - (count - 1) // 2
-    weight = cubic((centre[:, None] - index) / stretch, -0.75 if kernel == "torch_bicubic" else -0.5)
+    distance = (centre[:, None] - index) / stretch
+    if kernel == "torch_bilinear":
+        weight = np.clip(1 - np.abs(distance), 0, None)
+    else:
+        weight = cubic(distance, -0.75 if kernel == "torch_bicubic" else -0.5)
     if kernel == "matlab_bicubic":  # mirror about the edge, the edge sample repeated
         index = np.mod(index, 2 * in_size)
         index = np.where(index < in_size, index, 2 * in_size - 1 - index)

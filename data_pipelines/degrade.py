@@ -21,6 +21,7 @@ Kernel = Literal[
     "matlab_bicubic",
     "pillow_bicubic",
     "torch_bicubic",
+    "torch_bilinear",
     "nearest_first",
     "nearest_center",
     "nearest_last",

@@ -51,13 +51,18 @@ def test_pillow_bicubic_is_pillows_and_jaxs(before: tuple[int, int], after: tupl
 
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
-def test_torch_bicubic_is_torchs(before: tuple[int, int], after: tuple[int, int]) -> None:
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+def test_torchs_kernels_are_torchs(before: tuple[int, int], after: tuple[int, int], mode: str) -> None:
     torch = pytest.importorskip("torch")
     x = image(*before)
-    theirs = torch.nn.functional.interpolate(
-        torch.from_numpy(x)[None, None], after, mode="bicubic", align_corners=False
-    )
-    np.testing.assert_allclose(resized(x, after, "torch_bicubic"), theirs[0, 0].numpy(), rtol=0, atol=1e-12)
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(x)[None, None], after, mode=mode, align_corners=False)
+    np.testing.assert_allclose(resized(x, after, f"torch_{mode}"), theirs[0, 0].numpy(), rtol=0, atol=1e-12)
+
+
+def test_torch_bilinear_takes_the_middle_of_a_cell() -> None:
+    x = image(16, 24)
+    middle = x.reshape(2, 8, 3, 8)[:, 3:5, :, 3:5].mean((1, 3))
+    np.testing.assert_allclose(resized(x, (2, 3), "torch_bilinear"), middle, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8, 16])
@@ -89,7 +94,7 @@ def test_numpy_and_jax_agree_and_constants_stay(kernel: str, before: tuple[int, 
     np.testing.assert_allclose(resized(np.full(before, 0.7), after, kernel), 0.7, rtol=1e-14)
 
 
-@pytest.mark.parametrize("kernel", [*BICUBIC, "area"])
+@pytest.mark.parametrize("kernel", [*BICUBIC, "torch_bilinear", "area"])
 @pytest.mark.parametrize(("before", "after"), SIZES)
 def test_flipped_in_flipped_out(kernel: str, before: tuple[int, int], after: tuple[int, int]) -> None:
     x = image(*before)
