@@ -21,6 +21,11 @@ _ANCHORS = np.array(
     ],
     np.float64,
 )
+# The same for errors, which must not be taken for depth: black (none), blue, green, near white (large).
+_HEAT = np.array(
+    [(8, 8, 16), (24, 34, 92), (24, 86, 140), (32, 148, 140), (112, 204, 100), (214, 236, 110), (255, 255, 226)],
+    np.float64,
+)
 GAP, CAPTION = 6, 22
 
 
@@ -29,13 +34,26 @@ def depth_colours(depth: np.ndarray, low: float, high: float, mask: np.ndarray |
     position = np.clip(
         (np.where(np.isfinite(depth), depth, low).astype(np.float64) - low) / max(high - low, 1e-9), 0, 1
     )
-    position = position * (len(_ANCHORS) - 1)
-    index = np.minimum(position.astype(int), len(_ANCHORS) - 2)
-    part = (position - index)[..., None]
-    colours = (1 - part) * _ANCHORS[index] + part * _ANCHORS[index + 1]
+    colours = _between(_ANCHORS, position)
     if mask is not None:
         colours[~mask] = 128
-    return np.rint(colours).astype(np.uint8)
+    return colours
+
+
+def heat_colours(error: np.ndarray, largest: float, mask: np.ndarray | None = None) -> np.ndarray:
+    """(H, W) absolute error to (H, W, 3) uint8: black is none, near white `largest` or more, grey unknown."""
+    unknown = ~np.isfinite(error) if mask is None else ~mask
+    colours = _between(_HEAT, np.clip(np.where(unknown, 0, error) / max(largest, 1e-9), 0, 1))
+    colours[unknown] = 128
+    return colours
+
+
+def _between(anchors: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """The colours, (..., 3) uint8, at positions 0 to 1 along the anchors."""
+    position = position * (len(anchors) - 1)
+    index = np.minimum(position.astype(int), len(anchors) - 2)
+    part = (position - index)[..., None]
+    return np.rint((1 - part) * anchors[index] + part * anchors[index + 1]).astype(np.uint8)
 
 
 def error_colours(error: np.ndarray, largest: float) -> np.ndarray:
