@@ -73,7 +73,8 @@ def test_ahmfs_tables_are_the_papers_text(number):
     printed = {}
     for line in part.splitlines():
         # A name, in brackets or by its venue where it is from, crosses and ticks of the ablation, and numbers.
-        found = re.fullmatch(r"(\w+)[^0-9]*(?:\[\d+\] ?)?(?:\S*\u2019\d\d|-|Ours)?[X\u00d7 ]*((?: ?\d+\.\d+)+)", line.strip())
+        pattern = r"(\w+)[^0-9]*(?:\[\d+\] ?)?(?:\S*\u2019\d\d|-|Ours)?[X\u00d7 ]*((?: ?\d+\.\d+)+)"
+        found = re.fullmatch(pattern, line.strip())
         if found:
             printed.setdefault("AHMF" if found[1] == "Ours" else found[1], found[2].split())
     table = tables()[f"ahmf_table{number}"]
