@@ -66,6 +66,7 @@ class Engine:
         known: Bool[np.ndarray, "*b h w"],
         guide: Num[np.ndarray, "*b H W c"],
         *,
+        span: Float[np.ndarray, "*b 2"] | None = None,
         tile: int | None = None,
         bucket: bool = False,
     ) -> Float[np.ndarray, "*b H W"]:
@@ -76,6 +77,7 @@ class Engine:
           known: which samples were measured; the others have no say in the sample's own span (`scaling`).
           guide: (scale * h, scale * w, C), with the batch's axis if `depth` has one: uint8, uint16, or floating point
             in [0, 1]. Of an array in a file (`np.memmap`) only the tile at hand is in memory.
+          span: the smallest and the largest true depth, for a model that was trained to be told (`scaling="truth"`).
           tile: side of a tile, without its margins, in low-resolution samples. By default the whole image is computed
             at once where memory allows, and otherwise in tiles of a size that it allows. The result is the same.
           bucket: sizes are padded to few, so that images of many sizes share compiled programs. The result is the same.
@@ -87,9 +89,10 @@ class Engine:
           InputError: not even the smallest tile fits into the memory that is free.
         """
         if depth.ndim == 2:
-            return self(depth[None], known[None], guide[None], tile=tile, bucket=bucket)[0]
-        offset, span = offset_and_span(depth[..., None], known[..., None], self._trained.scaling)
-        scaled = ((depth[..., None] - np.asarray(offset)) / np.asarray(span)).astype(np.float32)
+            told = None if span is None else span[None]
+            return self(depth[None], known[None], guide[None], span=told, tile=tile, bucket=bucket)[0]
+        low, width = map(np.asarray, offset_and_span(depth[..., None], known[..., None], self._trained.scaling, span))
+        scaled = ((depth[..., None] - low) / width).astype(np.float32)
         result = np.empty((len(depth), *(self._model.scale * n for n in depth.shape[1:])), np.float32)
         window = self._window(depth.shape, tile)
         while True:
@@ -106,8 +109,8 @@ class Engine:
                         "free some, or use a model with fewer features or levels"
                     ) from None
                 window = smaller
-        result *= np.asarray(span)[..., 0]
-        result += np.asarray(offset)[..., 0]
+        result *= width[..., 0]
+        result += low[..., 0]
         return result
 
     @property

@@ -27,7 +27,7 @@ def offset_and_span(
     depth_lr: Depths,
     mask_lr: Masks,
     scaling: Scaling,
-    depth_span: Float[Array, "b 2"] | None = None,
+    depth_span: Float[Array, "b 2"] | Float[np.ndarray, "b 2"] | None = None,
 ) -> tuple[PerSample, PerSample]:
     """The affine map from depth to what the network is given, `(depth - offset) / span`, sample by sample.
 

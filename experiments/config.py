@@ -414,7 +414,18 @@ class TrainConfig:
     """Steps between two checkpoints."""
     validate_every: int = 500
     """Steps between two validations, each with a checkpoint."""
-    validation_protocol: Literal["run", "float", "ahmf_middlebury", "b6"] = "run"
+    validation_protocol: Literal[
+        "run",
+        "float",
+        "ahmf_table1",
+        "ahmf_table2",
+        "ahmf_table3",
+        "ahmf_table4",
+        "b6",
+        "dscsan",
+        "dscsan_noisy",
+        "dsdmsr",
+    ] = "run"
     """How the validation's numbers are made (see `ahmf evaluate`); run: on low resolution made as for the training."""
     keep_last: int = 2
     """Latest checkpoints kept."""

@@ -20,7 +20,10 @@ from data_pipelines.files import read_depth, read_guide, write_depth, write_pict
 from data_pipelines.loader import whole_example
 from experiments import config as configs
 from experiments import convert, evaluate
+from experiments.evaluations import Evaluation
+from experiments.methods import Network
 from experiments.pictures import curve, depth_colours, error_colours, grid
+from experiments.protocols import PROTOCOLS
 from experiments.run_log import METRICS
 from experiments.train import train
 from experiments.upsample import upsample_file
@@ -55,12 +58,11 @@ def demo(out: Path) -> None:
 
     upsampler = upsample.load(run)
     test = datasets.open_dataset("scenes", "test", data_dir)
-    protocol = evaluate.PROTOCOLS["float"]
-    rows = evaluate.evaluate(upsampler, test, protocol)
-    mean = rows[-1]
-    gain = 1 - mean.mae / mean.floor_mae
+    protocol = PROTOCOLS["float"]
+    found = evaluate.measure_all(Network(run), test, "float", protocol, split="test", weights=str(run))
+    gain = 1 - found.mean.metrics["mae"] / found.mean.floor["mae"]
     say(f"evaluated on {len(test)} scenes that it has not seen ({protocol}):")
-    print(evaluate.table(rows, test.info.unit))
+    print(evaluate.table(found))
     print(f"mean absolute error {gain:.0%} below bicubic's", flush=True)
 
     # As a user would: depth in millimetres in a 16-bit PNG, and a colour picture.
@@ -81,7 +83,7 @@ def demo(out: Path) -> None:
         name = f"scene_{i}.png"
         write_picture(out / name, story(upsampler, test[i], test.info, config.data.degrade))
         pictures.append(name)
-    write_page(out, rows, test.info.unit, str(protocol), gain, pictures, time.perf_counter() - started, config)
+    write_page(out, found, gain, pictures, time.perf_counter() - started, config)
     say(f"open {out / 'index.html'}")
 
 
@@ -146,9 +148,7 @@ def story(
 
 def write_page(
     out: Path,
-    rows: Sequence[evaluate.Row],
-    unit: str,
-    protocol: str,
+    found: Evaluation,
     gain: float,
     pictures: Sequence[str],
     seconds: float,
@@ -156,15 +156,15 @@ def write_page(
 ) -> None:
     """Writes `index.html`, which needs nothing but the pictures beside it."""
     body = "".join(
-        f"<tr{' class=mean' if r.name == 'mean' else ''}><td>{html.escape(r.name)}</td><td>{r.mae:.4f}</td>"
-        f"<td>{r.floor_mae:.4f}</td>"
-        f"<td>{r.rmse:.4f}</td><td>{r.floor_rmse:.4f}</td></tr>"
-        for r in rows
+        f"<tr{' class=mean' if r.name == 'mean' else ''}><td>{html.escape(r.name)}</td><td>{r.metrics['mae']:.4f}</td>"
+        f"<td>{r.floor['mae']:.4f}</td>"
+        f"<td>{r.metrics['rmse']:.4f}</td><td>{r.floor['rmse']:.4f}</td></tr>"
+        for r in (*found.images, found.mean)
     )
     images = "".join(
         f'<p><img src="{name}" alt="guide, depth, bicubic, AHMF, truth and errors"></p>' for name in pictures
     )
-    mean = rows[-1]
+    mean, unit = found.mean, found.unit
     page = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>ahmf_jax demo</title>
@@ -176,8 +176,8 @@ td:first-child, th:first-child {{ text-align: left }} .mean td {{ font-weight: b
 .big {{ font-size: 1.4em }}
 </style>
 <h1>Guided depth super-resolution, x{config.model.scale}</h1>
-<p class="big">On {len(rows) - 1} generated scenes that it has not seen, the mean absolute error is
-<b>{mean.mae:.4f} {unit}</b>, {gain:.0%} below bicubic's {mean.floor_mae:.4f} {unit}.</p>
+<p class="big">On {len(found.images)} generated scenes that it has not seen, the mean absolute error is
+<b>{mean.metrics["mae"]:.4f} {unit}</b>, {gain:.0%} below bicubic's {mean.floor["mae"]:.4f} {unit}.</p>
 <p>A small AHMF (m = {config.model.num_levels}, {config.model.features} features) trained for {config.steps} steps;
 everything on this page took {seconds:.0f} seconds. Errors:
 black is none, white is a tenth of the scene's depth or more.</p>
@@ -185,7 +185,7 @@ black is none, white is a tenth of the scene's depth or more.</p>
 <h2>Training</h2>
 {curve(out / "run" / METRICS, unit)}
 <h2>Numbers</h2>
-<p>Protocol: {html.escape(protocol)}. In {unit}.</p>
+<p>Protocol: {html.escape(found.protocol_text)}. In {unit}.</p>
 <table><tr><th>scene</th><th>MAE</th><th>bicubic</th><th>RMSE</th><th>bicubic</th></tr>{body}</table>
 <h2>One's own images</h2>
 <p><code>ahmf upsample {out / "run"} --depth {out}/depth_lr.png --guide {out}/guide.png --out depth_hr.png</code>:

@@ -246,9 +246,9 @@ def _readable(depth: Path, guide: Path, max_pixels: int) -> bool:
 def model_of(weights: Path) -> Model:
     """What a run or a weights file tells of its model. InputError where it is neither."""
     from ahmf_jax.upsample import load_trained
-    from experiments.evaluate import trained_on
+    from experiments.methods import trained_on
 
-    trained, degrade = load_trained(weights), trained_on(weights)
+    trained, degrade = load_trained(weights), trained_on(str(weights))
     kernel = None if degrade is None else degrade.kernel
     return Model(trained.model.scale, trained.range, trained.unit, trained.scaling, kernel)
 

@@ -1,333 +1,413 @@
-"""`ahmf evaluate`: a trained model against the truth, beside the bicubic floor of the same protocol."""
+"""`ahmf evaluate`: a method against the truth, beside the interpolation that is the protocol's floor."""
 
+import contextlib
 import dataclasses
-import json
+import datetime
+import importlib.metadata
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ahmf_jax import resample
 from ahmf_jax.errors import InputError
-from ahmf_jax.metrics import Errors, errors
-from ahmf_jax.writing import write_whole
+from ahmf_jax.metrics import METRICS, Errors, errors
+from ahmf_jax.units import in_metres
+from ahmf_jax.writing import unwritable
 from data_pipelines.datasets import Dataset, DatasetInfo, Example
-from data_pipelines.degrade import Degradation, Kernel
-from experiments import config as configs
+from experiments.evaluations import (
+    EVALUATIONS,
+    Evaluation,
+    ImageNumbers,
+    image_path,
+    new_record,
+    save_image,
+    write_record,
+)
+from experiments.methods import Method, Predictions, interpolate, open_method, trained_on
+from experiments.protocols import Protocol, choose_protocol, rounded
 
 if TYPE_CHECKING:
-    from ahmf_jax.stopping import Stop
+    from experiments.commands.evaluate import Evaluate
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a number is made. Two numbers can be compared when these agree and the data do."""
-
-    degrade: Degradation = field(default_factory=Degradation)
-    """How low resolution is made of the whole image; chance is seeded by the image's place."""
-    floor: Kernel = "matlab_bicubic"
-    """The interpolation that stands beside the model."""
-    rounding: Literal["uint8", "none"] = "uint8"
-    """`uint8`: output rounded and clipped to 0..255, for sets whose range is 255."""
-    border: int = 0
-    """Pixels left out on every side."""
-    pe_threshold: float = 5.0
-    """PE is the share of pixels whose error is at least this, in grey levels: 255ths of the range."""
-
-    def __str__(self) -> str:
-        rounding = "output rounded to uint8" if self.rounding == "uint8" else "output not rounded"
-        return (
-            f"{self.degrade}, floor by {self.floor}, {rounding}, border {self.border} px, "
-            f"PSNR peak = the data's range, PE: errors of {self.pe_threshold:g} / 255 of it and more"
-        )
-
-
-# Section 8 of AHMF's protocols as its test program has them, and what later papers (DKN and on) use.
-PROTOCOLS = {
-    "ahmf_middlebury": Protocol(),
-    "b6": Protocol(Degradation("pillow_bicubic"), floor="pillow_bicubic", rounding="none", border=6),
-    "float": Protocol(rounding="none"),
+# Another program's depth in another unit is further from the truth than interpolation by this factor, and agrees with
+# it to this part once its unit is changed.
+STRANGE, ALIKE = 4.0, 0.1
+# What one unit is of another, and how to say it.
+FACTORS = {
+    1000.0: "in thousandths (metres where millimetres are meant)",
+    1 / 1000: "in thousands (millimetres where metres are meant)",
+    100.0: "in hundredths",
+    1 / 100: "in hundreds",
+    10.0: "in tenths",
+    1 / 10: "in tens",
+    255.0: "from 0 to 1 where 0 to 255 is meant",
+    1 / 255: "from 0 to 255 where 0 to 1 is meant",
+    256.0: "in parts of 256",
+    1 / 256: "times 256",
+    1 / 257: "of 16 bits where 8 are meant",
 }
-
-
-def trained_on(weights: Path) -> Degradation | None:
-    """How the low resolution was made that a run was trained on; None of a file, which has no record of it."""
-    return configs.of_run(weights).data.degrade if weights.is_dir() else None
-
-
-def choose_protocol(name: str | None, depth_range: float, weights: Path) -> tuple[str, Protocol]:
-    """A protocol and its name.
-
-    Args:
-      name: one of `PROTOCOLS`; "run": the low resolution that a run was trained on, output not rounded, no border; or
-        None: "ahmf_middlebury" for depth of 0..255, "float" for other depth.
-      depth_range: the data set's.
-      weights: the run's folder, read for "run" alone.
-
-    Raises:
-      InputError: "run", and `weights` is no run's folder.
-    """
-    name = name or ("ahmf_middlebury" if depth_range == 255 else "float")
-    if name != "run":
-        return name, PROTOCOLS[name]
-    degrade = trained_on(weights)
-    if degrade is None:
-        raise InputError(
-            f"--protocol run: {weights} is no run's folder, and nothing else has a record of the low resolution that a "
-            "model was trained on: give the run's folder, or choose another protocol"
-        )
-    return name, run_protocol(degrade)
-
-
-def run_protocol(degrade: Degradation) -> Protocol:
-    """The protocol "run": the low resolution that a run is trained on, output not rounded, no border."""
-    return Protocol(degrade, rounding="none")
-
-
-def check_range(protocol: Protocol, info: DatasetInfo, remedy: str) -> None:
-    """InputError where the protocol rounds to 0..255, and the data set's depth is something else."""
-    if protocol.rounding == "uint8" and info.range != 255:
-        raise InputError(
-            f"this protocol rounds to uint8, and {info.name} has a range of {info.range:g} {info.unit}: use {remedy}"
-        )
 
 
 def whole_batch(
     example: Example, place: int, info: DatasetInfo, scale: int, protocol: Protocol
 ) -> dict[str, np.ndarray]:
-    """A whole image as the protocol has it; `place`, in the data set, seeds what is left to chance.
+    """An image as the protocol has it; `place`, in the data set, seeds what is left to chance.
 
     It is cut at the bottom and right to a multiple of the scale. InputError where nothing is inside the border.
     """
     from data_pipelines.loader import whole_example
 
+    if protocol.mask == "all" and not example.mask.all():
+        depth = np.where(example.mask, example.depth, np.float32(0))
+        example = example._replace(depth=depth, mask=np.ones_like(example.mask))
     batch = whole_example(example, info, scale=scale, degradation=protocol.degrade, seed=place)
     if 2 * protocol.border >= min(batch["depth_hr"].shape[1:3]):
         raise InputError(f"{example.name} is smaller than the protocol's border of {protocol.border} pixels twice")
     return batch
 
 
-def measure(prediction: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
-    """The errors of one image's prediction (1, H, W, 1), in units of the data set."""
-    b = protocol.border
-    inside = (slice(None), slice(b, prediction.shape[1] - b), slice(b, prediction.shape[2] - b))
-    prediction = prediction[inside].astype(np.float64) * depth_range
-    if protocol.rounding == "uint8":
-        prediction = np.clip(np.rint(prediction), 0, 255)
-    # The truth was divided by the range in float32; multiplied back in float64 it is off by 1e-7 of itself.
-    target = batch["depth_hr"][inside].astype(np.float64) * depth_range
-    if protocol.rounding == "uint8":
-        target = np.rint(target)
-    return errors(prediction, target, batch["mask_hr"][inside], protocol.pe_threshold * depth_range / 255)
+def tiles(example: Example, side: int) -> Iterator[Example]:
+    """The squares that an image is cut into, row by row, without what is left over; the image itself for 0.
 
-
-def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
-    """The low-resolution depth of a batch up-sampled to the guide's size."""
-    return resample.resize(batch["depth_lr"], batch["guide"].shape[1:3], kernel)
-
-
-class Interpolation:
-    """In place of a network: an interpolation, whose numbers are the protocol's floor."""
-
-    def __init__(self, kernel: str, scale: int):
-        self.kernel = kernel
-        self.scale = scale
-
-    def batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The low-resolution depth up-sampled, (B, H, W, 1)."""
-        return interpolate(batch, self.kernel)
-
-
-def interpolation(name: str, scale: int | None, protocol: Protocol) -> Interpolation | None:
-    """The interpolation of that name, "bicubic" being that of the protocol's floor; None for any other name.
-
-    Raises:
-      InputError: it is one, and no scale is given, or none that is possible.
+    InputError where the image is smaller than one.
     """
-    kernel = protocol.floor if name == "bicubic" else name
-    if kernel not in resample.KERNELS:
-        return None
-    if scale is None:
-        raise InputError(f"{name} fits any scale: give one with --scale, as in --scale 4")
-    if scale < 1:
-        raise InputError(f"--scale {scale}: must be at least 1")
-    return Interpolation(kernel, scale)
+    if not side:
+        yield example
+        return
+    height, width = example.depth.shape
+    if min(height, width) < side:
+        raise InputError(f"{example.name}: {height} x {width} is smaller than the protocol's tile of {side} x {side}")
+    for top, left in itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side)):
+        part = slice(top, top + side), slice(left, left + side)
+        name = f"{example.name}@{top},{left}"
+        yield Example(np.ascontiguousarray(example.guide[part]), example.depth[part], example.mask[part], name)
 
 
-def validation_protocol(config: configs.TrainConfig, dataset: Dataset) -> Protocol:
-    """How a run's validation makes its numbers. InputError where the data set does not fit."""
-    if config.validation_protocol == "run":
-        return run_protocol(config.data.degrade)
-    protocol = PROTOCOLS[config.validation_protocol]
-    check_range(protocol, dataset.info, "--validation-protocol float")
-    return protocol
+def as_measured(prediction: np.ndarray, depth_range: float, protocol: Protocol) -> np.ndarray:
+    """(1, H, W, 1) in units of the range to (H, W) float64 in the unit of the range, rounded as the protocol does."""
+    return rounded(prediction[0, ..., 0].astype(np.float64) * depth_range, protocol, depth_range)
 
 
-class Sample(NamedTuple):
-    """An image of a validation: its name, its batch of one, and the prediction (1, H, W, 1) in units of the range."""
+def measure(prediction: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
+    """The errors of one image's prediction (1, H, W, 1), in the unit of the range."""
+    # The truth was divided by the range in float32; multiplied back in float64 it is off by 1e-7 of itself.
+    target = as_measured(batch["depth_hr"], depth_range, protocol)
+    return inside(as_measured(prediction, depth_range, protocol), target, batch, depth_range, protocol)
+
+
+def inside(
+    depth: np.ndarray, target: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol
+) -> Errors:
+    """The errors inside the protocol's border."""
+    b = protocol.border
+    part = slice(b, target.shape[0] - b), slice(b, target.shape[1] - b)
+    return errors(
+        depth[part],
+        target[part],
+        batch["mask_hr"][0, ..., 0][part],
+        depth_range=depth_range,
+        threshold=protocol.pe_threshold * depth_range / 255,
+    )
+
+
+class Measured(NamedTuple):
+    """What was found on one image."""
 
     name: str
-    batch: Mapping[str, np.ndarray]
-    prediction: np.ndarray
+    height: int
+    width: int
+    ours: Errors
+    floor: Errors
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Sums over images of their errors, in the data set's unit; what several processes found is added up.
-
-    An image without a known pixel has no error, and is not counted. `floor_*` are the interpolation's.
-    """
-
-    images: int = 0
-    mae: float = 0.0
-    rmse: float = 0.0
-    floor_mae: float = 0.0
-    floor_rmse: float = 0.0
-    samples: tuple[Sample, ...] = ()
-
-    def __add__(self, other: "Validation") -> "Validation":
-        """Over the images of both."""
-        return Validation(
-            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Validation)}
-        )
-
-    @property
-    def sums(self) -> dict[str, float]:
-        """All but the samples, as JSON values: `Validation(**sums)`."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Validation) if f.name != "samples"}
-
-    @property
-    def means(self) -> dict[str, float]:
-        """The means over the images. InputError where there is none with known depth."""
-        if not self.images:
-            raise InputError("no image to validate on has known depth: choose another --data.validation")
-        return {name: value / self.images for name, value in self.sums.items() if name != "images"}
-
-
-def validate(
-    model: Any,
-    scaling: str,
-    params: Any,
-    examples: Iterable[tuple[int, Example]],
-    info: DatasetInfo,
+def measure_all(
+    method: Method | Predictions,
+    dataset: Dataset,
+    name: str,
     protocol: Protocol,
     *,
-    stop: "Stop | None" = None,
-    floors: dict[int, Errors] | None = None,
-    samples: int = 0,
-) -> Validation | None:
-    """Measures parameters on whole images, one in memory at a time.
+    split: str = "",
+    weights: str = "",
+    keep: int = 0,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Evaluation:
+    """Measures a method on a data set.
+
+    While the method works at an image, the next one is read and the last one measured, in threads of their own: so many
+    images are in memory.
 
     Args:
-      model, scaling, params: the network.
-      examples: each with its place in the data set, which seeds what is left to chance; one process's share of them.
-      info: what their depth means.
-      protocol: of the numbers.
-      stop: of `stopping.stop_on_signal`; once it is requested no further image is begun.
-      floors: the interpolation's errors by place, which are the same at each validation of a run: what is missing is
-        added.
-      samples: so many images are kept, the first.
-
-    Returns:
-      what was found, or None where it was stopped.
+      method: what is measured.
+      dataset: whole images.
+      name, protocol: how.
+      split, weights: for the record.
+      keep: of so many images, the first, the arrays are written; -1: of all.
+      folder: where to; there is a folder `images` in it.
+      progress: called after every image of the data set with how many are done, and how many there are.
 
     Raises:
-      InputError: an image that the protocol does not fit.
-    """
-    from ahmf_jax.upsample import network_batch, super_resolve
-
-    floors = {} if floors is None else floors
-    found = Validation()
-    for place, example in examples:
-        if stop is not None and stop.requested:
-            return None
-        batch = whole_batch(example, place, info, model.scale, protocol)
-        prediction = np.asarray(super_resolve(model, scaling, params, network_batch(batch)))
-        ours = measure(prediction, batch, info.range, protocol)
-        if place not in floors:
-            floors[place] = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
-        floor = floors[place]
-        if ours.count:
-            found += Validation(1, ours.mae, ours.rmse, floor.mae, floor.rmse)
-        if len(found.samples) < samples:
-            found += Validation(samples=(Sample(example.name, batch, prediction),))
-    return found
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image's numbers, or the mean over images; `floor_*` are the interpolation's."""
-
-    name: str
-    mae: float
-    rmse: float
-    psnr: float
-    pe: float
-    floor_mae: float
-    floor_rmse: float
-    floor_psnr: float
-    floor_pe: float
-
-
-def evaluate(upsampler: Any, dataset: Dataset, protocol: Protocol) -> list[Row]:
-    """One row an image, and the mean over the images last.
-
-    Args:
-      upsampler: an `ahmf_jax.upsample.Upsampler`.
-      dataset: whole images; cropped at the bottom and right to a multiple of the scale.
-      protocol: of the numbers.
-
-    Raises:
-      InputError: a protocol that the data do not fit.
+      InputError: data that the protocol does not fit; no image; predictions that are no numbers, of another size, or
+        by all appearances in another unit.
     """
     info = dataset.info
-    check_range(protocol, info, "--protocol float")
-    rows = []
-    for i, example in enumerate(dataset):
-        batch = whole_batch(example, i, info, upsampler.scale, protocol)
-        ours = measure(upsampler.batch(batch), batch, info.range, protocol)
-        floor = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
-        values = (value for e in (ours, floor) for value in (e.mae, e.rmse, e.psnr(info.range), e.pe))
-        rows.append(Row(example.name, *values))
-    if not rows:
+    unit, factor = protocol.unit_of(info)
+    depth_range = info.range * factor
+
+    def read(place: int) -> list[tuple[Example, dict[str, np.ndarray]]]:
+        parts = tiles(dataset[place], protocol.tile)
+        return [(part, whole_batch(part, place, info, method.scale, protocol)) for part in parts]
+
+    def found(number: int, example: Example, batch: Mapping[str, np.ndarray], prediction: np.ndarray) -> Measured:
+        depth = as_measured(prediction, depth_range, protocol)
+        target = as_measured(batch["depth_hr"], depth_range, protocol)
+        floor = as_measured(interpolate(batch, protocol.floor), depth_range, protocol)
+        if folder is not None and (keep < 0 or number < keep):
+            arrays = {
+                "guide": np.rint(batch["guide"][0] * 255).astype(np.uint8),
+                "depth_lr": (batch["depth_lr"][0, ..., 0] * depth_range).astype(np.float32),
+                "mask_lr": batch["mask_lr"][0, ..., 0],
+                "depth_hr": target.astype(np.float32),
+                "mask_hr": batch["mask_hr"][0, ..., 0],
+                "prediction": depth.astype(np.float32),
+                "floor": floor.astype(np.float32),
+            }
+            save_image(image_path(folder, number), arrays)
+        both = (inside(one, target, batch, depth_range, protocol) for one in (depth, floor))
+        return Measured(example.name, *target.shape, *both)
+
+    measured: list[Future[Measured]] = []
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as measurer:
+        coming = reader.submit(read, 0) if len(dataset) else None
+        for place in range(len(dataset)):
+            assert coming is not None
+            parts = coming.result()
+            coming = reader.submit(read, place + 1) if place + 1 < len(dataset) else None
+            for example, batch in parts:
+                if isinstance(method, Predictions):
+                    prediction = _read_prediction(method, example, batch, info)
+                else:
+                    prediction = method.batch(batch)
+                if len(measured) > 1:
+                    measured[-2].result()  # no further ahead than that
+                measured.append(measurer.submit(found, len(measured), example, batch, prediction))
+            progress(place + 1, len(dataset))
+        results = [future.result() for future in measured]
+    if not results:
         raise InputError(f"{info.name} has no image in this split")
-    means = {
-        f.name: float(np.mean([getattr(r, f.name) for r in rows])) for f in dataclasses.fields(Row) if f.name != "name"
-    }
-    return [*rows, Row("mean", **means)]
+    images = tuple(
+        ImageNumbers(r.name, r.ours.values(depth_range), r.floor.values(depth_range), r.height, r.width)
+        for r in results
+    )
+    fields = dataclasses.asdict(protocol)
+    return Evaluation(
+        method=method.name,
+        weights=weights or method.name,
+        origin=method.origin,
+        scale=method.scale,
+        dataset=info.name,
+        split=split,
+        unit=unit,
+        protocol=name,
+        protocol_text=str(protocol),
+        protocol_fields=fields,
+        metrics=protocol.metrics,
+        images=images,
+        mean=_averaged(results, depth_range, protocol.averaging, protocol.batch),
+        pixels=_averaged(results, depth_range, "pixels", 0),
+        notes=_notes(results, protocol),
+    )
 
 
-def table(rows: Sequence[Row], unit: str) -> str:
-    """The rows as text, the floor in brackets; MAE and RMSE with four significant digits or more, points aligned."""
-    smallest = min((x for r in rows for x in (r.mae, r.rmse, r.floor_mae, r.floor_rmse) if 0 < x < math.inf), default=1)
+def _read_prediction(
+    method: Predictions, example: Example, batch: Mapping[str, np.ndarray], info: DatasetInfo
+) -> np.ndarray:
+    """Another program's result as a method gives it; refused where it is no depth of this image in this unit."""
+    truth, mask = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0]
+    depth = method.read(example.name, truth.shape, example.depth.shape) / info.range
+    missing = int((~np.isfinite(depth) & mask).sum())
+    if missing:
+        raise InputError(
+            f"{method.origin}: {example.name} has {missing} pixels that are no numbers and whose truth is known: fill "
+            "them, as every pixel is measured"
+        )
+    floor = interpolate(batch, "matlab_bicubic")[0, ..., 0]
+    off, floor_off = (float(np.abs(x - truth).mean(where=mask)) if mask.any() else 0.0 for x in (depth, floor))
+    if off > STRANGE * max(floor_off, 1e-6):
+        for factor, words in FACTORS.items():
+            if float(np.abs(depth * factor - truth).mean(where=mask)) < max(ALIKE * off, floor_off):
+                raise InputError(
+                    f"{method.origin}: {example.name} is {off / max(floor_off, 1e-9):.0f} times as far from the truth "
+                    f"as interpolation, and is not once it is multiplied by {factor:g}: its values look {words}; the "
+                    f"data are in {info.unit}: say what they are in with --predictions-unit, or convert them"
+                )
+    return depth[None, ..., None]
+
+
+def _averaged(results: Sequence[Measured], depth_range: float, averaging: str, batch: int) -> ImageNumbers:
+    """The mean as the protocol has it. A number that an image does not have, as one of its edges, is left out."""
+    size = {"images": 1, "batches": batch, "pixels": len(results)}[averaging]
+    groups = [results[i : i + size] for i in range(0, len(results), size)]
+    ours, floor = (
+        [sum((getattr(r, kind) for r in group), Errors()).values(depth_range) for group in groups]
+        for kind in ("ours", "floor")
+    )
+    means = [{metric: _mean([values[metric] for values in found]) for metric in METRICS} for found in (ours, floor)]
+    return ImageNumbers("mean", means[0], means[1], 0, 0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of the values that are numbers, infinity among them; not a number where none is."""
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _notes(results: Sequence[Measured], protocol: Protocol) -> tuple[str, ...]:
+    """What there is to know of the truth."""
+    b = 2 * protocol.border
+    pixels, known = sum((r.height - b) * (r.width - b) for r in results), sum(r.ours.count for r in results)
+    notes = []
+    if known < pixels:
+        notes.append(f"the truth of {known / pixels:.1%} of the pixels is known; the others do not count")
+    empty = [r.name for r in results if not r.ours.count]
+    if empty:
+        notes.append(f"{len(empty)} images have no known pixel and no number, the first is {empty[0]}")
+    return tuple(notes)
+
+
+def table(evaluation: Evaluation, metrics: Sequence[str] = ()) -> str:
+    """The numbers as text, the floor in brackets; errors with four significant digits or more, points aligned."""
+    rows = [*evaluation.images, evaluation.mean]
+    names = metrics or evaluation.metrics
+    in_unit = [name for name in names if METRICS[name].digits is None]
+    values = (x for r in rows for part in (r.metrics, r.floor) for x in (part[name] for name in in_unit))
+    smallest = min((x for x in values if 0 < x < math.inf), default=1)
     # Of metres the first digits are zeros. Beyond the eighth place it is the rounding of float32 that one would read.
     places = min(max(3 - math.floor(math.log10(smallest)), 0), 8)
     width = max(len(r.name) for r in rows)
     columns = [["".ljust(width), *(r.name.ljust(width) for r in rows)]]
-    for title, name, digits in (
-        ("MAE", "mae", places),
-        ("RMSE", "rmse", places),
-        ("PSNR dB", "psnr", 2),
-        ("PE %", "pe", 3),
-    ):
-        ours, floors = ([f"{getattr(r, kind + name):.{digits}f}" for r in rows] for kind in ("", "floor_"))
+    for name in names:
+        metric = METRICS[name]
+        digits = places if metric.digits is None else metric.digits
+        ours, floors = (
+            [f"{part[name]:.{digits}f}" for part in parts]
+            for parts in zip(*((r.metrics, r.floor) for r in rows), strict=True)
+        )
         width = max(map(len, floors))
+        title = metric.title if metric.unit in ("depth", "depth2") else f"{metric.title} {metric.unit}"
         cells = [title, *(f"{o} ({f:>{width}})" for o, f in zip(ours, floors, strict=True))]
         width = max(map(len, cells))
         columns.append([cell.rjust(width) for cell in cells])
     head, *lines = map("  ".join, zip(*columns, strict=True))
-    return "\n".join([f"{head}    ({unit}; in brackets the floor)", *lines])
+    return "\n".join([f"{head}    ({evaluation.unit}; in brackets the floor)", *lines])
 
 
-def write_json(path: Path, rows: Sequence[Row], protocol: Protocol, **facts: Any) -> None:
-    """The rows with their protocol and whatever else says how they were made."""
+def evaluate(command: "Evaluate") -> Evaluation:
+    """What `ahmf evaluate` does: measures, prints, and writes the record where there is a place for it."""
+    from tqdm import tqdm
 
-    def finite(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+    from experiments.data import default_split, open_named, published
 
-    images = [{k: finite(v) for k, v in dataclasses.asdict(r).items()} for r in rows]
-    numbers = {**facts, "protocol": dataclasses.asdict(protocol), "images": images}
-    write_whole(path, json.dumps(numbers, indent=1).encode())
+    split = default_split(command.dataset, command.data_dir) if command.split is None else command.split
+    dataset = open_named(command.dataset, split, command.data_dir, command.pairs)
+    info, learned = dataset.info, trained_on(command.method) if command.method else None
+    name, protocol = choose_protocol(command.protocol, info, learned)
+    protocol.unit_of(info)
+    method: Method | Predictions
+    if command.predictions is not None:
+        assert command.scale is not None
+        factor = _unit_factor(command.predictions_unit, info)
+        method = Predictions(command.predictions, dataset.names, command.scale, factor=factor)
+    else:
+        method = open_method(command.method, command.scale, protocol)
+    out = command.out
+    if out is None and command.method and Path(command.method).is_dir():
+        out = Path(command.method) / EVALUATIONS / _record_name(info.name, split, name, method.scale)
+        _make_folder(out.parent)
+    notes = list(published(command.dataset, split, dataset, method.scale, command.data_dir))
+    if learned not in (None, protocol.degrade):
+        notes.append(f"note: trained on {learned}, measured on {protocol.degrade}; see --protocol run")
+
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(new_record(out))
+        bar = stack.enter_context(tqdm(total=len(dataset), unit="image", disable=None, leave=False, file=sys.stderr))
+        found = measure_all(
+            method,
+            dataset,
+            name,
+            protocol,
+            split=split,
+            weights=command.method,
+            keep=command.keep,
+            folder=folder,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
+        made = {**how_made(), "seconds": round(time.perf_counter() - started, 3)}
+        found = dataclasses.replace(
+            found,
+            method=command.name or found.method,
+            notes=(*(note.removeprefix("note: ") for note in notes), *found.notes),
+            made=made,
+        )
+        if folder is not None:
+            write_record(found, folder)
+    what = command.method or command.predictions
+    print(f"{what} ({found.origin}), x{found.scale}, on {info.name}, {split or 'all of it'}")
+    print(f"protocol {name}: {protocol}")
+    for note in found.notes:
+        print(note if note.startswith("images measured") else f"note: {note}")
+    print(table(found, command.metrics))
+    if protocol.averaging == "batches" and found.pixels is not None:
+        shown = command.metrics or found.metrics
+        print("over all pixels: " + ", ".join(f"{METRICS[m].title} {found.pixels.metrics[m]:#.4g}" for m in shown))
+    if out is not None:
+        print(f"kept in {out}: ahmf report {command.method if command.out is None else out}")
+    return dataclasses.replace(found, folder=out)
+
+
+def _record_name(dataset: str, split: str, protocol: str, scale: int) -> str:
+    """The folder of a record inside a run's."""
+    return "-".join(re.sub(r"[^\w.+]+", "_", part) for part in (dataset, split, protocol, f"x{scale}") if part)
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes it; InputError where that cannot be."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
+def _unit_factor(unit: str | None, info: DatasetInfo) -> float:
+    """From a unit to the data set's. InputError where either is no length, and they are not the same."""
+    if unit is None:
+        return 1.0
+    theirs, ours = in_metres(unit), in_metres(info.unit)
+    if theirs is None or ours is None:
+        raise InputError(
+            f"--predictions-unit {unit}: is not known, or {info.name} is in {info.unit}, which is no length"
+        )
+    return theirs / ours
+
+
+def how_made() -> dict[str, Any]:
+    """The command, and with what it was run."""
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "command": "ahmf " + shlex.join(sys.argv[1:]),
+        "version": importlib.metadata.version("ahmf-jax"),
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "jax": jax.__version__,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }

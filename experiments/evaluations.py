@@ -7,10 +7,13 @@
 them.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,7 @@ class Evaluation:
       metrics: the metrics that the protocol is about, the first first; images may have more.
       images: the numbers of each image.
       mean: over the images as the protocol averages, `name` being "mean".
+      pixels: over all of their pixels together.
       made: how it was made: command, version, commit, device, seconds, date.
       notes: what one must know before the numbers are compared.
       folder: where it was read from; None before it is written.
@@ -84,6 +88,7 @@ class Evaluation:
     metrics: tuple[str, ...]
     images: tuple[ImageNumbers, ...]
     mean: ImageNumbers
+    pixels: ImageNumbers | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     folder: Path | None = None
@@ -98,8 +103,13 @@ class Evaluation:
         """The files of the images that were kept, by the image's name, in order."""
         if self.folder is None:
             return {}
-        paths = (self.folder / IMAGES / f"{index:04d}.npz" for index in range(len(self.images)))
+        paths = (image_path(self.folder, index) for index in range(len(self.images)))
         return {image.name: path for image, path in zip(self.images, paths, strict=True) if path.exists()}
+
+
+def image_path(folder: Path, index: int) -> Path:
+    """Where the arrays of an image are kept, by its place in `Evaluation.images`."""
+    return folder / IMAGES / f"{index:04d}.npz"
 
 
 def read_image(path: Path) -> dict[str, np.ndarray]:
@@ -128,31 +138,52 @@ def read_image(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+@contextlib.contextmanager
+def new_record(folder: Path) -> Iterator[Path]:
+    """Gives a folder for a record and its images, which is renamed to `folder` at the end.
+
+    Raises:
+      InputError: `folder` is there already and is neither empty nor an earlier record, which would be replaced; or it
+        cannot be written.
+    """
+    if folder.exists() and not is_evaluation(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already and is no evaluation: choose another folder")
+    with atomic_folder(folder) as new:
+        (new / IMAGES).mkdir()
+        yield new
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
 def write(evaluation: Evaluation, folder: Path, images: Mapping[int, Mapping[str, np.ndarray]]) -> None:
-    """Writes the record into a new folder, which gets its name when it is whole.
+    """Writes a whole record: see `new_record`.
 
     Args:
       evaluation: the numbers.
-      folder: must not exist.
+      folder: where to.
       images: the arrays of those that are kept, as `read_image` gives them, by their index in `evaluation.images`.
     """
-    with atomic_folder(folder) as new:
-        (new / IMAGES).mkdir()
+    with new_record(folder) as new:
         for index, arrays in images.items():
-            save_image(new / IMAGES / f"{index:04d}.npz", arrays)
+            save_image(image_path(new, index), arrays)
         write_record(evaluation, new)
 
 
 def save_image(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays of an image, compressed."""
-    np.savez_compressed(path, **{name: arrays[name] for name in ARRAYS})  # type: ignore[arg-type]
+    """Writes the arrays of an image as NumPy's `savez_compressed` does, but in a fifth of the time."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name in ARRAYS:
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(arrays[name]), allow_pickle=False)
 
 
 def write_record(evaluation: Evaluation, folder: Path) -> None:
     """Writes `evaluation.json` into a folder that is there."""
     fields = {f.name: getattr(evaluation, f.name) for f in dataclasses.fields(evaluation) if f.name != "folder"}
     fields["images"] = [dataclasses.asdict(image) for image in evaluation.images]
-    fields["mean"] = dataclasses.asdict(evaluation.mean)
+    for name in ("mean", "pixels"):
+        numbers = getattr(evaluation, name)
+        fields[name] = None if numbers is None else dataclasses.asdict(numbers)
     write_whole(folder / RECORD, json.dumps(finite({"format": FORMAT, **fields}), indent=1).encode())
 
 
@@ -177,13 +208,12 @@ def read(folder: Path) -> Evaluation:
         fields = json.loads(path.read_text("utf-8"))
         if fields.pop("format") != FORMAT:
             raise ValueError("another version wrote it")
-        for name in ("images", "mean"):
-            numbers = fields[name] if name == "images" else [fields[name]]
-            read_back = tuple(_numbers(image) for image in numbers)
-            fields[name] = read_back if name == "images" else read_back[0]
-        return Evaluation(
-            **{**fields, "metrics": tuple(fields["metrics"]), "notes": tuple(fields["notes"])}, folder=folder
-        )
+        fields["images"] = tuple(map(_numbers, fields["images"]))
+        fields["mean"] = _numbers(fields["mean"])
+        fields["pixels"] = fields["pixels"] and _numbers(fields["pixels"])
+        for name in ("metrics", "notes"):
+            fields[name] = tuple(fields[name])
+        return Evaluation(**fields, folder=folder)
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): give an evaluation's folder, or an evaluated run's"

@@ -161,7 +161,7 @@ def load(source: Path) -> Trained:
 def history(run: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a run's weights of that step were trained on, and their validation figures with the protocol, as JSON."""
     from ahmf_jax.checkpoint import read_facts
-    from experiments.evaluate import PROTOCOLS, run_protocol
+    from experiments.protocols import PROTOCOLS, run_protocol
 
     config = configs.of_run(run)
     data = config.data

@@ -196,7 +196,7 @@ class _Task:
         from ahmf_jax import sharding
         from ahmf_jax.export import model_fields
         from data_pipelines.loader import train_loader
-        from experiments.evaluate import validation_protocol
+        from experiments.validation import validation_protocol
 
         data = config.data
         self.config = config
@@ -461,8 +461,8 @@ class _Reporter:
 
         from ahmf_jax import distributed
         from ahmf_jax.sharding import local_copy
-        from experiments.evaluate import Validation, validate
         from experiments.pictures import validation_picture
+        from experiments.validation import Validation, validate
 
         task, step = self._task, int(state.step)
         own = range(jax.process_index(), len(task.held_out), jax.process_count())

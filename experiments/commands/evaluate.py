@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -12,69 +12,78 @@ from experiments.config import PairsConfig
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model on a data set: MAE, RMSE, PSNR and PE of every image, beside interpolation's."""
+    """Measure a method on a data set by a named protocol, every image beside interpolation's error.
 
-    weights: tyro.conf.Positional[Path]
-    """A run's folder or a .safetensors file; or an interpolation: bicubic (the protocol's), or any kernel's name."""
-    dataset: str
+    The numbers, and the first images for `ahmf report`, are kept in a run's folder, or where --out says.
+    """
+
+    method: tyro.conf.Positional[str] = ""
+    """A run's folder or a .safetensors file; bicubic (the protocol's), nearest, bilinear or any kernel's name; or a
+    filter: guided_filter, joint_bilateral, joint_bilateral_upsampling, fast_global_smoother, fast_bilateral_solver."""
+    dataset: str = ""
     """A data set's name, or a folder of image pairs."""
     split: str | None = None
     """Split of a prepared data set: its own (test, train+validation) or a published one (dada/test); of a folder, the
     folder of that name inside. By default test, and all of a folder that has none of that name."""
     scale: int | None = None
-    """Factor of an interpolation; a model has its own."""
-    protocol: Literal["ahmf_middlebury", "b6", "float", "run"] | None = None
-    """How the numbers are made: rounded to uint8 without a border as AHMF's test program does it (the default for data
-    of 0..255); float with a border of 6 as later papers do it; float (the default for other data); or run: float, on
-    the low resolution that the run was trained on (--data.degrade.*)."""
+    """Factor of an interpolation, a filter, or predictions; a model has its own."""
+    protocol: (
+        Literal[
+            "ahmf_table1",
+            "ahmf_table2",
+            "ahmf_table3",
+            "ahmf_table4",
+            "b6",
+            "dscsan",
+            "dscsan_noisy",
+            "dada",
+            "dsdmsr",
+            "float",
+            "run",
+        ]
+        | None
+    ) = None
+    """How the numbers are made: as a paper's table (docs/evaluating.md says how each is; ahmf_table1 is the default for
+    data of 0..255); float: nothing rounded or left out (the default for other data); or run: float, on the low
+    resolution that the run was trained on (--data.degrade.*)."""
+    predictions: Path | None = None
+    """In place of a method: a folder with another program's results, a depth map for each image, named after it."""
+    predictions_unit: str | None = None
+    """Unit of these, such as "mm" or "0.2 mm"; that of the data set by default."""
+    name: str = ""
+    """What to call the method in tables."""
+    metrics: tuple[str, ...] = ()
+    """What is printed in place of what the protocol is about: mae, rmse, mse, psnr, pe, mape, edge_mae, flat_mae,
+    delta1, normal_angle. All of them are recorded."""
+    keep: int = 12
+    """Images kept for the report, the first so many; -1: all."""
     pairs: PairsConfig = field(default_factory=PairsConfig)
     out: Path | None = None
-    """Also write the numbers to this JSON file."""
+    """Folder for the record; a run's own folder `evaluations` by default, and nowhere for other methods. An earlier
+    record there is replaced."""
     data_dir: Path | None = None
     """Where data sets are prepared."""
 
     def __call__(self) -> None:
         """Prints the table."""
-        from experiments import evaluate
-        from experiments.data import default_split, open_named, published
-        from experiments.upsample import check_place
+        from experiments.evaluate import evaluate
 
-        if self.out is not None:
-            check_place(self.out)
-        split = default_split(self.dataset, self.data_dir) if self.split is None else self.split
-        dataset = open_named(self.dataset, split, self.data_dir, self.pairs)
-        name, protocol = evaluate.choose_protocol(self.protocol, dataset.info.range, self.weights)
-        notes = []
-        upsampler: Any = evaluate.interpolation(str(self.weights), self.scale, protocol)
-        origin = "interpolation" if upsampler else ""
-        if upsampler is None:
-            from ahmf_jax import scaling, upsample
+        evaluate(self)
 
-            upsampler = upsample.load(self.weights)
-            origin = upsampler.trained.origin
-            if self.scale not in (None, upsampler.scale):
-                raise InputError(f"--scale {self.scale}: {self.weights} is a model of x{upsampler.scale}: leave it out")
-            if scaling.is_leak(upsampler.trained.scaling):
-                origin += ", told the smallest and largest TRUE depth of each image: a leak"
-            trained_on = evaluate.trained_on(self.weights)
-            if trained_on not in (None, protocol.degrade):
-                notes.append(f"note: trained on {trained_on}, measured on {protocol.degrade}; see --protocol run")
-        rows = evaluate.evaluate(upsampler, dataset, protocol)
-        notes += published(self.dataset, split, dataset, upsampler.scale, self.data_dir)
-        print(f"{self.weights} ({origin}), x{upsampler.scale}, on {dataset.info.name}, {split or 'all of it'}")
-        print(f"protocol {name}: {protocol}")
-        for note in notes:
-            print(note)
-        print(evaluate.table(rows, dataset.info.unit))
-        if self.out is not None:
-            evaluate.write_json(
-                self.out,
-                rows,
-                protocol,
-                weights=str(self.weights),
-                origin=origin,
-                scale=upsampler.scale,
-                dataset=dataset.info.name,
-                split=split or None,
-                unit=dataset.info.unit,
-            )
+    def __post_init__(self) -> None:
+        """Checks what can be checked without reading anything."""
+        from ahmf_jax.metrics import METRICS
+
+        if bool(self.method) == (self.predictions is not None):
+            raise InputError("name what to evaluate: a run, weights, an interpolation or a filter; or --predictions")
+        if not self.dataset:
+            raise InputError("--dataset: name a prepared data set, or a folder of image pairs")
+        if self.predictions is not None and self.scale is None:
+            raise InputError("--predictions: say with --scale from how many times smaller a depth they were made")
+        if self.predictions is None and self.predictions_unit is not None:
+            raise InputError("--predictions-unit: goes with --predictions")
+        if self.predictions is not None and self.protocol == "run":
+            raise InputError("--protocol run: predictions have no record of what they were trained on: choose another")
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise InputError(f"--metrics {metric}: choose of {', '.join(METRICS)}")

@@ -1,0 +1,194 @@
+"""What can be measured, by name: interpolations, guided filters, trained models, and other programs' results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ahmf_jax import resample
+from ahmf_jax.errors import InputError
+from data_pipelines.degrade import Degradation
+from experiments import config as configs
+from experiments.protocols import Protocol as HowMeasured
+
+# What people call them, and which of the kernels that is.
+ALIASES = {"nearest": "nearest_center", "bilinear": "torch_bilinear"}
+
+
+class Method(Protocol):
+    """Anything that makes high resolution of a batch.
+
+    Attributes:
+      name: what to call it in a table.
+      scale: the factor.
+      origin: in words: where it comes from, and with which parameters.
+    """
+
+    name: str
+    scale: int
+    origin: str
+
+    def batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The depth (B, H, W, 1) in units of the range, of `depth_lr`, `mask_lr` and `guide`."""
+
+
+class Interpolation:
+    """An interpolation, whose numbers are a protocol's floor."""
+
+    def __init__(self, kernel: str, scale: int, name: str = ""):
+        self.kernel, self.scale, self.name = kernel, scale, name or kernel
+        self.origin = "interpolation" if self.name == kernel else f"interpolation by {kernel}"
+
+    def batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The low-resolution depth up-sampled."""
+        return interpolate(batch, self.kernel)
+
+
+def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
+    """The low-resolution depth of a batch up-sampled to the guide's size."""
+    return resample.resize(batch["depth_lr"], batch["guide"].shape[1:3], kernel)
+
+
+class Network:
+    """A trained model: a run's folder (its best checkpoint) or a weights file."""
+
+    def __init__(self, weights: Path):
+        from ahmf_jax import scaling, upsample
+
+        self._upsampler: Any = upsample.load(weights)
+        trained = self._upsampler.trained
+        self.name = weights.resolve().stem
+        self.scale: int = trained.model.scale
+        self.origin = trained.origin
+        if scaling.is_leak(trained.scaling):
+            self.origin += ", told the smallest and largest TRUE depth of each image: a leak"
+
+    def batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The super-resolved depth."""
+        return self._upsampler.batch(batch)
+
+
+def trained_on(weights: str) -> Degradation | None:
+    """How the low resolution was made that a run was trained on; None of all else, which has no record of it."""
+    return configs.of_run(Path(weights)).data.degrade if Path(weights).is_dir() else None
+
+
+def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
+    """The method of that name.
+
+    Args:
+      name: "bicubic" (the protocol's floor), "nearest", "bilinear", a kernel of `ahmf_jax.resample`, a filter of
+        `ahmf_jax.models.classical`, or a path: a run's folder or a .safetensors file.
+      scale: the factor, for what fits any; a trained model has its own.
+      protocol: by which it will be measured.
+
+    Raises:
+      InputError: there is none of that name; no scale where one is needed, or another than the model's.
+    """
+    from ahmf_jax.models import classical
+
+    kernel = protocol.floor if name == "bicubic" else ALIASES.get(name, name)
+    if kernel in resample.KERNELS or kernel in classical.FILTERS:
+        if scale is None:
+            raise InputError(f"{name} fits any scale: give one with --scale, as in --scale 4")
+        if scale < 1:
+            raise InputError(f"--scale {scale}: must be at least 1")
+        if kernel in classical.FILTERS:
+            return classical.Classical(name, scale, noisy=protocol.degrade.noise_sigma > 0)
+        return Interpolation(kernel, scale, name)
+    if not Path(name).exists():
+        known = ", ".join(("bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS))
+        raise InputError(f"{name} is no method ({known}), and no run's folder or weights file is there: check the name")
+    network = Network(Path(name))
+    if scale not in (None, network.scale):
+        raise InputError(f"--scale {scale}: {name} is a model of x{network.scale}: leave it out")
+    return network
+
+
+class Predictions:
+    """Another program's results: a folder with one depth map for each image, named after it.
+
+    The file of an image is the one whose name, without its ending and in lower case, is the image's: the whole of it
+    with any separators made `_`, or its last part; or begins with either and goes on after a `_` or `-`
+    (`art_depth.png`).
+    """
+
+    def __init__(self, folder: Path, images: Sequence[str], scale: int, name: str = "", factor: float = 1.0):
+        """Finds the files; reads none.
+
+        Args:
+          folder: with the files.
+          images: the names of all images that will be asked for.
+          scale: the factor, of the low resolution that they were made from.
+          name: what to call it; the folder's by default.
+          factor: from the files' unit to that of the data.
+
+        Raises:
+          InputError: no such folder; images without a file, or with several.
+        """
+        from data_pipelines.files import DEPTH_SUFFIXES
+
+        if not folder.is_dir():
+            raise InputError(f"--predictions {folder}: there is no such folder")
+        self.name, self.scale = name or folder.resolve().name, scale
+        self.origin = f"predictions in {folder}"
+        self._folder, self._factor = folder, factor
+        files: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in DEPTH_SUFFIXES:
+                files.setdefault(path.stem.lower(), []).append(path)
+        self._files: dict[str, Path] = {}
+        missing = []
+        for image in images:
+            found = _matching(files, image)
+            if len(found) > 1:
+                names = ", ".join(path.name for path in found)
+                raise InputError(f"--predictions {folder}: {image} may be any of {names}: leave one of them there")
+            if found:
+                self._files[image] = found[0]
+            else:
+                missing.append(image)
+        if missing:
+            listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+            raise InputError(
+                f"--predictions {folder}: {len(missing)} of {len(images)} images have no file: {listed}: name each "
+                f"after its image, such as {missing[0].replace('/', '_')}.png (also {', '.join(DEPTH_SUFFIXES)})"
+            )
+
+    def read(self, image: str, size: tuple[int, int], uncut: tuple[int, int]) -> np.ndarray:
+        """The depth (H, W) of an image, float64 in the unit of the data.
+
+        Args:
+          image: its name.
+          size: (H, W) that is measured.
+          uncut: the image's own size, before it was cut to a multiple of the scale at the right and the bottom.
+
+        Raises:
+          InputError: the file cannot be read, or has another size.
+        """
+        from data_pipelines.files import read_depth
+
+        path = self._files[image]
+        depth = read_depth(path)
+        if depth.shape not in (size, uncut):
+            sizes = " or ".join(dict.fromkeys(f"{height} x {width}" for height, width in (size, uncut)))
+            raise InputError(
+                f"{path}: is {depth.shape[0]} x {depth.shape[1]} (height x width), and {image} is {sizes}: give "
+                "predictions of the size of the truth"
+            )
+        return depth[: size[0], : size[1]].astype(np.float64) * self._factor
+
+
+def _matching(files: Mapping[str, Sequence[Path]], image: str) -> list[Path]:
+    """The files that may be meant, of the first way of naming by which there is one."""
+    parts = image.lower().replace("\\", "/").split("/")
+    names = dict.fromkeys(("_".join(parts), parts[-1]))
+    for name in names:
+        if name in files:
+            return list(files[name])
+    for name in names:
+        found = [path for stem, paths in files.items() if stem.startswith((f"{name}_", f"{name}-")) for path in paths]
+        if found:
+            return found
+    return []

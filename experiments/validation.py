@@ -1,0 +1,122 @@
+"""A run's validations: whole images, measured while it trains, their sums added up over processes."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.metrics import Errors
+from data_pipelines.datasets import Dataset, DatasetInfo, Example
+from experiments import config as configs
+from experiments.evaluate import measure, whole_batch
+from experiments.methods import interpolate
+from experiments.protocols import PROTOCOLS, Protocol, run_protocol
+
+if TYPE_CHECKING:
+    from ahmf_jax.stopping import Stop
+
+
+def validation_protocol(config: configs.TrainConfig, dataset: Dataset) -> Protocol:
+    """How a run's validation makes its numbers, in the data's own unit. InputError where the data set does not fit."""
+    if config.validation_protocol == "run":
+        return run_protocol(config.data.degrade)
+    protocol = PROTOCOLS[config.validation_protocol]
+    try:
+        protocol.unit_of(dataset.info)
+    except InputError as error:
+        raise InputError(str(error).replace("--protocol", "--validation-protocol")) from None
+    return protocol
+
+
+class Sample(NamedTuple):
+    """An image of a validation: its name, its batch of one, and the prediction (1, H, W, 1) in units of the range."""
+
+    name: str
+    batch: Mapping[str, np.ndarray]
+    prediction: np.ndarray
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Sums over images of their errors, in the data set's unit; what several processes found is added up.
+
+    An image without a known pixel has no error, and is not counted. `floor_*` are the interpolation's.
+    """
+
+    images: int = 0
+    mae: float = 0.0
+    rmse: float = 0.0
+    floor_mae: float = 0.0
+    floor_rmse: float = 0.0
+    samples: tuple[Sample, ...] = ()
+
+    def __add__(self, other: "Validation") -> "Validation":
+        """Over the images of both."""
+        return Validation(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Validation)}
+        )
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """All but the samples, as JSON values: `Validation(**sums)`."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Validation) if f.name != "samples"}
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The means over the images. InputError where there is none with known depth."""
+        if not self.images:
+            raise InputError("no image to validate on has known depth: choose another --data.validation")
+        return {name: value / self.images for name, value in self.sums.items() if name != "images"}
+
+
+def validate(
+    model: Any,
+    scaling: str,
+    params: Any,
+    examples: Iterable[tuple[int, Example]],
+    info: DatasetInfo,
+    protocol: Protocol,
+    *,
+    stop: "Stop | None" = None,
+    floors: dict[int, Errors] | None = None,
+    samples: int = 0,
+) -> Validation | None:
+    """Measures parameters on whole images, one in memory at a time.
+
+    Args:
+      model, scaling, params: the network.
+      examples: each with its place in the data set, which seeds what is left to chance; one process's share of them.
+      info: what their depth means.
+      protocol: of the numbers.
+      stop: of `stopping.stop_on_signal`; once it is requested no further image is begun.
+      floors: the interpolation's errors by place, which are the same at each validation of a run: what is missing is
+        added.
+      samples: so many images are kept, the first.
+
+    Returns:
+      what was found, or None where it was stopped.
+
+    Raises:
+      InputError: an image that the protocol does not fit.
+    """
+    from ahmf_jax.upsample import network_batch, super_resolve
+
+    floors = {} if floors is None else floors
+    found = Validation()
+    for place, example in examples:
+        if stop is not None and stop.requested:
+            return None
+        batch = whole_batch(example, place, info, model.scale, protocol)
+        prediction = np.asarray(super_resolve(model, scaling, params, network_batch(batch)))
+        ours = measure(prediction, batch, info.range, protocol)
+        if place not in floors:
+            floors[place] = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
+        floor = floors[place]
+        if ours.count:
+            found += Validation(1, ours.mae, ours.rmse, floor.mae, floor.rmse)
+        if len(found.samples) < samples:
+            found += Validation(samples=(Sample(example.name, batch, prediction),))
+    return found
