@@ -1,0 +1,129 @@
+"""Writes a report: the page, the same as Markdown with its pictures, and the tables as LaTeX."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.writing import atomic_folder, unwritable, write_whole
+from experiments import comparison as comparisons
+from experiments.report import markdown, page
+from experiments.report.sources import gather
+
+MARK = ".ahmf-report"  # only a folder that holds this is ever replaced
+HEAD = 4096  # a file's beginning, in which its mark stands
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the parts of a report go; all beside its page."""
+
+    page: Path
+
+    @property
+    def markdown(self) -> Path:
+        """The report as Markdown."""
+        return self.page.with_suffix(".md")
+
+    @property
+    def latex(self) -> Path:
+        """The tables as LaTeX."""
+        return self.page.with_suffix(".tex")
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the Markdown's pictures."""
+        return self.page.with_name(f"{self.page.stem}_files")
+
+    def check(self) -> None:
+        """InputError where something that is no report would be replaced, or nothing can be written."""
+        if self.page.suffix not in (".html", ".htm"):
+            raise InputError(f"--out {self.page}: name a page, as in --out report.html")
+        if not self.page.parent.is_dir():
+            raise InputError(f"--out {self.page}: there is no folder {self.page.parent}: create it or write elsewhere")
+        for path in (self.page, self.markdown, self.latex):
+            if path.is_dir():
+                raise InputError(f"--out {self.page}: {path} is a folder: name another page")
+            try:
+                with path.open("rb") as file:
+                    ours = page.GENERATOR.encode() in file.read(HEAD)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise unwritable(path, error) from None
+            if not ours:
+                raise InputError(f"--out {self.page}: {path} is there and no report: move it, or name another page")
+        if self.pictures.exists() and not (self.pictures / MARK).is_file():
+            raise InputError(
+                f"--out {self.page}: {self.pictures} is there and no report's: move it, or name another page"
+            )
+
+
+def report(folders: Sequence[Path], out: Path, *, title: str = "", lead: str = "", most: int | None = None) -> Places:
+    """Writes the report of these runs and evaluations; what an earlier report left there is replaced.
+
+    Args:
+      folders: runs' or evaluations' folders.
+      out: the page; the rest gets its name with other endings.
+      title, lead: of the page; by default the title says what was measured.
+      most: images with a viewer in each comparison, at most; None: all that were kept.
+
+    Raises:
+      InputError: nothing to report, a damaged record, a place that cannot be written.
+    """
+    places = Places(out)
+    places.check()
+    sources = gather(folders)
+    compared = comparisons.compare(sources.evaluations)
+    measured = {e.folder.resolve() for e in sources.evaluations if e.folder is not None}
+    evaluated = {t.name for t in sources.trainings if any(t.folder.resolve() in f.parents for f in measured)}
+    title = title or _title(compared, [t.name for t in sources.trainings])
+    made = page.render(compared, sources.trainings, evaluated, title=title, lead=lead, most=most)
+    texts = {places.page: made.html, places.markdown: ""}
+    if places.pictures.exists():
+        try:
+            shutil.rmtree(places.pictures)
+        except OSError as error:
+            raise unwritable(places.pictures, error) from None
+    with atomic_folder(places.pictures) as pictures:
+        (pictures / MARK).touch()
+        texts[places.markdown] = markdown.write(
+            pictures, places.pictures.name, compared, sources.trainings, evaluated, made, title=title, lead=lead
+        )
+    if compared:
+        tables = "\n\n".join(comparisons.latex(c) for c in compared)
+        texts[places.latex] = f"% {page.GENERATOR}; needs \\usepackage{{booktabs}}\n{tables}"
+    for path, text in texts.items():
+        write_whole(path, text.encode())
+    return places
+
+
+def _title(compared: Sequence[comparisons.Comparison], runs: Sequence[str]) -> str:
+    """What the report is about."""
+    names = list(dict.fromkeys(comparison.title for comparison in compared))
+    if len(names) == 1:
+        return f"Guided depth super-resolution: {names[0]}"
+    return "Guided depth super-resolution" if names else f"Training of {', '.join(runs)}"
+
+
+def write_figure(
+    folders: Sequence[Path], image: str, crops: Sequence[tuple[int, int, int, int]], out: Path
+) -> tuple[Path, Path]:
+    """The figure of an image in the manner of a paper, as PDF and PNG beside the page `out`; their paths.
+
+    Raises:
+      InputError: no evaluation kept an image of that name, or a crop lies outside it.
+    """
+    from experiments.figures import figure
+
+    sources = gather(folders)
+    for comparison in comparisons.compare(sources.evaluations):
+        having = [evaluation for evaluation in comparison.evaluations if image in evaluation.kept()]
+        if having:
+            place = out.with_name(f"{out.stem}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', image)}")
+            figure(having, image, crops, place)
+            return place.with_suffix(".pdf"), place.with_suffix(".png")
+    kept = dict.fromkeys(name for evaluation in sources.evaluations for name in evaluation.kept())
+    raise InputError(f"--figure {image}: no evaluation kept it: choose one of {', '.join(kept) or 'none'}")

@@ -1,0 +1,285 @@
+"""The page: one HTML file with the tables, curves and viewers, its scripts, its data and Plotly inside."""
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from ahmf_jax.metrics import METRICS
+from experiments.comparison import Comparison, heading
+from experiments.evaluations import Evaluation
+from experiments.report import images
+from experiments.report.pixels import webp
+from experiments.report.sources import Training
+
+GENERATOR = "ahmf report"
+SCRIPTS = ("pixels.js", "charts.js", "viewer.js", "page.js")  # in the order of their use of each other
+# Depth in these units grows away from the camera; everything else is taken for disparity, which grows towards it.
+LENGTHS = ("m", "mm", "cm", "metre", "metres", "meter", "meters", "millimetre", "millimetres")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, and what the Markdown beside it takes over.
+
+    Attributes:
+      html: the page.
+      scales: the error at the end of the colours, for each comparison.
+      shown: the names of the images with a viewer, the worst first, for each comparison.
+    """
+
+    html: str
+    scales: tuple[float, ...]
+    shown: tuple[tuple[str, ...], ...]
+
+
+def render(
+    comparisons: Sequence[Comparison],
+    trainings: Sequence[Training],
+    evaluated: set[str],
+    *,
+    title: str,
+    lead: str = "",
+    most: int | None = None,
+) -> Page:
+    """The page.
+
+    Args:
+      comparisons: with their evaluations.
+      trainings: the runs' logs.
+      evaluated: the names of the runs that have an evaluation.
+      title: of the page.
+      lead: a sentence below the title.
+      most: images with a viewer in each comparison, at most; None: all that were kept.
+
+    Raises:
+      InputError: a damaged image.
+    """
+    blobs = images.Blobs()
+    sections, viewers, steps = [], [], set()
+    for comparison in comparisons:
+        viewer, thumbnails = view(comparison, most, blobs)
+        sections.append({**section(comparison), "images": thumbnails})
+        viewers.append(viewer)
+        steps |= {f"{image['step']:g} {comparison.unit}" for image in viewer["images"]}
+    charts = curves(trainings)
+    data = {
+        "palettes": images.palettes(),
+        "viewers": [viewer for viewer in viewers if viewer["images"]],
+        "curves": charts,
+    }
+    scripts = [_file(name) for name in SCRIPTS]
+    plotly = _plotly() if charts or data["viewers"] else ""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    html = environment.from_string(_file("page.html")).render(
+        title=title,
+        lead=lead,
+        generator=GENERATOR,
+        policy=policy([*scripts, plotly]),
+        style=_file("page.css"),
+        scripts=scripts,
+        plotly=base64.b64encode(gzip.compress(plotly.encode(), 9)).decode() if plotly else "",
+        data=data,
+        blobs=blobs.items(),
+        comparisons=sections,
+        trainings=[
+            {
+                "name": training.name,
+                "evaluated": training.name in evaluated,
+                "remedy": f"ahmf evaluate {training.folder} --dataset ...",
+                "config": json.dumps(training.config, indent=1) if training.config else "",
+            }
+            for training in trainings
+        ],
+        curves=charts,
+        made=[facts(evaluation) for comparison in comparisons for evaluation in comparison.evaluations],
+        steps=", ".join(sorted(steps)),
+    )
+    return Page(
+        html,
+        tuple(viewer["largest"] for viewer in viewers),
+        tuple(tuple(image["name"] for image in viewer["images"]) for viewer in viewers),
+    )
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """The page's Content-Security-Policy: these scripts, the styles and pictures inside, and no network at all."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def view(comparison: Comparison, most: int | None, blobs: images.Blobs) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """What the viewer is told, and the images to choose from; one image is in memory at a time."""
+    shown, thumbnails, large = [], [], []
+    for name in images.kept_images(comparison, most):
+        image = images.load(comparison, name)
+        large.append(images.large_error(image))
+        entry = images.manifest(comparison, image, blobs)
+        shown.append(entry)
+        first = next((layer for layer in entry["layers"] if layer["kind"] == "method"), entry["layers"][1])
+        thumbnails.append({"name": name, "thumbnail": webp(image.guide, 70, width=224), "score": first["score"]})
+    viewer = {
+        "unit": comparison.unit,
+        "metric": METRICS[comparison.metrics[0]].title,
+        "largest": images.error_scale(large),
+        "nearer": "small" if comparison.unit in LENGTHS else "large",
+        "images": shown,
+    }
+    return viewer, thumbnails
+
+
+def section(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as the template has it."""
+    rows = images.methods(comparison)
+    return {
+        "title": comparison.title,
+        "protocol": comparison.protocol,
+        "protocol_text": comparison.protocol_text,
+        "summary": summary(comparison),
+        "tables": tables(comparison),
+        "notes": comparison.notes,
+        "first": rows[0][0].method if rows else comparison.rows[0].method,
+        "metric": METRICS[comparison.metrics[0]].title,
+    }
+
+
+def summary(comparison: Comparison) -> str:
+    """The best method that was measured, by the first metric, beside the floor; empty where there is none."""
+    metric = comparison.metrics[0]
+    known = METRICS[metric]
+    sign = 1 if known.better == "lower" else -1
+    values = [(row.values.get("mean", {}).get(metric, math.nan), row) for row, _ in images.methods(comparison)]
+    values = [(value, row) for value, row in values if not math.isnan(value)]
+    floor = next((row for row in comparison.rows if row.kind == "floor"), None)
+    if not values or floor is None:
+        return ""
+    value, best = min(values, key=lambda pair: sign * pair[0])
+    base = floor.values.get("mean", {}).get(metric, math.nan)
+    said = f"{best.method}: mean {heading(metric, comparison.unit)} {best.text('mean', metric)}"
+    if not (math.isfinite(base) and math.isfinite(value)):
+        return f"{said}."
+    if known.better == "lower" and base > 0:
+        gain = 1 - value / base
+        beside = f"{abs(gain):.0%} {'below' if gain >= 0 else 'above'}"
+    else:
+        beside = f"{abs(value - base):.2f} {'above' if value >= base else 'below'}"
+    return f"{said}, {beside} {floor.method}'s {floor.text('mean', metric)}."
+
+
+def tables(comparison: Comparison) -> list[dict[str, Any]]:
+    """A table a metric with a column an image; of many images the means alone, and the images down a folded table."""
+    if comparison.shown == comparison.columns:
+        found = [
+            _table(comparison, heading(metric, comparison.unit), [(_short(c), c, metric) for c in comparison.columns])
+            for metric in comparison.metrics
+        ]
+    else:
+        wide = [(heading(metric, comparison.unit), "mean", metric) for metric in comparison.metrics]
+        found = [_table(comparison, f"Means of {len(comparison.columns) - 1} images", wide)]
+        found += [_down(comparison, metric) for metric in comparison.metrics]
+    return [table for table in found if table["rows"]]
+
+
+def _short(column: str) -> str:
+    return column if len(column) <= 24 else f"{column[:10]}\u2026{column[-12:]}"
+
+
+def _table(comparison: Comparison, title: str, columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """Methods down, and for each column its heading, the comparison's column and the metric."""
+    places = [comparison.places(column, metric) for _, column, metric in columns]
+    rows = []
+    for i, row in enumerate(comparison.rows):
+        cells = [
+            _cell(row.text(column, metric), place.get(i))
+            for place, (_, column, metric) in zip(places, columns, strict=True)
+        ]
+        if any(cell["text"] for cell in cells):
+            rows.append({"name": row.method, "kind": row.kind, "source": row.source, "cells": cells})
+    return {"title": title, "heads": ["method", *(head for head, _, _ in columns)], "rows": rows, "folded": False}
+
+
+def _down(comparison: Comparison, metric: str) -> dict[str, Any]:
+    """Images down and methods across."""
+    images_ = comparison.columns[:-1]
+    across = [i for i, row in enumerate(comparison.rows) if any(row.text(name, metric) for name in images_)]
+    rows = []
+    for name in images_:
+        place = comparison.places(name, metric)
+        cells = [_cell(comparison.rows[i].text(name, metric), place.get(i)) for i in across]
+        rows.append({"name": name, "kind": "", "source": "", "cells": cells})
+    heads = ["image", *(comparison.rows[i].method for i in across)]
+    return {"title": f"{heading(metric, comparison.unit)} of each image", "heads": heads, "rows": rows, "folded": True}
+
+
+def _cell(text: str, place: int | None) -> dict[str, Any]:
+    """A number as it is shown, what a column is sorted by, and 1 or 2 where it is the best or second."""
+    return {"text": text, "value": {"inf": "Infinity", "-inf": "-Infinity"}.get(text, text), "place": place}
+
+
+def curves(trainings: Sequence[Training]) -> list[dict[str, Any]]:
+    """The charts: the loss of all runs, and for each unit the validation's error beside interpolation's."""
+    charts: list[dict[str, Any]] = []
+    loss: list[dict[str, Any]] = [
+        {"name": t.name, "run": i, "floor": False, "x": t.loss.steps, "y": t.loss.values}
+        for i, t in enumerate(trainings)
+        if t.loss.steps
+    ]
+    if loss:
+        positive = all(y > 0 for series in loss for y in series["y"])
+        charts.append({"title": "Training loss", "axis": "loss", "log": positive, "series": loss})
+    for unit in dict.fromkeys(t.unit for t in trainings if t.validation.steps):
+        series = []
+        for i, t in enumerate(trainings):
+            if t.unit == unit and t.validation.steps:
+                ours, floor = t.validation, t.floor
+                series.append({"name": t.name, "run": i, "floor": False, "x": ours.steps, "y": ours.values})
+                if floor.steps:
+                    name = f"interpolation ({t.name})"
+                    series.append({"name": name, "run": i, "floor": True, "x": floor.steps, "y": floor.values})
+        of = f" ({unit})" if unit else ""
+        charts.append({"title": f"Validation MAE{of}", "axis": f"MAE{of}", "log": False, "series": series})
+    return charts
+
+
+def facts(evaluation: Evaluation) -> dict[str, Any]:
+    """All that says how an evaluation was made."""
+    named = {
+        "weights": evaluation.weights,
+        "origin": evaluation.origin,
+        "data": f"{evaluation.dataset}{f', {evaluation.split}' if evaluation.split else ''}, x{evaluation.scale}",
+        "protocol": f"{evaluation.protocol}: {evaluation.protocol_text}",
+        **{name: _fact(value) for name, value in evaluation.made.items()},
+        "record": str(evaluation.folder),
+    }
+    title = f"{evaluation.method} on {evaluation.dataset}, {evaluation.protocol}"
+    return {"title": title, "facts": [(name, value) for name, value in named.items() if value]}
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _plotly() -> str:
+    """Plotly's script, from its package."""
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+    return get_plotlyjs()
+
+
+def _file(name: str) -> str:
+    """A file of this package."""
+    return resources.files("experiments.report").joinpath(name).read_text("utf-8")
