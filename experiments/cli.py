@@ -26,6 +26,7 @@ from experiments.commands.data import Data, PrepareSet
 from experiments.commands.doctor import Doctor
 from experiments.commands.evaluate import Evaluate
 from experiments.commands.export import Export
+from experiments.commands.report import Report
 from experiments.commands.train import Train, TrainRun, as_options
 from experiments.commands.upsample import Upsample
 from experiments.config import TrainConfig
@@ -56,6 +57,7 @@ Command = (
     | Annotated[Upsample, tyro.conf.subcommand("upsample")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
