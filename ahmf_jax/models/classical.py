@@ -1,12 +1,12 @@
 """Filters that need no training: what a network has to beat. NumPy in and out; OpenCV and SciPy compute.
 
-======================================  ================================================================================
-`guided_filter`                         He, Sun and Tang, Guided image filtering, TPAMI 2013
-`joint_bilateral`                       Petschnig et al., SIGGRAPH 2004, of the bicubic map
-`joint_bilateral_upsampling`            Kopf et al., SIGGRAPH 2007: of the low-resolution samples themselves
-`fast_global_smoother`                  Min et al., Fast global image smoothing based on weighted least squares, TIP 2014
-`fast_bilateral_solver`                 Barron and Poole, The fast bilateral solver, ECCV 2016
-======================================  ================================================================================
+============================  ==========================================================================================
+`guided_filter`               He, Sun and Tang, Guided image filtering, TPAMI 2013
+`joint_bilateral`             Petschnig et al., SIGGRAPH 2004, of the bicubic map
+`joint_bilateral_upsampling`  Kopf et al., SIGGRAPH 2007: of the low-resolution samples themselves
+`fast_global_smoother`        Min et al., Fast global image smoothing based on weighted least squares, TIP 2014
+`fast_bilateral_solver`       Barron and Poole, The fast bilateral solver, ECCV 2016
+============================  ==========================================================================================
 
 All but Kopf's start from the map that `START` interpolates. A filter reads no sample that is not known: holes are
 filled from the nearest known sample, and then have no weight either, wherever anything known is in reach.
@@ -83,8 +83,8 @@ def joint_bilateral_upsampling(
 ) -> Depth:
     """Joint bilateral up-sampling: each pixel the weighted mean of the low-resolution samples about it.
 
-    S~_p = 1 / k_p sum_q S_q f(|p - q|) g(|I~_p - I~_q|), p and q in low-resolution samples, f and g Gaussians; the colour
-    I~_q of a sample is the guide's at its centre, between its pixels where the scale is even.
+    S~_p = 1 / k_p sum_q S_q f(|p - q|) g(|I~_p - I~_q|), p and q in low-resolution samples, f and g Gaussians; the
+    colour I~_q of a sample is the guide's at its centre, between its pixels where the scale is even.
 
     Args:
       depth_lr, guide, known: low-resolution depth, holes filled; colour in 0..1; where depth is known.

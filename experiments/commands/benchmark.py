@@ -1,11 +1,13 @@
-"""`ahmf benchmark`: speed, memory, compile time and scaling."""
+"""`ahmf benchmark`: speed, memory, compile time, scaling; filters, robustness and rendering."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from experiments.config import PairsConfig
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,96 @@ class BenchmarkScaling:
 
 
 @dataclass(frozen=True)
+class BenchmarkBaselines:
+    """Search the parameters of the filters that need no training, on training scenes alone."""
+
+    dataset: str = "middlebury"
+    """A data set's name, or a folder of image pairs."""
+    split: str = "train"
+    """The split; none that is called a test, and no scene that is one."""
+    scale: tuple[int, ...] = (4, 8, 16)
+    """The factors."""
+    methods: tuple[str, ...] = ()
+    """The filters (default: all)."""
+    images: int = 6
+    """So many images, at even distances in the split; of each, the middle."""
+    noise: tuple[Literal["clean", "noisy"], ...] = ("clean", "noisy")
+    """Without noise (protocol ahmf_table1), and with noise of 5 grey levels (ahmf_table2)."""
+    data_dir: Path | None = None
+    """Where data sets are prepared."""
+    out: Path | None = None
+    """Also write what was found to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the table, and the literal for `ahmf_jax/models/classical.py`."""
+        from experiments.baselines import benchmark_baselines
+
+        benchmark_baselines(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class BenchmarkRobustness:
+    """How errors grow with a shift or blur of the guide, noise, and missing samples, one at a time."""
+
+    methods: tyro.conf.Positional[tuple[str, ...]]
+    """Runs, weights, interpolations (bicubic, nearest, ...) and filters (guided_filter, ...), all of one scale."""
+    dataset: str
+    """A data set's name, or a folder of image pairs."""
+    split: str | None = None
+    """Split of a prepared data set; of a folder, the folder of that name inside. By default as `ahmf evaluate`."""
+    scale: int | None = None
+    """The factor (default: that of the trained models)."""
+    guide_shift: tuple[int, ...] = (1, 2, 4, 8)
+    """Pixels by which the guide lies too far to the right. No effect at all is always measured, here and below."""
+    noise: tuple[float, ...] = (1, 2, 5, 10, 20)
+    """Standard deviations of Gaussian noise on the low resolution, in 255ths of the range."""
+    dropouts: tuple[float, ...] = (5, 10, 20, 40, 80)
+    """Low-resolution samples that are missing, in %."""
+    guide_blur: tuple[float, ...] = (1, 2, 4, 8)
+    """Standard deviations of the guide's blur, in pixels."""
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+    plot: Path | None = None
+    """Also draw the mean absolute errors: this name with .svg, and with .png."""
+    data_dir: Path | None = None
+    """Where data sets are prepared."""
+
+    def __call__(self) -> None:
+        """Prints the tables."""
+        from experiments.robustness import benchmark_robustness
+
+        benchmark_robustness(self)
+
+
+@dataclass(frozen=True)
+class BenchmarkRendering:
+    """Second views synthesised from super-resolved disparity: PSNR against the real ones (the paper's Table V)."""
+
+    methods: tyro.conf.Positional[tuple[str, ...]]
+    """Runs, weights, interpolations (bicubic, nearest, ...) and filters (guided_filter, ...), all of one scale."""
+    dataset: str = "middlebury"
+    """A data set with both views of each scene and disparity: Middlebury, under the name that it was prepared by."""
+    split: str | None = None
+    """Its split."""
+    scale: int | None = None
+    """The factor (default: that of the trained models)."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+    data_dir: Path | None = None
+    """Where data sets are prepared."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from experiments.rendering import benchmark_rendering
+
+        benchmark_rendering(self)
+
+
+@dataclass(frozen=True)
 class Benchmark:
-    """Speed, beside PyTorch's and in turn on this machine (needs torch); memory, compile time and scaling."""
+    """Speed, beside PyTorch's and in turn on this machine (needs torch); memory, compile time, scaling;
+    filters' parameters; robustness; rendering."""
 
     action: (
         Annotated[BenchmarkModel, tyro.conf.subcommand("model")]
@@ -173,6 +263,9 @@ class Benchmark:
         | Annotated[BenchmarkData, tyro.conf.subcommand("data")]
         | Annotated[BenchmarkMemory, tyro.conf.subcommand("memory")]
         | Annotated[BenchmarkScaling, tyro.conf.subcommand("scaling")]
+        | Annotated[BenchmarkBaselines, tyro.conf.subcommand("baselines")]
+        | Annotated[BenchmarkRobustness, tyro.conf.subcommand("robustness")]
+        | Annotated[BenchmarkRendering, tyro.conf.subcommand("rendering")]
     )
 
     def __call__(self) -> None:

@@ -1,0 +1,224 @@
+"""`ahmf benchmark robustness`: how the error grows as the guide, the noise or the samples get worse, one at a time."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.writing import atomic_write, write_whole
+from data_pipelines.datasets import Dataset
+from experiments.data import default_split, open_named
+from experiments.evaluate import how_made, measure_all
+from experiments.evaluations import finite
+from experiments.methods import Method, open_method
+from experiments.protocols import PROTOCOLS, Protocol
+
+if TYPE_CHECKING:
+    from experiments.commands.benchmark import BenchmarkRobustness
+
+METRICS = ("mae", "rmse")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Something that gets worse.
+
+    Attributes:
+      option: of the command, with its levels.
+      title: of the plot, with the levels' unit.
+      field: of `Degradation`.
+      unit: one of the level, in the field's.
+      whole: whether levels are whole numbers.
+    """
+
+    option: str
+    title: str
+    field: str
+    unit: float = 1.0
+    whole: bool = False
+
+
+EFFECTS = (
+    Effect("guide_shift", "guide shifted, pixels", "guide_shift", whole=True),
+    Effect("noise", "noise of the low resolution, sigma in 255ths of the range", "noise_sigma", 1 / 255),
+    Effect("dropouts", "missing low-resolution samples, %", "dropouts", 1 / 100),
+    Effect("guide_blur", "guide blurred, sigma in pixels", "guide_blur"),
+)
+BASE = "float"
+
+# Okabe and Ito's colours, which people who see colours differently tell apart; markers tell them apart in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The means over the images of a method's errors at a level of an effect, in the data's unit."""
+
+    method: str
+    effect: str
+    level: float
+    mae: float
+    rmse: float
+
+
+def benchmark_robustness(command: "BenchmarkRobustness") -> None:
+    """Measures, prints the tables, writes the numbers and draws them where it is asked for.
+
+    Raises:
+      InputError: an unknown method or data set, a level that is not possible, or a file that cannot be written.
+    """
+    from tqdm import tqdm
+
+    from experiments.upsample import check_place
+
+    levels = {effect.option: chosen_levels(effect, getattr(command, effect.option)) for effect in EFFECTS}
+    for path in (command.out, *plots(command.plot)):
+        if path is not None:
+            check_place(path)
+    split = default_split(command.dataset, command.data_dir) if command.split is None else command.split
+    dataset = open_named(command.dataset, split, command.data_dir, command.pairs)
+    methods = open_methods(command.methods, command.scale)
+    count = len(methods) * (1 + sum(len(of) - 1 for of in levels.values()))  # none of any effect is measured once
+    with tqdm(total=count, unit="evaluation", disable=None, leave=False) as bar:
+        points = measure(methods, dataset, levels, bar.update)
+    unit = PROTOCOLS[BASE].unit_of(dataset.info)[0]
+    scale = next(iter(methods.values())).scale
+    print(f"x{scale}, {len(dataset)} images of {dataset.info.name}, {split or 'all of it'}: {', '.join(dataset.names)}")
+    print(f"protocol {BASE}: {PROTOCOLS[BASE]}; one effect at a time is added to it")
+    for name, method in methods.items():
+        print(f"{name}: {method.origin}")
+    print(tables(points, list(methods), unit))
+    if command.out is not None:
+        record = {
+            "dataset": dataset.info.name,
+            "split": split,
+            "images": list(dataset.names),
+            "scale": scale,
+            "unit": unit,
+            "protocol": str(PROTOCOLS[BASE]),
+            "methods": {name: method.origin for name, method in methods.items()},
+            "effects": {effect.option: effect.title for effect in EFFECTS},
+            "points": [dataclasses.asdict(point) for point in points],
+            "made": how_made(),
+        }
+        write_whole(command.out, json.dumps(finite(record), indent=1).encode())
+    if command.plot is not None:
+        draw(points, list(methods), f"x{scale}, {dataset.info.name}", unit, command.plot)
+
+
+def chosen_levels(effect: Effect, given: Sequence[float]) -> list[float]:
+    """The levels in order, none first. InputError for one that is not possible."""
+    option = f"--{effect.option.replace('_', '-')}"
+    for level in given:
+        if not level >= 0:
+            raise InputError(f"{option} {level:g}: must be 0 or more")
+        try:
+            degraded(effect, level)
+        except InputError as error:
+            raise InputError(f"{option} {level:g}: {error}") from None
+    return sorted({0.0, *map(float, given)})
+
+
+def degraded(effect: Effect, level: float) -> Protocol:
+    """The base protocol with an effect at a level."""
+    base = PROTOCOLS[BASE]
+    value: Any = int(level) if effect.whole else level * effect.unit
+    return dataclasses.replace(base, degrade=dataclasses.replace(base.degrade, **{effect.field: value}))
+
+
+def open_methods(names: Sequence[str], scale: int | None) -> dict[str, Method]:
+    """Methods of one scale, by what to call them; without a scale, that of the trained models among them.
+
+    Raises:
+      InputError: none is named, or one twice; no method of a name; models of several scales; no scale.
+    """
+    if not names:
+        raise InputError("name what to measure: runs, weights, interpolations or filters")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{twice[0]} is named twice: name it once")
+    base = PROTOCOLS[BASE]
+    models = {name: open_method(name, scale, base) for name in names if Path(name).exists()}
+    scales = {name: model.scale for name, model in models.items()}
+    if len(set(scales.values())) > 1:
+        listed = ", ".join(f"{name} is x{of}" for name, of in scales.items())
+        raise InputError(f"methods of several scales cannot be compared ({listed}): name those of one scale")
+    scale = next(iter(scales.values()), scale)
+    methods = {name: models.get(name) or open_method(name, scale, base) for name in names}
+    called = Counter(method.name for method in methods.values())
+    return {method.name if called[method.name] == 1 else name: method for name, method in methods.items()}
+
+
+def measure(
+    methods: dict[str, Method],
+    dataset: Dataset,
+    levels: dict[str, list[float]],
+    done: Callable[[], object] = lambda: None,
+) -> list[Point]:
+    """Every method at every level. Level 0 is the base protocol itself, measured once for all effects."""
+    points = []
+    for name, method in methods.items():
+        plain: dict[str, float] | None = None
+        for effect in EFFECTS:
+            for level in levels[effect.option]:
+                if level == 0 and plain is not None:
+                    values = plain
+                else:
+                    values = dict(measure_all(method, dataset, BASE, degraded(effect, level)).mean.metrics)
+                    done()
+                plain = plain or values
+                points.append(Point(name, effect.option, level, *(values[metric] for metric in METRICS)))
+    return points
+
+
+def tables(points: Sequence[Point], methods: Sequence[str], unit: str) -> str:
+    """A table an effect: a row a level, MAE and RMSE of each method, with four significant digits or more."""
+    smallest = min((v for p in points for v in (p.mae, p.rmse) if 0 < v < math.inf), default=1.0)
+    places = min(max(3 - math.floor(math.log10(smallest)), 0), 8)
+    lines = []
+    for effect in EFFECTS:
+        of = [point for point in points if point.effect == effect.option]
+        at = {(point.method, point.level): f"{point.mae:.{places}f} {point.rmse:.{places}f}" for point in of}
+        widths = {name: max(len(name), *(len(at[key]) for key in at if key[0] == name)) for name in methods}
+        lines += ["", f"{effect.title}; MAE and RMSE ({unit})"]
+        lines.append("  ".join(["level".rjust(7), *(name.rjust(widths[name]) for name in methods)]))
+        for level in sorted({point.level for point in of}):
+            lines.append("  ".join([f"{level:7g}", *(at[name, level].rjust(widths[name]) for name in methods)]))
+    return "\n".join(lines)
+
+
+def plots(plot: Path | None) -> list[Path]:
+    """The files of a plot."""
+    return [] if plot is None else [plot.with_name(plot.name + suffix) for suffix in (".svg", ".png")]
+
+
+def draw(points: Sequence[Point], methods: Sequence[str], title: str, unit: str, plot: Path) -> None:
+    """Draws the mean absolute errors, a panel an effect, as SVG and PNG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
+    for axes, effect in zip(figure.subplots(2, 2).flat, EFFECTS, strict=True):
+        for index, name in enumerate(methods):
+            line = [(p.level, p.mae) for p in points if (p.method, p.effect) == (name, effect.option)]
+            style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+            axes.plot(*zip(*line, strict=True), label=name, linewidth=1.8, markersize=6, **style)
+        axes.set_xlabel(effect.title)
+        axes.set_ylabel(f"MAE ({unit})")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
+    # The same numbers make the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "ahmf"}):
+        for path, metadata in zip(plots(plot), ({"Date": None}, {}), strict=True):
+            with atomic_write(path) as temp:
+                figure.savefig(temp, format=path.suffix[1:], dpi=150, metadata=metadata)
