@@ -242,13 +242,14 @@ def _read_prediction(
     floor = interpolate(batch, "matlab_bicubic")[0, ..., 0]
     off, floor_off = (float(np.abs(x - truth).mean(where=mask)) if mask.any() else 0.0 for x in (depth, floor))
     if off > STRANGE * max(floor_off, 1e-6):
-        for factor, words in FACTORS.items():
-            if float(np.abs(depth * factor - truth).mean(where=mask)) < max(ALIKE * off, floor_off):
-                raise InputError(
-                    f"{method.origin}: {example.name} is {off / max(floor_off, 1e-9):.0f} times as far from the truth "
-                    f"as interpolation, and is not once it is multiplied by {factor:g}: its values look {words}; the "
-                    f"data are in {info.unit}: say what they are in with --predictions-unit, or convert them"
-                )
+        left = {factor: float(np.abs(depth * factor - truth).mean(where=mask)) for factor in FACTORS}
+        factor = min(left, key=left.__getitem__)
+        if left[factor] < max(ALIKE * off, floor_off):
+            raise InputError(
+                f"{method.origin}: {example.name} is {off / max(floor_off, 1e-9):.0f} times as far from the truth as "
+                f"interpolation, and is not once it is multiplied by {factor:g}: its values look {FACTORS[factor]}; the "
+                f"data are in {info.unit}: say what they are in with --predictions-unit, or convert them"
+            )
     return depth[None, ..., None]
 
 
@@ -328,7 +329,7 @@ def evaluate(command: "Evaluate") -> Evaluation:
         method = Predictions(command.predictions, dataset.names, command.scale, factor=factor)
     else:
         method = open_method(command.method, command.scale, protocol)
-    out = command.out
+    what, out = command.method or str(command.predictions), command.out
     if out is None and command.method and Path(command.method).is_dir():
         out = Path(command.method) / EVALUATIONS / _record_name(info.name, split, name, method.scale)
         _make_folder(out.parent)
@@ -346,7 +347,7 @@ def evaluate(command: "Evaluate") -> Evaluation:
             name,
             protocol,
             split=split,
-            weights=command.method,
+            weights=what,
             keep=command.keep,
             folder=folder,
             progress=lambda done, _: bar.update(done - bar.n),
@@ -360,7 +361,6 @@ def evaluate(command: "Evaluate") -> Evaluation:
         )
         if folder is not None:
             write_record(found, folder)
-    what = command.method or command.predictions
     print(f"{what} ({found.origin}), x{found.scale}, on {info.name}, {split or 'all of it'}")
     print(f"protocol {name}: {protocol}")
     for note in found.notes:

@@ -123,7 +123,7 @@ def read_image(path: Path) -> dict[str, np.ndarray]:
       InputError: the file is not there, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # NumPy leaves a damaged file open
             found = {name: file[name] for name in ARRAYS}
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: evaluate again") from None

@@ -101,14 +101,17 @@ def test_what_is_not_known_has_no_influence() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 5, 7])
 def test_bands_are_the_whole(rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    truth, prediction = np.cumsum(rng.normal(size=(2, 23, 11)), 1).astype(np.float32) + 5
+    truth = np.full((40, 24), 5, np.float32)
+    truth[17:, 9:] = 8
+    truth[30:, :4] = 0
+    prediction = truth + rng.normal(size=truth.shape).astype(np.float32)
     mask = rng.random(truth.shape) < 0.9
-    whole = errors(prediction, truth, mask, depth_range=100, threshold=1.5)
+    whole = errors(prediction, truth, mask, depth_range=250, threshold=1.5)
     assert 0 < whole.edges < whole.count and 0 < whole.close < whole.positive < whole.count and whole.angles
     monkeypatch.setattr(metrics, "BAND", rows * truth.shape[1])
     np.save(tmp_path / "truth.npy", truth)
     stored = np.load(tmp_path / "truth.npy", mmap_mode="r")
-    banded = errors(prediction, stored, mask, depth_range=100, threshold=1.5)
+    banded = errors(prediction, stored, mask, depth_range=250, threshold=1.5)
     for field in dataclasses.fields(Errors):
         assert getattr(banded, field.name) == pytest.approx(getattr(whole, field.name), rel=1e-12), field.name
 

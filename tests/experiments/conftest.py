@@ -71,6 +71,23 @@ def bundle(tmp_path_factory):
     return folder / "tiny.safetensors"
 
 
+@pytest.fixture
+def pairs(tmp_path):
+    """A folder of two images of 4 x 4 whose 2 x 2 blocks are 100 and three times 110; a pixel of the second is 140."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    first = np.tile(np.array([[100, 110], [110, 110]], np.uint8), (2, 2))
+    second = first.copy()
+    second[1, 1] = 140
+    for name, depth in (("a", first), ("b", second)):
+        Image.fromarray(depth).save(folder / f"{name}_depth.png")
+        Image.new("RGB", (4, 4)).save(folder / f"{name}_rgb.png")
+    return folder
+
+
 class Ended(NamedTuple):
     """How a command ended."""
 

@@ -67,7 +67,7 @@ def test_help_waits_for_nothing_heavy():
         (("upsample", "w", "--depth", "a", "--out", "b"), r"--depth and --guide are both needed"),
         (("upsample", "w", "--depth", "a", "--guide", "b"), r"upsample: --out"),
         (("evaluate", "w"), r"--dataset"),
-        (("evaluate", "w", "--dataset", "scenes", "--protocol", "b7"), r"'b7'.*--protocol.*'ahmf_middlebury'"),
+        (("evaluate", "w", "--dataset", "scenes", "--protocol", "b7"), r"'b7'.*--protocol.*'ahmf_table1'"),
         (("evaluate", "w", "--dataset", "nowhere"), r"'nowhere' is neither a data set \(.*middlebury.* nor a"),
         (("data",), r"prepare, list, show"),
         (("data", "look"), r"look.*prepare, list, show"),

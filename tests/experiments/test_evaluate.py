@@ -1,4 +1,4 @@
-"""Evaluation: numbers that can be worked out by hand, and the published protocol's floor."""
+"""Evaluation: numbers that can be worked out by hand, and the published protocols' floors."""
 
 import dataclasses
 import json
@@ -12,236 +12,163 @@ from PIL import Image
 
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
+from ahmf_jax.metrics import METRICS
 from data_pipelines.datasets import open_dataset, open_pairs
 from data_pipelines.degrade import Degradation
-from experiments import evaluate
-from experiments.config import DataConfig, TrainConfig
-from experiments.evaluate import PROTOCOLS, Protocol
+from experiments import evaluate, evaluations
+from experiments.methods import Interpolation
+from experiments.protocols import PROTOCOLS, Protocol
 
 TEST10 = Path(__file__).parents[3] / "shared" / "data" / "test10"
 
 
 class Fake:
-    """Stands in for a network: a function of the batch."""
+    """Stands in for a method: a function of the batch."""
+
+    name = origin = "fake"
 
     def __init__(self, scale, function):
         self.scale, self.batch = scale, function
+
+
+def constant(value, scale=2):
+    return Fake(scale, lambda batch: np.full_like(batch["depth_hr"], value / 255))
+
+
+def measured(method, dataset, protocol, **options):
+    return evaluate.measure_all(method, dataset, "test", protocol, **options)
 
 
 def bicubic(batch):
     return resample.resize(batch["depth_lr"], batch["guide"].shape[1:3], "matlab_bicubic")
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    """Two images of 4 x 4 whose 2 x 2 blocks begin with 100 and go on 10 away; one more pixel is 40 away."""
-    block = np.array([[100, 110], [110, 110]], np.uint8)
-    first, second = np.tile(block, (2, 2)), np.tile(block, (2, 2))
-    second[1, 1] = 140
-    for name, depth in (("a", first), ("b", second)):
-        Image.fromarray(depth).save(tmp_path / f"{name}_depth.png")
-        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}_rgb.png")
-    return tmp_path
+def saved(folder, **depths):
+    folder.mkdir()
+    for name, depth in depths.items():
+        Image.fromarray(depth).save(folder / f"{name}_depth.png")
+        Image.new("RGB", depth.shape[::-1]).save(folder / f"{name}_rgb.png")
+    return folder
 
 
-NEAREST = Protocol(Degradation("nearest_first"), floor="nearest_first")
+NEAREST = Protocol(Degradation("nearest_first"), floor="nearest_first", rounding="uint8", unit="grey")
 
 
 def test_rows_by_hand(pairs):
-    rows = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255)), open_pairs(pairs), NEAREST)
-    a, b, mean = rows
-    assert [r.name for r in rows] == ["a", "b", "mean"]
+    found = measured(constant(105.4), open_pairs(pairs), NEAREST)
+    a, b = found.images
+    assert [r.name for r in (a, b, found.mean)] == ["a", "b", "mean"] and (a.height, a.width) == (4, 4)
     # The prediction is rounded to 105: 5 away everywhere, and once 35. The floor is 100 everywhere.
-    assert (a.mae, a.rmse) == (pytest.approx(5), pytest.approx(5))
-    assert a.psnr == pytest.approx(20 * math.log10(51))
-    assert (a.floor_mae, a.floor_rmse) == (pytest.approx(7.5), pytest.approx(math.sqrt(75)))
-    assert (b.mae, b.rmse) == (pytest.approx(110 / 16), pytest.approx(math.sqrt((15 * 25 + 35**2) / 16)))
-    assert b.floor_mae == pytest.approx((11 * 10 + 40) / 16)
-    # Every error of the network reaches 5; of the floor's, the ones beside each block's first pixel.
-    assert (a.pe, b.pe, a.floor_pe, b.floor_pe) == (100, 100, 75, 75)
-    # The mean of the images' measures, not the measure of all pixels.
-    for name in ("mae", "rmse", "psnr", "pe", "floor_mae", "floor_rmse", "floor_psnr", "floor_pe"):
-        assert getattr(mean, name) == pytest.approx((getattr(a, name) + getattr(b, name)) / 2)
+    assert (a.metrics["mae"], a.metrics["rmse"]) == (5, 5)
+    assert a.metrics["psnr"] == pytest.approx(20 * math.log10(51))
+    assert (a.floor["mae"], a.floor["mse"]) == (7.5, 75)
+    assert (b.metrics["mae"], b.metrics["mse"]) == (110 / 16, (15 * 25 + 35**2) / 16)
+    assert b.floor["mae"] == (11 * 10 + 40) / 16
+    # Every error of the method reaches 5; of the floor's, the ones beside each block's first pixel.
+    assert [r[kind]["pe"] for r in map(dataclasses.asdict, (a, b)) for kind in ("metrics", "floor")] == [100, 75] * 2
+    # The mean of the images' measures, and beside it the measure of all pixels.
+    for kind in ("metrics", "floor"):
+        first, second, mean = (getattr(r, kind) for r in (a, b, found.mean))
+        for name in ("mae", "rmse", "psnr", "pe"):
+            assert mean[name] == pytest.approx((first[name] + second[name]) / 2), name
+    assert found.pixels.metrics["mse"] == pytest.approx((31 * 25 + 35**2) / 32)
+    assert found.pixels.metrics["rmse"] != pytest.approx(found.mean.metrics["rmse"], rel=1e-3)
+    assert set(a.metrics) == set(METRICS) and found.unit == "grey levels"
 
 
-def test_rounding_and_border_are_the_protocols(pairs):
+def test_rounding_border_and_clipping_are_the_protocols(pairs):
     dataset = open_pairs(pairs)
-    fake = Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255))
-    unrounded = evaluate.evaluate(fake, dataset, dataclasses.replace(NEAREST, rounding="none"))
-    assert unrounded[0].mae == pytest.approx((12 * 4.6 + 4 * 5.4) / 16, rel=1e-5)
+
+    def first(method=None, **changes):
+        return measured(method or constant(105.4), dataset, dataclasses.replace(NEAREST, **changes)).images
+
+    assert first(rounding="none")[0].metrics["mae"] == pytest.approx((12 * 4.6 + 4 * 5.4) / 16, rel=1e-5)
     # Inside a border of one pixel are the four middle ones: 110 110 / 110 100, in b 140 110 / 110 100.
-    inside = evaluate.evaluate(fake, dataset, dataclasses.replace(NEAREST, border=1))
-    assert inside[0].mae == pytest.approx(5) and inside[1].mae == pytest.approx((35 + 5 + 5 + 5) / 4)
-    assert inside[0].floor_mae == pytest.approx(7.5)
-    clipped = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 2.0)), dataset, NEAREST)
-    assert clipped[0].mae == pytest.approx((12 * 145 + 4 * 155) / 16)  # 255, not 510
+    a, b = first(border=1)
+    assert a.metrics["mae"] == 5 and b.metrics["mae"] == (35 + 5 + 5 + 5) / 4 and a.floor["mae"] == 7.5
+    too_much = constant(510)
+    assert first(too_much)[0].metrics["mae"] == (12 * 145 + 4 * 155) / 16  # 255, not 510
+    assert first(too_much, rounding="none")[0].metrics["mae"] == pytest.approx((12 * 400 + 4 * 410) / 16)
+    clipped = first(too_much, rounding="none", clip=True)
+    assert clipped[0].metrics["mae"] == pytest.approx((12 * 145 + 4 * 155) / 16)
     with pytest.raises(InputError, match=r"a is smaller than the protocol's border of 6 pixels twice"):
-        evaluate.evaluate(fake, dataset, PROTOCOLS["b6"])
+        first(border=6)
 
 
-@pytest.mark.parametrize("protocol", ["ahmf_middlebury", "float"])
-def test_bicubic_in_place_of_the_network_is_the_floor(pairs, protocol):
-    for row in evaluate.evaluate(Fake(2, bicubic), open_pairs(pairs), PROTOCOLS[protocol]):
-        assert (row.mae, row.rmse, row.psnr) == (row.floor_mae, row.floor_rmse, row.floor_psnr)
-        assert row.mae > 1
-
-
-def test_unknown_pixels_do_not_count(pairs):
+def test_pixels_that_are_not_known_do_not_count_or_are_zero(pairs):
     depth = np.asarray(Image.open(pairs / "b_depth.png")).copy()
     depth[1, 1] = 0
     Image.fromarray(depth).save(pairs / "b_depth.png")
     dataset = open_pairs(pairs, names=["b"], invalid=0)
-    rows = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 105 / 255)), dataset, NEAREST)
-    assert rows[0].mae == pytest.approx(5)
+    known = measured(constant(105), dataset, NEAREST)
+    assert known.images[0].metrics["mae"] == 5
+    assert known.notes == ("the truth of 93.8% of the pixels is known; the others do not count",)
+    every = measured(constant(105), dataset, dataclasses.replace(NEAREST, mask="all"))
+    assert every.images[0].metrics["mae"] == (15 * 5 + 105) / 16 and every.notes == ()
+    # What is not known is 0 for the low resolution too, where nothing is filled.
+    seen = []
+    depth[0, 0] = 0
+    Image.fromarray(depth).save(pairs / "b_depth.png")
+    for mask in ("known", "all"):
+        keep = Fake(2, lambda batch: seen.append(batch["depth_lr"]) or batch["depth_hr"])
+        measured(keep, open_pairs(pairs, names=["b"], invalid=0), dataclasses.replace(NEAREST, mask=mask))
+    assert seen[0][0, 0, 0, 0] > 0 and seen[1][0, 0, 0, 0] == 0
+
+
+def test_an_image_without_a_known_pixel_has_no_number_and_no_say(pairs):
+    Image.fromarray(np.pad([[100]], ((0, 3), (0, 3))).astype(np.uint8)).save(pairs / "b_depth.png")
+    found = measured(constant(105), open_pairs(pairs, invalid=0), dataclasses.replace(NEAREST, border=1))
+    assert math.isnan(found.images[1].metrics["mae"]) and found.mean.metrics["mae"] == 5
+    assert found.notes[-1] == "1 images have no known pixel and no number, the first is b"
+
+
+def test_tiles_batches_and_pixels(tmp_path):
+    """Three images cut into tiles of 2: the mean is over batches of two tiles, each over its pixels."""
+    rng = np.random.default_rng(0)
+    depths = {name: rng.integers(1, 9, shape).astype(np.uint8) for name, shape in (("a", (5, 4)), ("b", (3, 2)))}
+    depths["a"][:2, :2] = 0  # a tile of which nothing is known
+    folder = saved(tmp_path / "pairs", **depths)
+    protocol = Protocol(Degradation("area"), floor="area", tile=2, averaging="batches", batch=2, metrics=("mse", "mae"))
+    found = measured(constant(9), open_pairs(folder, invalid=0), protocol)
+    names = ["a@0,0", "a@0,2", "a@2,0", "a@2,2", "b@0,0"]  # what is left over is dropped
+    assert [r.name for r in found.images] == names
+    off = [9.0 - depths["a"][:2, 2:], 9.0 - depths["a"][2:4, :2], 9.0 - depths["a"][2:4, 2:], 9.0 - depths["b"][:2]]
+    batches = [off[0], np.concatenate(off[1:3]), off[3]]  # the last one is as heavy as the others
+    for metric, power in (("mae", 1), ("mse", 2)):
+        assert found.mean.metrics[metric] == pytest.approx(np.mean([np.mean(x**power) for x in batches]))
+        assert found.pixels.metrics[metric] == pytest.approx(np.mean(np.stack(off) ** power))
+    with pytest.raises(InputError, match=r"b: 3 x 2 is smaller than the protocol's tile of 4 x 4"):
+        measured(constant(9), open_pairs(folder), dataclasses.replace(protocol, tile=4))
+
+
+def test_lengths_are_printed_in_centimetres(tmp_path):
+    """DADA's own check: with a range of 1 m, an error of 0.01 is 1 cm and 1 cm squared."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    Image.fromarray(np.full((256, 256), 500, np.uint16)).save(folder / "a_depth.png")
+    Image.new("RGB", (256, 256)).save(folder / "a_rgb.png")
+    dataset = open_pairs(folder, unit="mm", range=1000)
+    off = Fake(8, lambda batch: batch["depth_hr"] + np.float32(0.01))
+    found = measured(off, dataset, PROTOCOLS["dada"])
+    assert found.unit == "cm" and found.mean.metrics["mae"] == pytest.approx(1, rel=1e-5)
+    assert found.mean.metrics["mse"] == pytest.approx(1, rel=1e-4)
+    assert found.mean.metrics["psnr"] == pytest.approx(40, rel=1e-4)
+
+
+@pytest.mark.parametrize("protocol", ["ahmf_table1", "dscsan", "float"])
+def test_bicubic_in_place_of_the_network_is_the_floor(pairs, protocol):
+    for row in measured(Fake(2, bicubic), open_pairs(pairs), PROTOCOLS[protocol]).images:
+        assert row.metrics == pytest.approx(row.floor, nan_ok=True) and row.metrics["mae"] > 1
 
 
 def test_noise_differs_between_images_and_not_between_runs(pairs):
     seen = []
-
-    def keep(batch):
-        seen.append(batch["depth_lr"])
-        return batch["depth_hr"]
-
-    protocol = Protocol(Degradation("nearest_first", noise_sigma=0.1), "nearest_first")
+    protocol = dataclasses.replace(NEAREST, degrade=Degradation("nearest_first", noise_sigma=0.1))
     for _ in range(2):
-        evaluate.evaluate(Fake(2, keep), open_pairs(pairs), protocol)
+        keep = Fake(2, lambda batch: seen.append(batch["depth_lr"]) or batch["depth_hr"])
+        measured(keep, open_pairs(pairs), protocol)
     np.testing.assert_array_equal(seen[0], seen[2])
     assert (seen[0] != seen[1]).all() and "noise 0.1 of the range" in str(protocol)
-
-
-class Network:
-    """Stands in for a module: everywhere `value`, in units of the range."""
-
-    scale = 2
-
-    def apply(self, variables, depth_lr, guide):
-        import jax.numpy as jnp
-
-        return jnp.full((*guide.shape[:3], 1), variables["params"]["value"]), {}
-
-
-def validated(dataset, protocol=NEAREST, places=None, **options):
-    examples = ((i, dataset[i]) for i in (range(len(dataset)) if places is None else places))
-    params = {"value": np.float32(105.4 / 255)}
-    return evaluate.validate(Network(), "range", params, examples, dataset.info, protocol, **options)
-
-
-@pytest.mark.parametrize("rounding", ["uint8", "none"])
-def test_a_validation_is_the_mean_row_of_an_evaluation(pairs, rounding):
-    dataset, protocol = open_pairs(pairs), dataclasses.replace(NEAREST, rounding=rounding)
-    *_, mean = evaluate.evaluate(Fake(2, lambda b: np.full_like(b["depth_hr"], 105.4 / 255)), dataset, protocol)
-    means = validated(dataset, protocol).means
-    assert means.keys() == {"mae", "rmse", "floor_mae", "floor_rmse"}
-    for name, value in means.items():
-        assert value == pytest.approx(getattr(mean, name), rel=1e-6), name
-    assert means["floor_mae"] == pytest.approx((7.5 + 150 / 16) / 2)
-
-
-def test_what_processes_find_adds_up(pairs):
-    dataset = open_pairs(pairs)
-    shares = [validated(dataset, places=[i]) for i in range(2)]
-    again = [evaluate.Validation(**json.loads(json.dumps(share.sums))) for share in shares]
-    total = again[0] + again[1] + evaluate.Validation()  # a process more than there are images
-    assert total == validated(dataset) and total.images == 2
-    assert shares[0].means["mae"] != total.means["mae"]
-
-
-def test_the_floor_is_measured_once_a_run(pairs, monkeypatch):
-    dataset, floors, calls = open_pairs(pairs), {}, []
-    interpolate = evaluate.interpolate
-    monkeypatch.setattr(evaluate, "interpolate", lambda *args: calls.append(args) or interpolate(*args))
-    first, second = (validated(dataset, floors=floors) for _ in range(2))
-    assert len(calls) == 2 and first == second == validated(dataset)
-
-
-def test_a_signal_ends_a_validation_before_the_next_image(pairs):
-    class Stop:
-        requested = False
-
-    def examples():
-        yield 0, dataset[0]
-        Stop.requested = True
-        yield 1, dataset[1]
-        raise AssertionError
-
-    dataset, params = open_pairs(pairs), {"value": np.float32(0)}
-    assert evaluate.validate(Network(), "range", params, examples(), dataset.info, NEAREST, stop=Stop) is None
-    Stop.requested = False
-    assert validated(dataset, stop=Stop).images == 2
-
-
-def test_an_image_without_a_known_pixel_is_not_counted(pairs):
-    depth = np.zeros((4, 4), np.uint8)
-    depth[0, 0] = 100  # outside the border
-    Image.fromarray(depth).save(pairs / "b_depth.png")
-    dataset, inside = open_pairs(pairs, invalid=0), dataclasses.replace(NEAREST, border=1)
-    found = validated(dataset, inside, samples=2)
-    assert found.images == 1 and found.means["mae"] == pytest.approx(5)
-    assert [sample.name for sample in found.samples] == ["a", "b"]
-    with pytest.raises(InputError, match=r"no image to validate on has known depth: choose another --data.validation"):
-        validated(dataset, inside, places=[1]).means  # noqa: B018
-
-
-def test_the_first_images_are_kept_with_what_was_made_of_them(pairs):
-    dataset = open_pairs(pairs)
-    assert validated(dataset).samples == ()
-    (sample,) = validated(dataset, samples=1).samples
-    assert sample.name == "a" and sample.prediction.shape == (1, 4, 4, 1)
-    np.testing.assert_allclose(sample.prediction, 105.4 / 255, rtol=1e-6)
-    np.testing.assert_allclose(sample.batch["depth_hr"][0, ..., 0] * 255, dataset[0].depth, rtol=1e-6)
-
-
-def test_chance_in_a_validation_is_that_of_an_evaluation(pairs):
-    dataset, seen = open_pairs(pairs), []
-    protocol = Protocol(Degradation("nearest_first", noise_sigma=0.1), "nearest_first")
-    evaluate.evaluate(Fake(2, lambda b: seen.append(b["depth_lr"]) or b["depth_hr"]), dataset, protocol)
-    (second,) = validated(dataset, protocol, places=[1], samples=1).samples
-    np.testing.assert_array_equal(second.batch["depth_lr"], seen[1])
-
-
-def test_the_protocol_of_a_validation(pairs, data_dir):
-    dataset = open_pairs(pairs)
-    config = TrainConfig(data=DataConfig(degrade=Degradation("area")))
-    assert evaluate.validation_protocol(config, dataset) == Protocol(Degradation("area"), rounding="none")
-    for name, protocol in PROTOCOLS.items():
-        config = dataclasses.replace(config, validation_protocol=name)
-        assert evaluate.validation_protocol(config, dataset) == protocol
-    config = TrainConfig(validation_protocol="ahmf_middlebury")
-    with pytest.raises(InputError, match=r"scenes has a range of 10 m: use --validation-protocol float"):
-        evaluate.validation_protocol(config, open_dataset("scenes", "test", data_dir))
-    with pytest.raises(InputError, match=r"a is smaller than the protocol's border of 6 pixels twice"):
-        validated(dataset, PROTOCOLS["b6"])
-
-
-def test_a_range_that_cannot_be_rounded(data_dir):
-    dataset = open_dataset("scenes", "test", data_dir)
-    with pytest.raises(InputError, match=r"scenes has a range of 10 m: use --protocol float"):
-        evaluate.evaluate(Fake(4, bicubic), dataset, PROTOCOLS["ahmf_middlebury"])
-
-
-def test_the_command_prints_and_writes_what_it_measured(ahmf, run, tmp_path, data_dir):
-    out = tmp_path / "numbers.json"
-    args = ("evaluate", run, "--dataset", "scenes", "--protocol", "float", "--data-dir", data_dir, "--out", out)
-    ended = ahmf(*args)
-    assert ended.code == 0, ended.err
-    written = json.loads(out.read_text())
-    assert [image["name"] for image in written["images"]] == ["test-00000", "test-00001", "mean"]
-    assert {k: written[k] for k in ("scale", "dataset", "split", "unit")} == {
-        "scale": 4,
-        "dataset": "scenes",
-        "split": "test",
-        "unit": "m",
-    }
-    assert written["protocol"]["rounding"] == "none" and written["protocol"]["degrade"]["kernel"] == "matlab_bicubic"
-    floors = evaluate.evaluate(Fake(4, bicubic), open_dataset("scenes", "test", data_dir), PROTOCOLS["float"])
-    for image, floor in zip(written["images"], floors, strict=True):
-        assert image["floor_mae"] == pytest.approx(floor.mae, rel=1e-6)
-        line = next(line for line in ended.out.splitlines() if line.startswith(image["name"]))
-        mae, floor_mae = re.match(r"\S+ +(\S+) \( *(\S+)\)", line).groups()
-        assert float(mae) == pytest.approx(image["mae"], rel=1e-3)
-        assert float(floor_mae) == pytest.approx(image["floor_mae"], rel=1e-3)
-    assert "scenes, test" in ended.out and "m; in brackets the floor" in ended.out
-    assert str(PROTOCOLS["float"]) in ended.out
 
 
 def test_pe_is_in_parts_of_the_range():
@@ -252,14 +179,88 @@ def test_pe_is_in_parts_of_the_range():
     assert evaluate.measure(prediction, batch, 10.0, PROTOCOLS["float"]).pe == 50
 
 
-@pytest.mark.parametrize("name", ["bicubic", "matlab_bicubic", "torch_bicubic"])
+def test_what_is_kept_is_what_was_measured(pairs, tmp_path):
+    folder = tmp_path / "kept"
+    (folder / "images").mkdir(parents=True)
+    found = measured(constant(105.4), open_pairs(pairs), NEAREST, keep=1, folder=folder)
+    evaluations.write_record(found, folder)
+    back = evaluations.read(folder)
+    assert list(back.kept()) == ["a"]
+    arrays = evaluations.read_image(back.kept()["a"])
+    assert (arrays["prediction"] == 105).all() and (arrays["floor"] == 100).all()  # rounded, as it was measured
+    np.testing.assert_array_equal(arrays["depth_hr"], np.asarray(Image.open(pairs / "a_depth.png")))
+    assert np.abs(arrays["prediction"] - arrays["depth_hr"]).mean() == back.images[0].metrics["mae"]
+    np.testing.assert_allclose(arrays["depth_lr"], 100, rtol=1e-6)
+    assert arrays["guide"].shape == (4, 4, 3) and arrays["mask_hr"].all() and arrays["mask_lr"].shape == (2, 2)
+    measured(constant(105.4), open_pairs(pairs), NEAREST, keep=-1, folder=folder)
+    assert len(list((folder / "images").iterdir())) == 2
+
+
+def test_a_failure_in_a_thread_is_the_callers(pairs):
+    (pairs / "b_rgb.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"b_rgb.png"):
+        measured(constant(1), open_pairs(pairs), NEAREST)
+
+
+def test_the_table_has_four_significant_digits_and_straight_columns():
+    def row(name, *values):
+        names = ("mae", "rmse", "psnr", "pe")
+        metrics, floor = (dict(zip(names, part, strict=True)) for part in (values[:4], values[4:]))
+        return evaluations.ImageNumbers(name, metrics, floor, 1, 1)
+
+    def table(unit, *rows):
+        *images, mean = rows
+        names = ("mae", "rmse", "psnr", "pe")
+        found = evaluations.Evaluation("a", "a", "", 4, "d", "", unit, "p", "", {}, names, tuple(images), mean)
+        return evaluate.table(found)
+
+    rows = [row("a", 0.01234567, 2.5, 30.0, 1.0, 12.5, 100.0, 9.0, 100.0), row("mean", *[0.5] * 8)]
+    assert table("m", *rows).splitlines() == [
+        "                     MAE                 RMSE       PSNR dB             PE %    (m; in brackets the floor)",
+        "a     0.01235 (12.50000)  2.50000 (100.00000)  30.00 (9.00)  1.000 (100.000)",
+        "mean  0.50000 ( 0.50000)  0.50000 (  0.50000)   0.50 (0.50)  0.500 (  0.500)",
+    ]
+    assert table("mm", row("a", 0.0, 2000.0, math.inf, 0.0, 1234.6, 4321.4, 9.0, 1.0)).splitlines()[1] == (
+        "a  0 (1235)  2000 (4321)  inf (9.00)  0.000 (1.000)"
+    )
+    assert "0.00000000 (" in table("m", row("a", 0.0, 1e-12, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0))
+
+
+def test_the_command_prints_and_records_what_it_measured(ahmf, run, tmp_path, data_dir):
+    ended = ahmf("evaluate", run, "--dataset", "scenes", "--protocol", "float", "--data-dir", data_dir)
+    assert ended.code == 0, ended.err
+    (found,) = evaluations.find(run)  # in the run's own folder
+    assert found.folder.name == "scenes-test-float-x4" and "kept in" in ended.out
+    assert [image.name for image in found.images] == ["test-00000", "test-00001"] == list(found.kept())
+    assert (found.scale, found.dataset, found.split, found.unit) == (4, "scenes", "test", "m")
+    assert found.protocol_fields["rounding"] == "none"
+    assert found.protocol_fields["degrade"]["kernel"] == "matlab_bicubic"
+    assert found.made["seconds"] > 0 and found.made["device"].endswith("cpu")
+    floors = measured(Fake(4, bicubic), open_dataset("scenes", "test", data_dir), PROTOCOLS["float"])
+    for image, floor in zip((*found.images, found.mean), (*floors.images, floors.mean), strict=True):
+        assert image.floor["mae"] == pytest.approx(floor.metrics["mae"], rel=1e-6)
+        line = next(line for line in ended.out.splitlines() if line.startswith(image.name))
+        mae, floor_mae = re.match(r"\S+ +(\S+) \( *(\S+)\)", line).groups()
+        assert float(mae) == pytest.approx(image.metrics["mae"], rel=1e-3)
+        assert float(floor_mae) == pytest.approx(image.floor["mae"], rel=1e-3)
+    assert "scenes, test" in ended.out and "m; in brackets the floor" in ended.out
+    assert str(PROTOCOLS["float"]) in ended.out
+    # The same command again replaces the record.
+    given = ("--dataset", "scenes", "--data-dir", data_dir, "--keep", 1, "--metrics", "edge_mae", "delta1")
+    ended = ahmf("evaluate", run, *given, "--name", "tiny & quick")
+    (again,) = evaluations.find(run)
+    assert len(again.kept()) == 1 and again.method == "tiny & quick"
+    assert "MAE at edges" in ended.out and "delta1 %" in ended.out and "RMSE" not in ended.out
+
+
+@pytest.mark.parametrize("name", ["bicubic", "matlab_bicubic", "bilinear", "nearest"])
 def test_an_interpolation_in_place_of_weights(ahmf, refused, data_dir, tmp_path, name):
-    out = tmp_path / "numbers.json"
+    out = tmp_path / "numbers"
     given = ("evaluate", name, "--dataset", "scenes", "--data-dir", data_dir, "--protocol", "float")
     ended = ahmf(*given, "--scale", 8, "--out", out)
-    assert ended.code == 0 and f"{name} (interpolation), x8, on scenes" in ended.out
-    mean = json.loads(out.read_text())["images"][-1]
-    assert (mean["mae"] == mean["floor_mae"]) == (name != "torch_bicubic")
+    assert ended.code == 0 and re.search(rf"{name} \(interpolation.*\), x8, on scenes", ended.out)
+    mean = evaluations.read(out).mean
+    assert (mean.metrics["mae"] == mean.floor["mae"]) == name.endswith("bicubic")
     refused(*given, said=r"fits any scale: give one with --scale")
     refused(*given, "--scale", 0, said=r"^ahmf: --scale 0: must be at least 1$")
 
@@ -267,13 +268,21 @@ def test_an_interpolation_in_place_of_weights(ahmf, refused, data_dir, tmp_path,
 def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents):
     before = contents(pairs)
     given = ("evaluate", run, "--data-dir", data_dir)
-    refused(*given, "--dataset", "scenes", "--protocol", "ahmf_middlebury", said=r"10 m: use --protocol float")
+    refused("evaluate", run, said=r"--dataset: name a prepared data set, or a folder")
+    refused("evaluate", "--dataset", pairs, said=r"name what to evaluate: a run, weights, .* or --predictions")
+    refused(*given, "--dataset", "scenes", "--protocol", "ahmf_table1", said=r"10 m: use --protocol float")
+    refused(
+        *given, "--dataset", pairs, "--protocol", "dada", said=r"wants depth that is a length, and pairs has a range"
+    )
+    refused(*given, "--dataset", "scenes", "--metrics", "mea", said=r"--metrics mea: choose of mae, rmse")
     refused(*given, "--dataset", "scenes", "--scale", "2", said=r"--scale 2: .* is a model of x4: leave it out")
     refused(*given, "--dataset", "scenes", "--split", "tset", said=r"no split 'tset': it has .*test")
     refused(*given, "--dataset", "middlebury", said=r"ahmf data prepare middlebury --from DIR")
     refused(*given, "--dataset", pairs, "--pairs.names", "zebra", said=r"zebra_depth.png: is missing")
-    refused(*given, "--dataset", pairs, "--out", pairs / "no" / "x.json", said=r"x.json: there is no folder")
+    refused(*given, "--dataset", pairs, "--out", pairs / "no" / "x", said=r"x: there is no folder")
+    refused(*given, "--dataset", pairs, "--out", pairs, said=r"pairs is there already and is no evaluation")
     refused(*given, "--dataset", pairs, "--protocol", "b6", said=r"border of 6")
+    refused("evaluate", "bicubix", "--dataset", pairs, "--scale", 2, said=r"bicubix is no method \(bicubic, nearest,")
     said = r"no folder 'tset' in it \(its folders: none\): name one of its folders, or leave --split out"
     refused(*given, "--dataset", pairs, "--split", "tset", said=said)
     (pairs / "b_rgb.png").write_bytes(before["b_rgb.png"][:-20])
@@ -282,40 +291,40 @@ def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents)
 
 
 def test_the_split_of_a_folder_and_the_protocol_follow_the_data(ahmf, bundle, pairs, data_dir, tmp_path):
-    out = tmp_path / "x.json"
+    out = tmp_path / "x"
 
-    def measured(*args):
+    def found(*args):
         ended = ahmf("evaluate", bundle, "--data-dir", data_dir, "--out", out, *args)
         assert ended.code == 0, ended.err
-        written = json.loads(out.read_text())
+        written = evaluations.read(out)
         first, second, *_ = ended.out.splitlines()
-        return first.split(", ")[-1], second.split(":")[0], written["split"], len(written["images"]) - 1
+        return first.split(", ")[-1], second.split(":")[0], written.split, len(written.images)
 
-    assert measured("--dataset", pairs) == ("all of it", "protocol ahmf_middlebury", None, 2)
-    assert measured("--dataset", pairs, "--pairs.range", 200)[1] == "protocol float"
-    assert measured("--dataset", "scenes") == ("test", "protocol float", "test", 2)
+    assert found("--dataset", pairs) == ("all of it", "protocol ahmf_table1", "", 2)
+    assert found("--dataset", pairs, "--pairs.range", 200)[1] == "protocol float"
+    assert found("--dataset", "scenes") == ("test", "protocol float", "test", 2)
     (pairs / "test").mkdir()
     for file in pairs.glob("b_*"):
         file.rename(pairs / "test" / file.name)
-    assert measured("--dataset", pairs) == ("test", "protocol ahmf_middlebury", "test", 1)
-    assert measured("--dataset", pairs, "--split", "test")[3] == 1
+    assert found("--dataset", pairs) == ("test", "protocol ahmf_table1", "test", 1)
+    assert found("--dataset", pairs, "--split", "test")[3] == 1
 
 
 def test_a_run_is_measured_on_what_it_was_trained_for(ahmf, refused, recipe, run, bundle, data_dir, tmp_path):
-    noisy, out = tmp_path / "noisy", tmp_path / "x.json"
+    noisy, out = tmp_path / "noisy", tmp_path / "x"
     degrade = ("--data.degrade.kernel", "area", "--data.degrade.dropouts", 0.25, "--steps", 1)
     ended = ahmf("train", recipe, *degrade, "--data-dir", data_dir, "--out", noisy)
     assert ended.code == 0, ended.err
-    given = ("--dataset", "scenes", "--split", "validation", "--data-dir", data_dir)
+    given = ("--dataset", "scenes", "--split", "validation", "--data-dir", data_dir, "--out", out)
 
-    ended = ahmf("evaluate", noisy, *given, "--protocol", "run", "--out", out)
+    ended = ahmf("evaluate", noisy, *given, "--protocol", "run")
     assert ended.code == 0 and "note: " not in ended.out, ended
     assert "protocol run: LR by area, dropouts 0.25, floor by matlab_bicubic, output not rounded, border 0" in ended.out
     # The one image of the run's own validation, made alike.
     logged = [json.loads(line) for line in (noisy / "metrics.jsonl").read_text().splitlines()]
-    mean = json.loads(out.read_text())["images"][-1]
-    assert mean["mae"] == pytest.approx(logged[-1]["validation_mae"], rel=1e-5)
-    assert mean["floor_mae"] == pytest.approx(logged[-1]["validation_floor_mae"], rel=1e-6)
+    mean = evaluations.read(out).mean
+    assert mean.metrics["mae"] == pytest.approx(logged[-1]["validation_mae"], rel=1e-5)
+    assert mean.floor["mae"] == pytest.approx(logged[-1]["validation_floor_mae"], rel=1e-6)
 
     ended = ahmf("evaluate", noisy, *given)
     said = "note: trained on LR by area, dropouts 0.25, measured on LR by matlab_bicubic; see --protocol run"
@@ -323,7 +332,7 @@ def test_a_run_is_measured_on_what_it_was_trained_for(ahmf, refused, recipe, run
     assert "note: " not in ahmf("evaluate", run, *given).out  # the protocol is what it was trained on
     assert "note: " not in ahmf("evaluate", bundle, *given).out  # nothing is known
     for weights in (bundle, "bicubic"):
-        refused("evaluate", weights, *given, "--protocol", "run", said=r"--protocol run: \S+ is no run's folder, and")
+        refused("evaluate", weights, *given, "--protocol", "run", said=r"--protocol run: only a run's folder says what")
 
 
 def test_a_published_split_comes_with_its_note(ahmf, data_dir, monkeypatch):
@@ -338,84 +347,89 @@ def test_a_published_split_comes_with_its_note(ahmf, data_dir, monkeypatch):
     assert "note: " not in ahmf(*given, "test").out
 
 
-def test_the_table_has_four_significant_digits_and_straight_columns():
-    def row(name, *values):
-        return evaluate.Row(name, *values)
+@pytest.fixture
+def predictions(tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
 
-    rows = [row("a", 0.01234567, 2.5, 30.0, 1.0, 12.5, 100.0, 9.0, 100.0), row("mean", *[0.5] * 8)]
-    assert evaluate.table(rows, "m").splitlines() == [
-        "                     MAE                 RMSE       PSNR dB             PE %    (m; in brackets the floor)",
-        "a     0.01235 (12.50000)  2.50000 (100.00000)  30.00 (9.00)  1.000 (100.000)",
-        "mean  0.50000 ( 0.50000)  0.50000 (  0.50000)   0.50 (0.50)  0.500 (  0.500)",
-    ]
-    in_mm = evaluate.table([row("a", 0.0, 2000.0, math.inf, 0.0, 1234.6, 4321.4, 9.0, 1.0)], "mm")
-    assert in_mm.splitlines()[1] == "a  0 (1235)  2000 (4321)  inf (9.00)  0.000 (1.000)"
-    assert "0.00000000 (" in evaluate.table([row("a", 0.0, 1e-12, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)], "m")
+    def write(**depths):
+        for name, depth in depths.items():
+            np.save(folder / f"{name}.npy", np.asarray(depth, np.float32))
+        return folder
+
+    return write
 
 
-def test_an_image_without_error_is_null_in_json(pairs, tmp_path):
-    rows = evaluate.evaluate(Fake(2, lambda b: b["depth_hr"]), open_pairs(pairs), NEAREST)
-    assert rows[0].mae == 0 and rows[0].psnr == math.inf
-    evaluate.write_json(tmp_path / "x.json", rows, NEAREST)
-    assert json.loads((tmp_path / "x.json").read_text())["images"][0]["psnr"] is None
-    assert "inf" in evaluate.table(rows, "m")
+def test_another_programs_predictions(ahmf, pairs, predictions, tmp_path):
+    folder = predictions(A_out=np.full((4, 4), 105.0), b=np.full((4, 4), 105.4))
+    out = tmp_path / "x"
+    given = ("--dataset", pairs, "--scale", 2, "--protocol", "ahmf_table1", "--out", out)
+    ended = ahmf("evaluate", "--predictions", folder, *given)
+    assert ended.code == 0, ended.err
+    found = evaluations.read(out)
+    assert found.method == "theirs" and found.weights == str(folder) and found.scale == 2
+    wanted = measured(constant(105.4), open_pairs(pairs), PROTOCOLS["ahmf_table1"])
+    assert [r.metrics for r in found.images] == [r.metrics for r in wanted.images]
+
+
+def test_predictions_that_cannot_be_measured(refused, pairs, predictions, contents):
+    good = np.full((4, 4), 105.0)
+    folder = predictions(a=good)
+    given = ("evaluate", "--dataset", pairs, "--protocol", "ahmf_table1", "--scale", 2, "--predictions", folder)
+    refused(
+        *given, said=r"--predictions \S+theirs: 1 of 2 images have no file: b: name each after its image, such as b.p"
+    )
+    predictions(b=np.full((2, 4), 105.0))
+    refused(
+        *given, said=r"b.npy: is 2 x 4 \(height x width\), and b is 4 x 4: give predictions of the size of the truth"
+    )
+    predictions(b=np.where(np.eye(4), np.nan, good))
+    refused(*given, said=r"b has 4 pixels that are no numbers and whose truth is known: fill them")
+    predictions(b=good, b_2=good, B=good)
+    refused(*given, said=r"b may be any of B.npy, b.npy: leave one of them there")
+    refused(*given[:-2], "--predictions", folder / "no", said=r"no: there is no such folder")
+    refused(
+        *given, "--predictions-unit", "mm", said=r"--predictions-unit mm: .* pairs is in grey level, which is no len"
+    )
+    refused(*given[:5], "--predictions", folder, said=r"--predictions: say with --scale from how many times")
+    refused(*given[:-2], "bicubic", "--predictions-unit", "mm", said=r"--predictions-unit: goes with --predictions")
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1 / 255, "from 0 to 1 where"), (257, "of 16 bits where"), (0.1, "tenths")]
+)
+def test_another_unit_is_caught_by_the_floor(refused, ahmf, tmp_path, predictions, factor, said):
+    depth = (60 + 10 * np.add.outer(np.arange(8), np.arange(8))).astype(np.uint8)
+    pairs = saved(tmp_path / "smooth", a=depth)
+    folder = predictions(a=(depth + 0.5) * factor)
+    given = ("evaluate", "--dataset", pairs, "--protocol", "float", "--scale", 2, "--predictions", folder)
+    if factor == 0.1:
+        said = "in tenths"
+        refused(*given, said=rf"a is \d+ times as far .* once it is multiplied by 10: its values look {said}")
+    else:
+        refused(*given, said=rf"a is \d+ times as far from the truth as interpolation.* look {said}")
+    predictions(a=depth[::-1])  # wrong, but not by its unit: it is measured as it is
+    assert ahmf(*given).code == 0
+
+
+def test_predictions_in_a_unit_of_their_own(ahmf, tmp_path, predictions):
+    depth = (600 + 100 * np.add.outer(np.arange(8), np.arange(8))).astype(np.uint16)
+    pairs = saved(tmp_path / "lengths", a=depth)
+    folder = predictions(a=depth / 1000)
+    given = ("--dataset", pairs, "--pairs.unit", "mm", "--pairs.range", 4000, "--scale", 2, "--out", tmp_path / "x")
+    assert ahmf("evaluate", "--predictions", folder, "--predictions-unit", "m", *given).code == 0
+    found = evaluations.read(tmp_path / "x")
+    assert found.mean.metrics["mae"] < 0.01 and found.unit == "mm"
 
 
 NAMES = ("art", "books", "dolls", "laundry", "moebius", "reindeer")
 
 
 @pytest.mark.skipif(not TEST10.is_dir(), reason="the ten evaluation images (../shared/data/test10) are not here")
-@pytest.mark.parametrize(
-    ("scale", "floors"),
-    [
-        (4, (0.973, 0.291, 0.302, 0.516, 0.296, 0.493)),
-        (8, (1.852, 0.592, 0.593, 1.006, 0.594, 0.942)),
-        (16, (3.621, 1.156, 1.126, 1.890, 1.125, 1.844)),
-    ],
-)
-def test_the_published_floor(scale, floors):
-    """Bicubic's MAE by AHMF's test program on its six images, which its tables stand beside."""
+def test_the_published_floor():
+    """Bicubic's MAE by AHMF's test program on its six images; `ahmf doctor --floors` has all the others."""
     dataset = open_pairs(TEST10, names=NAMES)
-    *rows, mean = evaluate.evaluate(Fake(scale, lambda b: b["depth_hr"]), dataset, PROTOCOLS["ahmf_middlebury"])
-    assert [r.name for r in rows] == list(NAMES)
-    np.testing.assert_allclose([r.floor_mae for r in rows], floors, atol=1e-3, rtol=0)
-    assert mean.mae == 0
-
-
-TEN = ("art", "books", "dolls", "laundry", "moebius", "reindeer", "cones", "teddy", "tsukuba", "venus")
-
-
-@pytest.mark.skipif(not TEST10.is_dir(), reason="the ten evaluation images (../shared/data/test10) are not here")
-@pytest.mark.parametrize(
-    ("scale", "psnr", "pe"),
-    [
-        (
-            2,
-            (39.74, 47.77, 48.96, 44.04, 49.32, 42.45, 40.14, 42.41, 32.84, 45.84),
-            (2.749, 0.687, 0.709, 1.305, 0.754, 1.310, 3.652, 2.610, 6.886, 1.043),
-        ),
-        (
-            4,
-            (36.38, 44.05, 45.80, 40.53, 45.63, 39.19, 36.46, 39.06, 29.48, 42.52),
-            (5.514, 1.462, 1.488, 2.756, 1.658, 2.546, 7.211, 5.222, 13.058, 2.200),
-        ),
-        (
-            8,
-            (33.39, 40.80, 42.76, 37.40, 42.24, 36.14, 33.30, 36.05, 26.31, 39.35),
-            (10.541, 3.091, 3.076, 5.603, 3.610, 4.967, 12.951, 10.103, 20.907, 4.450),
-        ),
-        (
-            16,
-            (29.90, 37.68, 39.75, 34.05, 39.04, 32.78, 30.47, 32.54, 23.75, 36.33),
-            (20.247, 6.545, 6.320, 11.927, 7.398, 9.875, 22.367, 20.994, 33.484, 8.813),
-        ),
-    ],
-)
-def test_the_floors_of_the_ten_images(scale, psnr, pe):
-    """PSNR and PE of MATLAB's bicubic, as DSCSAN's tables are made: uint8, no border, errors of 5 and more."""
-    dataset = open_pairs(TEST10, names=TEN)
-    protocol = PROTOCOLS["ahmf_middlebury"]
-    upsampler = evaluate.interpolation("bicubic", scale, protocol)
-    *rows, _ = evaluate.evaluate(upsampler, dataset, protocol)
-    np.testing.assert_allclose([r.psnr for r in rows], psnr, atol=5.1e-3, rtol=0)
-    np.testing.assert_allclose([r.pe for r in rows], pe, atol=1e-3, rtol=0)
+    found = measured(Interpolation("matlab_bicubic", 8), dataset, PROTOCOLS["ahmf_table1"])
+    assert [r.name for r in found.images] == list(NAMES)
+    floors = (1.852, 0.592, 0.593, 1.006, 0.594, 0.942)
+    np.testing.assert_allclose([r.metrics["mae"] for r in found.images], floors, atol=1e-3, rtol=0)

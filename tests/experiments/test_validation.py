@@ -1,0 +1,135 @@
+"""Validations of a run: they agree with evaluations, add up over processes, and stop at a signal."""
+
+import dataclasses
+import json
+import typing
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ahmf_jax.errors import InputError
+from data_pipelines.datasets import open_dataset, open_pairs
+from data_pipelines.degrade import Degradation
+from experiments import evaluate, methods, validation
+from experiments.config import DataConfig, TrainConfig
+from experiments.protocols import PROTOCOLS, Protocol, run_protocol
+
+NEAREST = Protocol(Degradation("nearest_first"), floor="nearest_first", rounding="uint8")
+
+
+class Fake:
+    """Stands in for a method: a function of the batch."""
+
+    name = origin = "fake"
+    scale = 2
+
+    def __init__(self, function):
+        self.batch = function
+
+
+class Network:
+    """Stands in for a module: everywhere `value`, in units of the range."""
+
+    scale = 2
+
+    def apply(self, variables, depth_lr, guide):
+        import jax.numpy as jnp
+
+        return jnp.full((*guide.shape[:3], 1), variables["params"]["value"]), {}
+
+
+def validated(dataset, protocol=NEAREST, places=None, **options):
+    examples = ((i, dataset[i]) for i in (range(len(dataset)) if places is None else places))
+    params = {"value": np.float32(105.4 / 255)}
+    return validation.validate(Network(), "range", params, examples, dataset.info, protocol, **options)
+
+
+@pytest.mark.parametrize("rounding", ["uint8", "none"])
+def test_a_validation_is_the_mean_row_of_an_evaluation(pairs, rounding):
+    dataset, protocol = open_pairs(pairs), dataclasses.replace(NEAREST, rounding=rounding)
+    fake = Fake(lambda b: np.full_like(b["depth_hr"], 105.4 / 255))
+    mean = evaluate.measure_all(fake, dataset, "", protocol).mean
+    means = validated(dataset, protocol).means
+    wanted = {n: mean.metrics[n] for n in ("mae", "rmse")} | {f"floor_{n}": mean.floor[n] for n in ("mae", "rmse")}
+    assert means == pytest.approx(wanted, rel=1e-6)
+    assert means["floor_mae"] == pytest.approx((7.5 + 150 / 16) / 2)
+
+
+def test_what_processes_find_adds_up(pairs):
+    dataset = open_pairs(pairs)
+    shares = [validated(dataset, places=[i]) for i in range(2)]
+    again = [validation.Validation(**json.loads(json.dumps(share.sums))) for share in shares]
+    total = again[0] + again[1] + validation.Validation()  # a process more than there are images
+    assert total == validated(dataset) and total.images == 2
+    assert shares[0].means["mae"] != total.means["mae"]
+
+
+def test_the_floor_is_measured_once_a_run(pairs, monkeypatch):
+    dataset, floors, calls = open_pairs(pairs), {}, []
+    interpolate = methods.interpolate
+    monkeypatch.setattr(validation, "interpolate", lambda *args: calls.append(args) or interpolate(*args))
+    first, second = (validated(dataset, floors=floors) for _ in range(2))
+    assert len(calls) == 2 and first == second == validated(dataset)
+
+
+def test_a_signal_ends_a_validation_before_the_next_image(pairs):
+    class Stop:
+        requested = False
+
+    def examples():
+        yield 0, dataset[0]
+        Stop.requested = True
+        yield 1, dataset[1]
+        raise AssertionError
+
+    dataset, params = open_pairs(pairs), {"value": np.float32(0)}
+    assert validation.validate(Network(), "range", params, examples(), dataset.info, NEAREST, stop=Stop) is None
+    Stop.requested = False
+    assert validated(dataset, stop=Stop).images == 2
+
+
+def test_an_image_without_a_known_pixel_is_not_counted(pairs):
+    depth = np.zeros((4, 4), np.uint8)
+    depth[0, 0] = 100  # outside the border
+    Image.fromarray(depth).save(pairs / "b_depth.png")
+    dataset, inside = open_pairs(pairs, invalid=0), dataclasses.replace(NEAREST, border=1)
+    found = validated(dataset, inside, samples=2)
+    assert found.images == 1 and found.means["mae"] == pytest.approx(5)
+    assert [sample.name for sample in found.samples] == ["a", "b"]
+    with pytest.raises(InputError, match=r"no image to validate on has known depth: choose another --data.validation"):
+        validated(dataset, inside, places=[1]).means  # noqa: B018
+
+
+def test_the_first_images_are_kept_with_what_was_made_of_them(pairs):
+    dataset = open_pairs(pairs)
+    assert validated(dataset).samples == ()
+    (sample,) = validated(dataset, samples=1).samples
+    assert sample.name == "a" and sample.prediction.shape == (1, 4, 4, 1)
+    np.testing.assert_allclose(sample.prediction, 105.4 / 255, rtol=1e-6)
+    np.testing.assert_allclose(sample.batch["depth_hr"][0, ..., 0] * 255, dataset[0].depth, rtol=1e-6)
+
+
+def test_chance_in_a_validation_is_that_of_an_evaluation(pairs):
+    dataset, seen = open_pairs(pairs), []
+    protocol = Protocol(Degradation("nearest_first", noise_sigma=0.1), "nearest_first", "uint8")
+    evaluate.measure_all(Fake(lambda b: seen.append(b["depth_lr"]) or b["depth_hr"]), dataset, "", protocol)
+    (second,) = validated(dataset, protocol, places=[1], samples=1).samples
+    np.testing.assert_array_equal(second.batch["depth_lr"], seen[1])
+
+
+def test_the_protocol_of_a_validation(pairs, data_dir):
+    dataset = open_pairs(pairs)
+    config = TrainConfig(data=DataConfig(degrade=Degradation("area")))
+    assert validation.validation_protocol(config, dataset) == run_protocol(Degradation("area"))
+    names = typing.get_args(typing.get_type_hints(TrainConfig)["validation_protocol"])
+    # A validation is of whole images, and its mean over them.
+    assert set(names) == {"run", *(name for name, p in PROTOCOLS.items() if not p.tile and p.averaging == "images")}
+    for name in set(names) - {"run"}:
+        config = dataclasses.replace(config, validation_protocol=name)
+        assert validation.validation_protocol(config, dataset) == PROTOCOLS[name]
+    config = TrainConfig(validation_protocol="ahmf_table1")
+    with pytest.raises(InputError, match=r"scenes has a range of 10 m: use --validation-protocol float"):
+        validation.validation_protocol(config, open_dataset("scenes", "test", data_dir))
+    with pytest.raises(InputError, match=r"a is smaller than the protocol's border of 6 pixels twice"):
+        validated(dataset, PROTOCOLS["b6"])
