@@ -1,14 +1,16 @@
-"""`ahmf doctor`: this machine, or someone's depth map."""
+"""`ahmf doctor`: this machine, someone's depth map, or the data sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ahmf_jax.errors import InputError
+from experiments.config import PairsConfig
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """What is wrong: with this machine (devices, versions, caches, a self test), or with a depth map and its guide."""
+    """What is wrong: with this machine (devices, versions, caches, a self test), with a depth map and its guide
+    (--depth), or with data sets (--floors)."""
 
     depth: Path | None = None
     """A depth map to look at, in place of this machine: unit, range, holes, alignment with the guide, the kernel by
@@ -25,9 +27,24 @@ class Doctor:
     """With --depth: the run or bundle that it is for, whose range, unit and kernel are held against it."""
     max_pixels: int = 2**26
     """Refuse images that claim more pixels than this."""
+    floors: bool = False
+    """Look at data sets: whether interpolation gives the figures that are recorded for them under each protocol, and if
+    not, what is wrong in how they were prepared."""
+    dataset: tuple[str, ...] = ()
+    """With --floors: data sets' names, or folders of image pairs; by default all that are prepared."""
+    data_dir: Path | None = None
+    """With --floors: where data sets are prepared."""
+    pairs: PairsConfig = field(default_factory=PairsConfig)
 
     def __call__(self) -> None:
-        """Prints what is found; exit status 1 if the self test fails."""
+        """Prints what is found; exit status 1 if the self test fails, or a floor is off."""
+        if self.floors:
+            self._floors()
+            return
+        for option in ("dataset", "data_dir"):
+            if getattr(self, option):
+                name = option.replace("_", "-")
+                raise InputError(f"--{name}: is looked at together with --floors: add --floors")
         if self.depth is not None:
             from experiments.doctor_depth import examine_files, report
 
@@ -48,4 +65,15 @@ class Doctor:
         from experiments.doctor import doctor
 
         if not doctor():
+            raise SystemExit(1)
+
+    def _floors(self) -> None:
+        for option in ("depth", "guide", "scale", "invalid", "truth", "weights"):
+            if getattr(self, option) is not None:
+                raise InputError(
+                    f"--{option}: is of one depth map, and --floors looks at data sets: leave one of them out"
+                )
+        from experiments.doctor_floors import doctor_floors
+
+        if not doctor_floors(self.dataset, self.data_dir, self.pairs):
             raise SystemExit(1)

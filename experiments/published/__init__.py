@@ -32,7 +32,8 @@ from typing import Any
 from ahmf_jax.metrics import METRICS
 from experiments.evaluations import Evaluation, ImageNumbers
 
-AXES = ("column", "scale", "metric")
+# Of a number: column, factor, metric.
+Place = tuple[str, int, str]
 # What tables hold that this program does not measure, or for which the paper gives no definition.
 OTHER_METRICS = ("ve", "ee", "seconds", "memory")
 MEAN = "mean"
@@ -68,12 +69,14 @@ class Column:
         """Whether its number is a mean over images."""
         return self.count is not None or bool(self.splits)
 
+    def names(self, image: str) -> bool:
+        """Whether an image of that name is meant."""
+        return bool(self.images) and re.fullmatch(rf"(?:.*/)?(?:{self.images})", image, re.IGNORECASE) is not None
+
     def fits(self, image: ImageNumbers, scale: int) -> bool:
         """Whether it is of this image, whole or cut at the bottom and right to a multiple of the factor."""
-        if not self.images or not re.fullmatch(rf"(?:.*/)?(?:{self.images})", image.name, re.IGNORECASE):
-            return False
-        whole = image.height, image.width
-        return self.size is None or whole in (self.size, tuple(n // scale * scale for n in self.size))
+        sizes = self.size and (self.size, tuple(n // scale * scale for n in self.size))
+        return self.names(image.name) and (sizes is None or (image.height, image.width) in sizes)
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,11 @@ class Method:
     """
 
     method: str
-    values: Mapping[tuple[str, int, str], Decimal]
+    values: Mapping[Place, Decimal]
     reference: str = ""
     parts: str = ""
     parameters: Decimal | None = None
-    deviation: Mapping[tuple[str, int, str], Decimal] = field(default_factory=dict)
+    deviation: Mapping[Place, Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,16 +212,8 @@ def parse(name: str, text: str) -> Table:
     """The table that a file's text holds. ValueError, with the file's name, where it is wrong."""
     fields = tomllib.loads(text, parse_float=Decimal)
     try:
-        columns = tuple(_column(column) for column in fields.pop("columns", [{"name": ""}]))
-        axes = {"column": [c.name for c in columns], "scale": fields["scales"], "metric": fields["metrics"]}
-        order = tuple(fields["order"])
-        # An axis that `order` leaves out has one entry.
-        if len(set(order)) < len(order) or any(len(axes[axis]) > 1 for axis in AXES if axis not in order):
-            raise ValueError(f"order is {order}")
-        places = [
-            tuple(dict(zip((*order, *(a for a in AXES if a not in order)), place, strict=True))[axis] for axis in AXES)
-            for place in itertools.product(*(axes[a] for a in order), *(axes[a] for a in AXES if a not in order))
-        ]
+        columns = columns_of(fields.pop("columns", [{"name": ""}]))
+        places = places_of(fields["order"], columns, fields["scales"], fields["metrics"])
         rows = tuple(_method(row, places) for row in fields.pop("rows"))
         off = tuple(Off(**one) for one in fields.pop("averages_off", ()))
         lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
@@ -227,20 +222,43 @@ def parse(name: str, text: str) -> Table:
         raise ValueError(f"{name}.toml: {error}") from error
 
 
-def _column(fields: dict[str, Any]) -> Column:
-    lists: dict[str, Any] = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-    return Column(**{**fields, **lists})
+def columns_of(entries: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
+    """The columns of a file. ValueError or TypeError for a wrong entry."""
+    lists = [{key: tuple(value) for key, value in entry.items() if isinstance(value, list)} for entry in entries]
+    return tuple(Column(**{**entry, **more}) for entry, more in zip(entries, lists, strict=True))
 
 
-def _method(fields: dict[str, Any], places: Sequence[tuple[Any, ...]]) -> Method:
-    """A row, its list of numbers brought to their places; a nan has none."""
-    numbers: dict[str, Any] = {}
-    for name in ("values", "deviation"):
-        given = [Decimal(value) for value in fields.pop(name, ())]
-        if len(given) != len(places) and (given or name == "values"):
-            raise ValueError(f"{fields['method']}: {len(given)} {name} for {len(places)} cells")
-        numbers[name] = {place: value for place, value in zip(places, given, strict=False) if value.is_finite()}
-    return Method(**fields, **numbers)
+def places_of(
+    order: Sequence[str], columns: Sequence[Column], scales: Sequence[int], metrics: Sequence[str]
+) -> list[Place]:
+    """Where the numbers of a list belong, in the list's order; an axis that `order` leaves out has one entry."""
+    axes = {"column": [column.name for column in columns], "scale": scales, "metric": metrics}
+    left = [axis for axis in axes if axis not in order]
+    if not set(order) <= axes.keys() or len(set(order)) < len(order) or any(len(axes[axis]) > 1 for axis in left):
+        raise ValueError(f"order {list(order)}: must name every axis that is longer than 1, once: {', '.join(axes)}")
+    found = []
+    for entries in itertools.product(*(axes[axis] for axis in (*order, *left))):
+        at: dict[str, Any] = dict(zip((*order, *left), entries, strict=True))
+        found.append((at["column"], at["scale"], at["metric"]))
+    return found
+
+
+def numbers_at(places: Sequence[Place], numbers: Sequence[Decimal | int]) -> dict[Place, Decimal]:
+    """The numbers at their places, without those that are nan. ValueError where they are not as many."""
+    if len(numbers) != len(places):
+        raise ValueError(f"{len(numbers)} numbers for {len(places)} cells")
+    given = {place: Decimal(number) for place, number in zip(places, numbers, strict=True)}
+    return {place: number for place, number in given.items() if number.is_finite()}
+
+
+def _method(fields: dict[str, Any], places: Sequence[Place]) -> Method:
+    """A row, its lists of numbers brought to their places."""
+    method = fields["method"]
+    try:
+        numbers: dict[str, Any] = {n: numbers_at(places, fields.pop(n)) for n in ("values", "deviation") if n in fields}
+        return Method(**fields, **numbers)
+    except ValueError as error:
+        raise ValueError(f"{method}: {error}") from None
 
 
 def rows_for(evaluation: Evaluation) -> list[Published]:

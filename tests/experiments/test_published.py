@@ -264,7 +264,7 @@ def test_numbers_are_put_where_the_order_says():
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("2, nan", "2", "3 values for 4 cells"),
+        ("2, nan", "2", "3 numbers for 4 cells"),
         ('"b6"', '"b7"', "protocol 'b7' is not known"),
         ('["rmse", "mae"]', '["rmse", "ve"]', "metric 've'"),
         ('images = "x", ', "", "does not say which its images are"),
