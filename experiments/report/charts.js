@@ -43,7 +43,7 @@ const redrawCharts = () => Promise.all([...charts.values()].map((draw) => draw()
 
 function axis(title, more = {}) {
   const colours = { gridcolor: styleOf("--line"), zerolinecolor: styleOf("--line"), linecolor: styleOf("--line") };
-  return { title: { text: plain(title) }, automargin: true, ...colours, ...more };
+  return { title: { text: plain(title), standoff: 8 }, ...colours, ...more };
 }
 
 function baseLayout() {
@@ -52,7 +52,8 @@ function baseLayout() {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12, color: styleOf("--text") },
-    margin: { l: 56, r: 16, t: 16, b: 48 },
+    margin: { l: 64, r: 40, t: 40, b: 48 },
+    modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: styleOf("--muted"), activecolor: styleOf("--accent") },
     hovermode: "x unified",
     hoverlabel: { bgcolor: styleOf("--panel"), bordercolor: styleOf("--line"), font: { color: styleOf("--text") } },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
@@ -70,7 +71,7 @@ function drawCurves(div, curves) {
     })),
     layout: {
       xaxis: axis("step"),
-      yaxis: axis(curves.axis, curves.log ? { type: "log", dtick: "D2" } : { rangemode: "tozero" }),
+      yaxis: axis(curves.axis, curves.log ? { type: "log" } : { rangemode: "tozero" }),
       showlegend: true,
     },
   }), curves.title);
@@ -119,14 +120,13 @@ function drawCloud(div, viewer, layer, { left, top, right, bottom }) {
     }
   }
   const widest = Math.max(right - left, bottom - top);
-  const none = { showticklabels: false, title: { text: "" }, showbackground: false, showspikes: false };
   return drawChart(div, () => ({
     data: [{
       type: "scatter3d",
       mode: "markers",
       // The scene's axes: across, away from the eye, up. Depth grows away from it, disparity towards it.
       x, y: z, z: y,
-      marker: { size: 1.8, color: colour, opacity: 1 },
+      marker: { size: 2.2, color: colour, opacity: 1 },
       hovertemplate: `x %{x}, y %{z}: %{y} ${plain(spec.unit)}<extra></extra>`,
     }],
     layout: {
@@ -134,12 +134,12 @@ function drawCloud(div, viewer, layer, { left, top, right, bottom }) {
       hovermode: "closest",
       uirevision: "kept", // another map is seen from where the last one was
       scene: {
-        xaxis: axis("", { ...none, showgrid: false }),
+        xaxis: { visible: false },
         yaxis: axis(spec.unit, { autorange: spec.nearer === "large" ? "reversed" : true, showspikes: false }),
-        zaxis: axis("", { ...none, showgrid: false, autorange: "reversed" }),
+        zaxis: { visible: false, autorange: "reversed" },
         aspectmode: "manual",
         aspectratio: { x: (right - left) / widest, y: 0.7, z: (bottom - top) / widest },
-        camera: { eye: { x: 0.35, y: -1.35, z: 0.3 }, center: { x: 0, y: 0, z: -0.05 } },
+        camera: { eye: { x: 0.24, y: -1.15, z: 0.18 }, center: { x: 0.02, y: 0, z: -0.04 } },
       },
     },
   }), `${layer.name} as points in space, in the colours of the guide`);

@@ -182,14 +182,19 @@ class Blobs:
 
 def manifest(comparison: Comparison, image: Shown, blobs: Blobs) -> dict[str, Any]:
     """What `viewer.js` is told of an image, as JSON values; its maps go to `blobs`."""
-    codes = choose_codes([layer.depth for layer in image.layers], image.low, image.high)
+    # Of low resolution its own: it is rounded where nothing else is, or the other way round, and has no error.
+    low, *others = image.layers
+    codes = choose_codes([layer.depth for layer in others], image.low, image.high)
+    codes_of = {low.key: choose_codes([low.depth], image.low, image.high)}
     border = int(comparison.evaluations[0].protocol_fields.get("border", 0))
     metric = comparison.metrics[0]
     layers = []
     for layer in image.layers:
         height, width = layer.depth.shape
         entry: dict[str, Any] = {"key": layer.key, "name": layer.name, "kind": layer.kind}
-        entry |= {"width": width, "height": height, "blob": blobs.add(pack(encode(layer.depth, codes)))}
+        own = codes_of.get(layer.key, codes)
+        entry |= {"width": width, "height": height, "step": own.step, "offset": own.offset}
+        entry["blob"] = blobs.add(pack(encode(layer.depth, own)))
         if layer.kind in ("floor", "method"):
             kind = "floor" if layer.kind == "floor" else "measured"
             row = next(r for r in comparison.rows if (r.kind, r.method) == (kind, layer.name))
@@ -202,7 +207,6 @@ def manifest(comparison: Comparison, image: Shown, blobs: Blobs) -> dict[str, An
         "width": width,
         "height": height,
         "step": codes.step,
-        "offset": codes.offset,
         "low": image.low,
         "high": image.high,
         "guide": blobs.add(webp(image.guide)),

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from ahmf_jax.metrics import METRICS
 from experiments.comparison import Comparison, heading
@@ -78,6 +79,7 @@ def render(
     scripts = [_file(name) for name in SCRIPTS]
     plotly = _plotly() if charts or data["viewers"] else ""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["breakable"] = breakable
     html = environment.from_string(_file("page.html")).render(
         title=title,
         lead=lead,
@@ -107,6 +109,11 @@ def render(
         tuple(viewer["largest"] for viewer in viewers),
         tuple(tuple(image["name"] for image in viewer["images"]) for viewer in viewers),
     )
+
+
+def breakable(text: str) -> markupsafe.Markup:
+    """The text as HTML that may go on in the next line after an underscore."""
+    return markupsafe.Markup("_<wbr>").join(text.split("_"))
 
 
 def policy(scripts: Sequence[str]) -> str:
@@ -149,6 +156,8 @@ def section(comparison: Comparison) -> dict[str, Any]:
         "protocol_text": comparison.protocol_text,
         "summary": summary(comparison),
         "tables": tables(comparison),
+        "sources": sources(comparison),
+        "unit": comparison.unit,
         "notes": comparison.notes,
         "first": rows[0][0].method if rows else comparison.rows[0].method,
         "metric": METRICS[comparison.metrics[0]].title,
@@ -179,12 +188,15 @@ def summary(comparison: Comparison) -> str:
 
 
 def tables(comparison: Comparison) -> list[dict[str, Any]]:
-    """A table a metric with a column an image; of many images the means alone, and the images down a folded table."""
+    """A table a metric with a column an image; of many images the means alone, and each metric's images down a table.
+
+    All but the first are folded: the first metric is what the protocol is about.
+    """
     if comparison.shown == comparison.columns:
-        found = [
-            _table(comparison, heading(metric, comparison.unit), [(_short(c), c, metric) for c in comparison.columns])
-            for metric in comparison.metrics
-        ]
+        found: list[dict[str, Any]] = []
+        for metric in comparison.metrics:
+            columns = [(_short(column), column, metric) for column in comparison.columns]
+            found.append(_table(comparison, heading(metric, comparison.unit), columns, folded=bool(found)))
     else:
         wide = [(heading(metric, comparison.unit), "mean", metric) for metric in comparison.metrics]
         found = [_table(comparison, f"Means of {len(comparison.columns) - 1} images", wide)]
@@ -196,8 +208,11 @@ def _short(column: str) -> str:
     return column if len(column) <= 24 else f"{column[:10]}\u2026{column[-12:]}"
 
 
-def _table(comparison: Comparison, title: str, columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+def _table(
+    comparison: Comparison, title: str, columns: Sequence[tuple[str, str, str]], folded: bool = False
+) -> dict[str, Any]:
     """Methods down, and for each column its heading, the comparison's column and the metric."""
+    marks = sources(comparison)
     places = [comparison.places(column, metric) for _, column, metric in columns]
     rows = []
     for i, row in enumerate(comparison.rows):
@@ -206,8 +221,14 @@ def _table(comparison: Comparison, title: str, columns: Sequence[tuple[str, str,
             for place, (_, column, metric) in zip(places, columns, strict=True)
         ]
         if any(cell["text"] for cell in cells):
-            rows.append({"name": row.method, "kind": row.kind, "source": row.source, "cells": cells})
-    return {"title": title, "heads": ["method", *(head for head, _, _ in columns)], "rows": rows, "folded": False}
+            mark = marks.index(row.source) + 1 if row.source in marks else 0
+            rows.append({"name": row.method, "kind": row.kind, "source": row.source, "mark": mark, "cells": cells})
+    return {"title": title, "heads": ["method", *(head for head, _, _ in columns)], "rows": rows, "folded": folded}
+
+
+def sources(comparison: Comparison) -> list[str]:
+    """Where the published rows are from, each once."""
+    return list(dict.fromkeys(row.source for row in comparison.rows if row.kind == "published"))
 
 
 def _down(comparison: Comparison, metric: str) -> dict[str, Any]:
@@ -218,7 +239,7 @@ def _down(comparison: Comparison, metric: str) -> dict[str, Any]:
     for name in images_:
         place = comparison.places(name, metric)
         cells = [_cell(comparison.rows[i].text(name, metric), place.get(i)) for i in across]
-        rows.append({"name": name, "kind": "", "source": "", "cells": cells})
+        rows.append({"name": name, "kind": "", "source": "", "mark": 0, "cells": cells})
     heads = ["image", *(comparison.rows[i].method for i in across)]
     return {"title": f"{heading(metric, comparison.unit)} of each image", "heads": heads, "rows": rows, "folded": True}
 

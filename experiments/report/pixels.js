@@ -62,7 +62,7 @@ function depthPicture(image, layer, codes) {
   const scale = 1 / Math.max(image.high - image.low, 1e-12);
   const table = new Uint32Array(65536);
   for (let code = 1; code < 65536; code++) {
-    table[code] = DEPTH_COLOURS[colourIndex((image.offset + (code - 1) * image.step - image.low) * scale)];
+    table[code] = DEPTH_COLOURS[colourIndex((layer.offset + (code - 1) * layer.step - image.low) * scale)];
   }
   table[0] = UNKNOWN;
   return painted(layer.width, layer.height, (pixels) => {
@@ -93,8 +93,7 @@ async function guidePicture(image) {
   return canvas;
 }
 
-/** A number as the readout and the charts show it: as many digits as the step deserves. */
-function formatter(step, unit) {
-  const digits = step >= 1 ? 0 : Math.min(6, Math.ceil(-Math.log10(step)));
-  return (value) => (Number.isFinite(value) ? `${value.toFixed(digits)} ${unit}`.trim() : "unknown");
+/** A number of a map: as many digits as the step deserves. */
+function valueText(value, step) {
+  return Number.isFinite(value) ? value.toFixed(step >= 1 ? 0 : Math.min(6, Math.ceil(-Math.log10(step)))) : "unknown";
 }

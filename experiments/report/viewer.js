@@ -39,7 +39,6 @@ class Viewer {
     this.pictures = new Map();
     this.errors = new Map();
     this.line = this.hover = this.box = null;
-    this.format = formatter(image.step, this.spec.unit);
     this.depths = image.layers;
     this.estimates = image.layers.filter((layer) => layer.kind === "floor" || layer.kind === "method");
     const keys = [...this.depths.map((layer) => layer.key), "guide"];
@@ -116,7 +115,7 @@ class Viewer {
     const column = Math.floor((x * layer.width) / this.image.width);
     const row = Math.floor((y * layer.height) / this.image.height);
     const code = codes[row * layer.width + column];
-    return code ? this.image.offset + (code - 1) * this.image.step : NaN;
+    return code ? layer.offset + (code - 1) * layer.step : NaN;
   }
 
   // The parts around the panes.
@@ -164,13 +163,13 @@ class Viewer {
 
   showValues() {
     const point = this.hover;
-    this.part("place").textContent = point ? `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}` : "Point at the picture";
+    this.part("place").textContent = point ? `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}` : "the cursor";
     const truth = point ? this.value(this.layer("truth"), point.x, point.y) : NaN;
     for (const { layer, value, off } of this.readout) {
       const depth = point ? this.value(layer, point.x, point.y) : NaN;
-      value.textContent = point ? this.format(depth) : "";
+      value.textContent = point ? valueText(depth, layer.step) : "";
       const error = this.estimates.includes(layer) && Number.isFinite(depth - truth);
-      off.textContent = error ? `${depth < truth ? "\u2212" : "+"}${this.format(Math.abs(depth - truth))}` : "";
+      off.textContent = error ? `${depth < truth ? "\u2212" : "+"}${valueText(Math.abs(depth - truth), layer.step)}` : "";
     }
   }
 
@@ -220,7 +219,7 @@ class Viewer {
       const item = element("li");
       const button = element("button", "", "region");
       button.type = "button";
-      button.append(element("b", this.format(error)), element("span", ` at ${x}, ${y}`));
+      button.append(element("b", `${Number(error.toPrecision(3))} ${this.spec.unit}`), element("span", ` at ${x}, ${y}`));
       button.addEventListener("click", () => {
         this.box = { x, y, side };
         this.look(Math.min(this.image.width, this.image.height) / (3 * side), x + side / 2, y + side / 2);

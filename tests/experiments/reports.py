@@ -59,14 +59,26 @@ def write_evaluation(folder, method="AHMF", factor=1.0, names=NAMES, keep=None, 
             kept[i] = arrays
     mean = ImageNumbers(
         "mean",
-        *({m: float(np.mean([getattr(i, kind)[m] for i in images])) for m in ("mae", "rmse")} for kind in ("metrics", "floor")),
+        *(
+            {m: float(np.mean([getattr(i, kind)[m] for i in images])) for m in ("mae", "rmse")}
+            for kind in ("metrics", "floor")
+        ),
         0,
         0,
     )
     known = {
-        "weights": f"runs/{method}", "origin": "step 3", "scale": SCALE, "dataset": f"set {EVIL}", "split": "test",
-        "unit": "grey levels" if whole else "m", "protocol": "float", "protocol_text": "as it is", "protocol_fields": {"border": 0, "floor": "matlab_bicubic"},
-        "metrics": ("mae", "rmse"), "made": {"command": f"ahmf evaluate {EVIL}", "seconds": 1.5}, "notes": (f"note {EVIL}",),
+        "weights": f"runs/{method}",
+        "origin": "step 3",
+        "scale": SCALE,
+        "dataset": f"set {EVIL}",
+        "split": "test",
+        "unit": "grey levels" if whole else "m",
+        "protocol": "float",
+        "protocol_text": "as it is",
+        "protocol_fields": {"border": 0, "floor": "matlab_bicubic"},
+        "metrics": ("mae", "rmse"),
+        "made": {"command": f"ahmf evaluate {EVIL}", "seconds": 1.5},
+        "notes": (f"note {EVIL}",),
         **fields,
     }
     evaluation = Evaluation(method=method, images=tuple(images), mean=mean, **known)
