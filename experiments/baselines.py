@@ -1,7 +1,8 @@
 """`ahmf benchmark baselines`: the parameters of the filters that need no training, searched on training scenes.
 
 A grid is walked one parameter at a time, from its middle: all values of one are tried with the others held, the best
-is kept, and so on with the next until a round changes nothing. What is printed at the end goes into
+is kept, and so on with the next until a round changes nothing. A better setting that differs in two parameters at once
+may be missed; a whole grid takes ten times as long. What is printed at the end goes into
 `ahmf_jax/models/classical.py`.
 """
 

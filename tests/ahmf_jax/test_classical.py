@@ -167,10 +167,9 @@ def test_the_guided_filter_is_a_regression_in_each_window(contrast):
 def test_the_bilateral_solver_minimises_what_it_says():
     """Against dense matrices made from a dictionary of cells."""
     batch = small(h=4, w=4, holes=0.2)
-    # Few colours, so that there are cells to share.
-    batch["guide"] = (
-        np.random.default_rng(3).choice([0.1, 0.3, 0.35, 0.9], (1, 8, 8, 1)).repeat(3, -1).astype(np.float32)
-    )
+    # Few colours, so that there are cells to share; two of them differ in chrominance alone, or nearly.
+    palette = np.array([[0.1, 0.1, 0.1], [0.3, 0.3, 0.3], [0.7, 0.15, 0.2], [0.1, 0.4, 0.3]], np.float32)
+    batch["guide"] = palette[np.random.default_rng(3).integers(0, 4, (1, 8, 8))]
     size, luma, chroma, smoothness = 4, 64, 64, 3.0
     import cv2
 
