@@ -28,7 +28,7 @@ class Report:
 
     def __call__(self) -> None:
         """Writes it."""
-        from experiments.report.make import report, write_figure
+        from experiments.report.make import Places, report, write_figure
 
         if not self.runs:
             raise InputError("ahmf report: name a run's folder or an evaluation's")
@@ -37,11 +37,12 @@ class Report:
         if self.crop and self.figure is None:
             raise InputError("--crop belongs to --figure IMAGE: name the image")
         crops = [rectangle(text) for text in self.crop]
+        Places(self.out).check()
+        figure = write_figure(self.runs, self.figure, crops, self.out) if self.figure is not None else ()
         places = report(self.runs, self.out, most=self.images)
         print(f"{places.page}: {places.page.stat().st_size / 1e6:.1f} MB; {places.markdown.name} beside it")
-        if self.figure is not None:
-            for path in write_figure(self.runs, self.figure, crops, self.out):
-                print(path)
+        for path in figure:
+            print(path)
         if self.open:
             import webbrowser
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_folder, unwritable, write_whole
@@ -90,7 +91,7 @@ def report(folders: Sequence[Path], out: Path, *, title: str = "", lead: str = "
     with atomic_folder(places.pictures) as pictures:
         (pictures / MARK).touch()
         texts[places.markdown] = markdown.write(
-            pictures, places.pictures.name, compared, sources.trainings, evaluated, made, title=title, lead=lead
+            pictures, quote(places.pictures.name), compared, sources.trainings, evaluated, made, title=title, lead=lead
         )
     if compared:
         tables = "\n\n".join(comparisons.latex(c) for c in compared)
@@ -122,8 +123,6 @@ def write_figure(
     for comparison in comparisons.compare(sources.evaluations):
         having = [evaluation for evaluation in comparison.evaluations if image in evaluation.kept()]
         if having:
-            place = out.with_name(f"{out.stem}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', image)}")
-            figure(having, image, crops, place)
-            return place.with_suffix(".pdf"), place.with_suffix(".png")
+            return figure(having, image, crops, out.with_name(f"{out.stem}_{re.sub(r'[^A-Za-z0-9-]+', '_', image)}"))
     kept = dict.fromkeys(name for evaluation in sources.evaluations for name in evaluation.kept())
     raise InputError(f"--figure {image}: no evaluation kept it: choose one of {', '.join(kept) or 'none'}")

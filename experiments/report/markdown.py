@@ -1,7 +1,8 @@
 """The report as Markdown: the same tables and notes, the curves and a picture of each image as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,33 +85,28 @@ def shrink(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), how))
 
 
-def plot(path: Path, chart: dict) -> None:
+def plot(path: Path, chart: Mapping[str, Any]) -> None:
     """A chart of `curves` as PNG."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for series in chart["series"]:
-        few = len(series["x"]) <= 60 and not series["floor"]
-        style = "--" if series["floor"] else "-"
-        # As it is: between two $ Matplotlib would read mathematics, and hide a name that begins with _.
-        name = series["name"].replace("$", r"\$")
-        axes.plot(
-            series["x"],
-            series["y"],
-            style,
-            color=f"C{series['run'] % 10}",
-            marker="." if few else None,
-            label=f"\u200b{name}",
-        )
-    if chart["log"]:
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(bottom=0)
-    axes.set_xlabel("step")
-    axes.set_ylabel(chart["axis"].replace("$", r"\$"))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, format="png")
+    with rc_context({"text.parse_math": False}):  # a name may have a $ in it
+        figure = Figure(figsize=(7, 3.2), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for series in chart["series"]:
+            style = "--" if series["floor"] else "-"
+            marker = "." if len(series["x"]) <= 60 and not series["floor"] else None
+            # The space, as a name that begins with _ would be left out of the legend.
+            name = f" {series['name']}"
+            axes.plot(series["x"], series["y"], style, color=f"C{series['run'] % 10}", marker=marker, label=name)
+        if chart["log"]:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.set_ylabel(chart["axis"])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        figure.savefig(path, format="png")

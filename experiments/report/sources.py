@@ -87,7 +87,7 @@ def read_training(run: Path) -> Training:
     path = run / METRICS
     try:
         whole = path.read_text("utf-8").rpartition("\n")[0]
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [dict(json.loads(line)) for line in whole.splitlines()]
         series = {
             name: _series(lines, names)
             for name, names in {

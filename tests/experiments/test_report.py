@@ -1,0 +1,342 @@
+"""The report as files: what the page, the Markdown and the LaTeX say, and what is refused."""
+
+import base64
+import gzip
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.comparison import compare
+from experiments.evaluations import read, read_image
+from experiments.report import images, pixels
+from experiments.report.make import report
+from experiments.report.page import policy, render
+from experiments.report.sources import POINTS, gather, read_training
+from tests.experiments.reports import EVIL, HEIGHT, NAMES, WIDTH, predicted, scene, write_evaluation, write_run
+
+
+def unpack(text, height, width):
+    """What `pixels.js` does, sample by sample."""
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(2, height, width).astype(int)
+    codes = np.zeros((height + 1, width + 1), int)
+    for y in range(height):
+        for x in range(width):
+            left, above, corner = codes[y + 1, x], codes[y, x + 1], codes[y, x]
+            expected = min(max(left + above - corner, min(left, above)), max(left, above))
+            folded = planes[0, y, x] | planes[1, y, x] << 8
+            codes[y + 1, x + 1] = (expected + ((folded >> 1) ^ -(folded & 1))) & 0xFFFF
+    return codes[1:, 1:]
+
+
+@pytest.mark.parametrize("kind", ["smooth", "noise", "extremes"])
+def test_codes_survive_the_page(kind):
+    rng = np.random.default_rng(0)
+    codes = {
+        "smooth": np.add.outer(np.arange(9) * 30, np.arange(11) * 7),
+        "noise": rng.integers(0, 65536, (9, 11)),
+        "extremes": rng.choice([0, 1, 32767, 32768, 65535], (9, 11)),
+    }[kind].astype(np.uint16)
+    np.testing.assert_array_equal(unpack(pixels.pack(codes), 9, 11), codes)
+
+
+def test_whole_numbers_are_exact_and_others_to_a_step():
+    whole = np.array([[0, 7, 255], [np.nan, 3, 250]], np.float32)
+    codes = pixels.choose_codes([whole], 3, 255)
+    assert codes == pixels.Codes(1.0, 0.0)
+    np.testing.assert_array_equal(pixels.encode(whole, codes), [[1, 8, 256], [0, 4, 251]])
+
+    metres = np.linspace(0.8, 4.1, 600, dtype=np.float32).reshape(20, 30)
+    codes = pixels.choose_codes([metres], 0.8, 4.1)
+    assert codes.step == 2.0**-11 and 3.3 / codes.step > pixels.LEVELS
+    back = codes.offset + (pixels.encode(metres, codes).astype(float) - 1) * codes.step
+    assert np.abs(back - metres).max() <= codes.step / 2
+
+    # A prediction that ran away does not coarsen the rest; it is shown at the end of what can be shown.
+    wild = np.array([[-1e9, 0.5, 1e9]], np.float32)
+    codes = pixels.choose_codes([wild, np.array([[0.0, 1.0]])], 0, 1)
+    assert codes.step == 2.0**-12 and codes.offset == -3
+    shown = codes.offset + (pixels.encode(wild, codes).astype(float) - 1) * codes.step
+    assert shown[0, 0] == -3 and shown[0, 1] == 0.5 and shown[0, 2] >= 4
+    assert pixels.choose_codes([np.full((2, 2), 5.5)], 5.5, 5.5).step < 1e-5  # a constant map
+
+
+def test_the_worst_regions_come_first_and_apart():
+    error = np.zeros((96, 96))
+    error[8:16, 16:24] = 3
+    error[8:16, 24:32] = 2.9  # beside the first
+    error[40:48, 56:64] = 1
+    error[0, 0] = 1000  # all that is known of its block
+    error[0:8, 0:8][error[0:8, 0:8] == 0] = np.nan
+    assert images.worst_regions(error) == [(16, 8, 8, 3.0), (56, 40, 8, 1.0)]
+    assert images.worst_regions(error, border=24) == [(56, 40, 8, 1.0)]
+    assert images.worst_regions(error, most=1) == [(16, 8, 8, 3.0)]
+    assert images.worst_regions(np.full((9, 9), np.nan)) == [] == images.worst_regions(np.zeros((9, 9)))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.7, 1), (1, 1), (1.2, 2), (3, 5), (7, 10), (0.011, 0.02), (0, 1), (4321, 5000)]
+)
+def test_scales_end_at_round_numbers(value, expected):
+    assert images.round_up(value) == expected
+    assert images.error_scale([value, float("nan")]) == expected
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    run = write_run(folder / "run")
+    write_evaluation(run / "evaluations" / "a")
+    write_evaluation(folder / "b", method=f"B {EVIL}", factor=2.0)
+    return [run, folder / "b"]
+
+
+@pytest.fixture(scope="module")
+def places(folders, tmp_path_factory):
+    return report(folders, tmp_path_factory.mktemp("out") / "my report.html")
+
+
+@pytest.fixture(scope="module")
+def html(places):
+    return places.page.read_text("utf-8")
+
+
+def without_data(html):
+    """The page but for its scripts, which are ours, and its data."""
+    return re.sub(r"<script[^>]*>.*?</script>|<style>.*?</style>", "", html, flags=re.S)
+
+
+def data(html):
+    return json.loads(re.search(r'id="report-data">(.*?)</script>', html, re.S)[1])
+
+
+def test_names_are_shown_and_never_obeyed(html):
+    body = without_data(html)
+    assert "<script" not in body, "a name got out of its place"
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&#39;&amp;" in body
+    assert data(html)["viewers"][0]["images"][1]["name"] == EVIL
+    executed = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert len(executed) == 4
+    stated = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
+    plotly = gzip.decompress(base64.b64decode(re.search(r'id="plotly">(.*?)</script>', html, re.S)[1])).decode()
+    assert stated == policy([*executed, plotly]) and "unsafe-inline'; img-src data: blob:;" in stated
+    assert stated.startswith("default-src 'none'; script-src 'sha256-") and "unsafe-eval" not in stated
+
+
+def test_the_page_needs_nothing_else(html):
+    assert not re.search(r"""(?:src|href|action|url\()\s*=?\s*["']?\s*(?:https?:)?//""", without_data(html))
+    ours = "".join(re.findall(r"<script>(.*?)</script>", html, re.S)) + re.search("<style>(.*?)</style>", html, re.S)[1]
+    assert not re.search(r"https?://|\bfetch\(|XMLHttpRequest|WebSocket|@import|innerHTML|\beval\(", ours)
+
+
+def test_the_tables_are_those_of_the_comparison(html, folders):
+    comparison = compare(gather(folders).evaluations)[0]
+    body = without_data(html)
+    tables = re.findall(r"<table>\s*<caption>(.*?)</caption>(.*?)</table>", body, re.S)
+    assert [caption for caption, _ in tables] == ["MAE (grey levels)", "RMSE (grey levels)"]
+    for (_, table), metric in zip(tables, ("mae", "rmse"), strict=True):
+        rows = re.findall(r"<tr class=\"(\w*)\">(.*?)</tr>", table, re.S)
+        assert [kind for kind, _ in rows] == ["floor", "measured", "measured"]
+        for i, (row, (_, text)) in enumerate(zip(comparison.rows, rows, strict=True)):
+            cells = re.findall(r'<td data-value="([^"]*)"( class="place-(\d)")?>(.*?)</td>', text)
+            assert [cell[3] for cell in cells] == [row.text(c, metric) for c in comparison.columns]
+            places = [comparison.places(c, metric).get(i) for c in comparison.columns]
+            assert [int(cell[2]) if cell[2] else None for cell in cells] == places
+    assert re.search(r'<p class="summary">AHMF: mean MAE \(grey levels\) [\d.]+, \d+% below matlab_bicubic', body)
+    assert "note &lt;script" in body and "Protocol float.</b> as it is" in body
+
+
+def test_published_rows_are_marked_and_their_source_is_said(tmp_path):
+    import dataclasses
+
+    from experiments.comparison import Row
+
+    folder = write_evaluation(tmp_path / "e", names=("art",), keep=0)
+    comparison = compare([read(folder)])[0]
+    row = Row("Theirs", "published", "A paper, Table 7", {"mean": {"mae": 0.001}})
+    comparison = dataclasses.replace(comparison, rows=(*comparison.rows, row), notes=("Table 7 is odd",))
+    body = without_data(render([comparison], [], set(), title="t").html)
+    (found,) = re.findall(r'<tr class="published">(.*?)</tr>', body, re.S)
+    assert "Theirs" in found and "published <sup>1</sup>" in found and 'class="place-1"' in found
+    assert "<li>A paper, Table 7</li>" in body and "<li>Table 7 is odd</li>" in body
+    assert 'class="viewer"' not in body, "no image was kept"
+
+
+def test_the_maps_are_those_that_were_measured(html, folders):
+    viewer = data(html)["viewers"][0]
+    assert [image["name"] for image in viewer["images"]] == ["hard", EVIL, "easy"]
+    assert viewer["unit"] == "grey levels" and viewer["nearer"] == "large"
+    blobs = dict(re.findall(r'<script type="text/plain" id="(blob-\d+)">(.*?)</script>', html))
+    hard = viewer["images"][0]
+    arrays = scene("hard")
+    maps = {
+        "lr": arrays["depth_lr"],
+        "floor": arrays["floor"],
+        "m0": predicted(arrays, 12),
+        "m1": predicted(arrays, 24),
+        "truth": np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan),
+    }
+    assert [layer["key"] for layer in hard["layers"]] == list(maps)
+    for layer in hard["layers"]:
+        codes = unpack(blobs[layer["blob"]], layer["height"], layer["width"])
+        values = np.where(codes > 0, layer["offset"] + (codes - 1) * layer["step"], np.nan)
+        np.testing.assert_array_equal(values, maps[layer["key"]], err_msg=layer["key"])
+    assert hard["layers"][2]["regions"] == [[40, 16, 8, 12.0]]
+    assert blobs[hard["guide"]].startswith("data:image/webp;base64,")
+    # What is the same is there once: two of the three guides, low resolution, floor and truth, and of six predictions
+    # five, which are off by 4, 8, 12, 16 and 24.
+    assert len(blobs) == 2 + 3 + 5
+
+
+def test_a_page_is_small(places):
+    """The code, Plotly and three small images; sizes of real images are in docs/report.md."""
+    assert places.page.stat().st_size < 2.2e6
+
+
+def test_markdown_and_latex_say_the_same(places, folders):
+    text = places.markdown.read_text("utf-8")
+    comparison = compare(gather(folders).evaluations)[0]
+    for row in comparison.rows:
+        assert row.text("mean", "mae") in text and row.text("mean", "rmse") in places.latex.read_text()
+    assert "<script>" not in text.replace(comparison.title, "")
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert len(links) == 3 + 2 and all(link.startswith("my%20report_files/") for link in links)
+    for link in links:
+        picture = Image.open(places.page.parent / link.replace("%20", " "))
+        picture.load()
+        assert picture.width > 300
+    assert r"\begin{tabular}" in places.latex.read_text()
+    assert "Validation MAE" in text and "no evaluation yet" not in text
+
+
+def test_the_picture_of_an_image_shows_maps_and_errors(folders):
+    from experiments.pictures import CAPTION, GAP, heat_colours
+    from experiments.report.markdown import picture
+
+    comparison = compare(gather(folders).evaluations)[0]
+    sheet = picture(images.load(comparison, "hard"), 24.0)
+    assert sheet.shape == (2 * (HEIGHT + CAPTION), 6 * WIDTH + 5 * GAP, 3)
+    x = WIDTH + GAP  # the errors below: floor, AHMF, B
+    error = sheet[HEIGHT + 2 * CAPTION :, x : x + WIDTH]
+    np.testing.assert_array_equal(error[20, 44], heat_colours(np.array([[12.0]]), 24)[0, 0])
+    np.testing.assert_array_equal(error[40, 10], heat_colours(np.array([[0.0]]), 24)[0, 0])
+    assert (error[0, 0] == 128).all(), "unknown"
+
+
+def test_a_run_without_an_evaluation_has_its_curves(tmp_path):
+    run = write_run(tmp_path / "only", steps=4)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # being written
+    places = report([run], tmp_path / "r.html")
+    html = places.page.read_text()
+    loss, validation = data(html)["curves"]
+    assert loss["series"][0]["y"] == [1, 1 / 2, 1 / 3, 1 / 4] and loss["log"]
+    assert [s["name"] for s in validation["series"]] == ["only", "interpolation (only)"]
+    assert f"ahmf evaluate {run} --dataset" in html and f"ahmf evaluate {run} --dataset" in places.markdown.read_text()
+    assert not places.latex.exists()
+
+
+def test_a_long_log_is_thinned_to_means(tmp_path):
+    run = write_run(tmp_path / "long", steps=2)
+    lines = [{"step": i, "loss": float(i % 2)} for i in range(2 * POINTS)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loss = read_training(run).loss
+    assert len(loss.values) == POINTS and set(loss.values) == {0.5} and loss.steps[:2] == (1, 3)
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN}\n')
+    assert read_training(run).loss.values == (2.0,)
+
+
+def test_many_images_go_down_the_table(tmp_path):
+    names = tuple(f"image_{i:02d}" for i in range(14))
+    folder = write_evaluation(tmp_path / "e", names=names, keep=1)
+    page = render(compare([read(folder)]), [], set(), title="t")
+    body = without_data(page.html)
+    heads = [re.findall(r"<button type=\"button\">(.*?)</button>", t) for t in re.findall("<thead>(.*?)</thead>", body)]
+    assert heads[0] == ["method", "MAE (grey levels)", "RMSE (grey levels)"]
+    assert heads[1] == ["image", "matlab_bicubic", "AHMF"]
+    assert body.count('<tr class="">') == 2 * len(names)
+    assert page.shown == (("image_00",),)
+    assert render(compare([read(folder)]), [], set(), title="t", most=0).shown == ((),)
+
+
+def test_evaluations_of_other_images_are_not_mixed(tmp_path, refused):
+    one = write_evaluation(tmp_path / "one", names=("a",))
+    other = write_evaluation(tmp_path / "other", names=("a",), method="B")
+    arrays = read_image(other / "images" / "0000.npz")
+    arrays["depth_hr"] += 1
+    from experiments.evaluations import save_image
+
+    save_image(other / "images" / "0000.npz", arrays)
+    refused("report", one, other, "--out", tmp_path / "r.html", said=r"other: its image a is another than that of AHMF")
+
+
+def test_the_command(ahmf, tmp_path, folders, monkeypatch):
+    import webbrowser
+
+    shown = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: bool(shown.append(url)) or True)
+    out = tmp_path / "page.html"
+    ended = ahmf("report", *folders, folders[1], "--out", out, "--images", 1, "--open")
+    assert ended.code == 0, ended.err
+    assert re.fullmatch(rf"{out}: \d\.\d MB; page.md beside it\n", ended.out)
+    assert shown == [out.as_uri()]
+    first = out.read_text()
+    assert len(data(first)["viewers"][0]["images"]) == 1
+    (tmp_path / "page_files" / "stale.png").touch()
+    assert ahmf("report", folders[0], "--out", out).code == 0, "a report is replaced"
+    assert out.read_text() != first and not (tmp_path / "page_files" / "stale.png").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "page.md", "page.tex", "page_files"]
+
+
+def test_the_figure_of_an_image(ahmf, refused, tmp_path):
+    folder = write_evaluation(tmp_path / "e", names=(EVIL,))
+    out = tmp_path / "r.html"
+    ended = ahmf("report", folder, "--out", out, "--figure", EVIL, "--crop", "40,16,8,8", "4,8,16,12")
+    assert ended.code == 0, ended.err
+    _, pdf, png = ended.out.splitlines()
+    assert pdf == str(tmp_path / "r__script_alert_x_script_.pdf") and png == pdf.removesuffix("pdf") + "png"
+    assert (tmp_path / pdf).read_bytes().startswith(b"%PDF") and Image.open(png).width > 500
+    before = out.read_bytes()
+    refused(
+        "report", folder, "--out", out, "--figure", "art", said="--figure art: no evaluation kept it: choose one of"
+    )
+    refused("report", folder, "--out", out, "--figure", EVIL, "--crop", "60,0,8,8", said="lies outside")
+    assert out.read_bytes() == before
+
+
+def test_what_is_refused(refused, tmp_path, folders, contents):
+    (tmp_path / "empty").mkdir()
+    run = write_run(tmp_path / "run")
+    bad = write_evaluation(tmp_path / "bad", names=NAMES[:1])
+    before = contents(tmp_path)
+    out = tmp_path / "r.html"
+    refused("report", tmp_path / "empty", "--out", out, said="empty holds no evaluation: `ahmf evaluate")
+    refused("report", tmp_path / "none", "--out", out, said="none holds no evaluation: check the name")
+    refused("report", "--out", out, said="name a run's folder")
+    refused("report", run, "--out", tmp_path / "r.pdf", said=r"r.pdf: name a page, as in --out report.html")
+    refused("report", run, "--out", tmp_path / "no" / "r.html", said="there is no folder")
+    refused("report", run, "--out", out, "--images", -1, said="--images -1: must be 0 or more")
+    refused("report", run, "--out", out, "--crop", "1,2,3,4", said="--crop belongs to --figure")
+    refused("report", run, "--out", out, "--figure", "x", "--crop", "1,2,3", said="--crop 1,2,3: give X,Y,W,H")
+    refused("report", run, "--out", out, "--figure", "x", "--crop", "1,2,0,4", said="W and H 1 or more")
+    assert contents(tmp_path) == before
+    for name in ("r.html", "r.md", "r.tex", "r_files"):
+        if name == "r_files":
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).write_text("a thesis")
+        refused("report", run, "--out", out, said=rf"{name} is there and no report")
+        (tmp_path / name).rmdir() if name == "r_files" else (tmp_path / name).unlink()
+    (bad / "images" / "0000.npz").write_bytes(b"PK")
+    refused("report", bad, "--out", out, said=r"0000.npz cannot be read .*: evaluate again")
+    (bad / "evaluation.json").write_text("{}")
+    refused("report", bad, "--out", out, said="evaluation.json is damaged")
+    (run / "metrics.jsonl").write_text("{}\n[1]\n")
+    refused("report", run, "--out", out, said="metrics.jsonl is damaged .*: restore it")
+    (run / "metrics.jsonl").write_text("")
+    (run / "config.json").write_text("{")
+    refused("report", run, "--out", out, said="config.json is damaged .*: restore it")
+    assert not out.exists()

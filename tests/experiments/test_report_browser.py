@@ -1,0 +1,346 @@
+"""The report's page in a headless Chromium that is already there: what a reader does, and that nothing leaves it."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments.evaluations import find, read_image
+from experiments.report.make import report
+from experiments.report.sources import read_training
+from tests.experiments.reports import EVIL, HEIGHT, WIDTH, write_evaluation, write_run
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# SwiftShader draws the 3D view where no graphics card is, and the driver then says that reading it back is slow; Plotly
+# reads text's size back from a canvas.
+HARMLESS = re.compile(r"GPU stall due to ReadPixels|Canvas2D: Multiple readback operations|GroupMarkerNotSet")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two methods on three images, and the run of one of them."""
+    folder = tmp_path_factory.mktemp("report")
+    run = write_run(folder / "run")
+    write_evaluation(run / "evaluations" / "a")
+    write_evaluation(folder / "b", method=f"B {EVIL}", factor=2.0)
+    return [run, folder / "b"]
+
+
+@pytest.fixture(scope="module")
+def page_file(folders):
+    return report(folders, folders[0].parent / "report.html").page
+
+
+@pytest.fixture(scope="module")
+def one_context(browser):
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
+    yield context
+    context.close()
+
+
+class Watched:
+    """A page, with what it asked for and complained of."""
+
+    def __init__(self, context, path):
+        self.page = context.new_page()
+        self.requests, self.complaints = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self.heard)
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-ready]", state="attached")
+
+    def heard(self, message):
+        if not HARMLESS.search(message.text):
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def part(self, name):
+        return self.page.locator(f'[data-part="{name}"]')
+
+    def until(self, script):
+        """Waits for a script to give true; Playwright's own way evaluates text, which the page's policy forbids."""
+        for _ in range(200):
+            if self.page.evaluate(script):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"{script} did not come true")
+
+    def views(self):
+        """Zoom and centre of each pane, once the next picture is painted."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return self.page.eval_on_selector_all("canvas.pane", "panes => panes.map((pane) => pane.dataset.view)")
+
+    def colour(self, x, y):
+        """The colour of the compared picture at a point given in parts of its size."""
+        self.views()
+        return self.page.evaluate(
+            """([x, y]) => {
+              const canvas = document.querySelector('[data-part="compare"]');
+              const at = [Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1];
+              return [...canvas.getContext("2d").getImageData(...at).data].slice(0, 3);
+            }""",
+            [x, y],
+        )
+
+
+@pytest.fixture
+def opened(one_context, page_file):
+    """The page; no complaint, and no request but for the page itself, whatever the test does with it."""
+    watched = Watched(one_context, page_file)
+    watched.page.wait_for_selector(".viewer[data-complete]")
+    watched.part("stage").evaluate("stage => stage.scrollIntoView()")
+    yield watched
+    watched.page.close()
+    assert watched.complaints == []
+    asked = [url for url in watched.requests if not url.startswith(("data:", "blob:"))]
+    assert asked == [page_file.as_uri()], "a request left the page"
+
+
+def test_the_page_shows_the_worst_image_first(opened):
+    names = opened.page.eval_on_selector_all('[data-part="images"] span', "spans => spans.map((s) => s.textContent)")
+    assert names == ["hard", EVIL, "easy"]
+    assert opened.page.locator(".viewer").get_attribute("data-image") == "hard"
+    assert opened.page.title().endswith("test, x4") and EVIL in opened.page.title()
+    opened.part("images").locator("button").nth(1).click()
+    opened.page.wait_for_selector(f".viewer[data-complete={json.dumps(EVIL)}]")
+    assert opened.part("images").locator('[aria-pressed="true"]').inner_text().startswith(EVIL)
+
+
+def test_the_slider_moves_by_dragging_and_by_keys(opened):
+    slider, pane = opened.part("slider"), opened.part("compare")
+    spot = (44.5 / WIDTH, 20.5 / HEIGHT)
+    opened.part("left").select_option("guide")
+    opened.part("right").select_option("truth")
+    assert opened.part("left-name").inner_text() == "guide"
+    right = opened.colour(*spot)  # the divide is at a half, the spot right of it
+    box = pane.bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 3, steps=4)
+    opened.page.mouse.up()
+    left = opened.colour(*spot)
+    assert slider.get_attribute("aria-valuenow") == "90"
+    assert left != right, "the divide moved and the picture did not"
+    slider.focus()
+    opened.page.keyboard.press("Home")
+    assert opened.colour(*spot) == right and slider.get_attribute("aria-valuenow") == "0"
+    for _ in range(5):
+        opened.page.keyboard.press("ArrowRight")
+    opened.views()
+    assert slider.get_attribute("aria-valuenow") == "10"
+    opened.page.keyboard.press("End")
+    assert opened.colour(*spot) == left
+    opened.page.keyboard.press("ArrowLeft")
+    opened.views()
+    assert slider.get_attribute("aria-valuenow") == "98" and "guide" in slider.get_attribute("aria-valuetext")
+
+
+def test_zoom_and_pan_keep_in_step(opened):
+    start = opened.views()
+    assert len(start) == 4 and set(start) == {f"1.000 {WIDTH / 2:.3f} {HEIGHT / 2:.3f}"}  # the pair, and three errors
+    opened.part("slider").focus()
+    seen = [start[0]]
+    for keys in ("+", "+", "l", "j", "Shift+ArrowLeft", "h", "k", "-"):
+        opened.page.keyboard.press(keys)
+        views = opened.views()
+        assert len(set(views)) == 1, (keys, views)
+        assert views[0] != seen[-1], keys
+        seen.append(views[0])
+    # The wheel zooms at the pointer, over an error map as over the pair, and dragging pans.
+    error = opened.part("errors").locator("canvas").nth(1)
+    error.scroll_into_view_if_needed()
+    box = error.bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
+    opened.page.mouse.wheel(0, -200)
+    opened.until(f"document.querySelector('.pane').dataset.view !== '{seen[-1]}'")
+    zoomed = opened.views()
+    assert len(set(zoomed)) == 1 and float(zoomed[0].split()[0]) > float(seen[-1].split()[0])
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 3, steps=3)
+    opened.page.mouse.up()
+    panned = opened.views()
+    assert len(set(panned)) == 1 and panned != zoomed
+    zoom, x, _ = map(float, zoomed[0].split())
+    moved = x - float(panned[0].split()[1])
+    assert abs(moved - 0.25 * WIDTH / zoom) < 0.2, "the picture follows the hand"
+    opened.part("reset").click()
+    assert opened.views() == start
+
+
+def test_the_values_under_the_cursor_are_those_of_the_maps(opened, folders):
+    kept = [next(iter(find(folder))).kept()["hard"] for folder in folders]
+    ours, theirs = map(read_image, kept)
+    box = opened.part("compare").bounding_box()
+
+    def values(x, y):
+        scale = box["width"] / WIDTH
+        opened.page.mouse.move(box["x"] + (x + 0.5) * scale, box["y"] + (y + 0.5) * scale)
+        opened.views()
+        rows = opened.part("values").locator("tr").all()
+        return [[cell.inner_text() for cell in row.locator("td").all()] for row in rows]
+
+    truth, floor = ours["depth_hr"][20, 44], ours["floor"][20, 44]
+    sign = "+" if floor >= truth else "\u2212"
+    assert values(44, 20) == [
+        [f"{ours['depth_lr'][5, 11]:.0f}", ""],
+        [f"{floor:.0f}", f"{sign}{abs(floor - truth):.0f}"],
+        [f"{ours['prediction'][20, 44]:.0f}", "+12"],
+        [f"{theirs['prediction'][20, 44]:.0f}", "+24"],
+        [f"{truth:.0f}", ""],
+    ]
+    assert values(2, 2)[-1] == ["unknown", ""] and values(2, 2)[2][1] == ""
+
+
+def test_the_worst_region_is_where_the_error_is(opened):
+    button = opened.part("regions").locator("button").first
+    assert button.inner_text() == "12 grey levels at 40, 16"
+    button.click()
+    zoom, x, y = map(float, opened.views()[0].split())
+    assert zoom > 1.5 and (x, y) == (44, 20)
+    opened.part("regions-of").select_option("m1")
+    assert opened.part("regions").locator("button").first.inner_text().startswith("24 grey levels")
+    # One scale for all error maps; twice as coarse, and a legend that says so.
+    before = opened.part("legend-end").inner_text()
+    opened.part("error-more").click()
+    after = opened.part("legend-end").inner_text()
+    assert before != after and after.endswith("grey levels")
+
+
+def test_a_line_that_is_drawn_gives_its_profile(opened, folders):
+    image = read_image(next(iter(find(folders[0]))).kept()["hard"])
+    pane = opened.part("compare")
+    opened.part("draw").click()
+    box = pane.bounding_box()
+    scale = box["width"] / WIDTH
+    opened.page.mouse.move(box["x"] + 10.5 * scale, box["y"] + 20.5 * scale)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + 60.5 * scale, box["y"] + 20.5 * scale, steps=5)
+    opened.page.mouse.up()
+    opened.page.wait_for_selector('[data-part="profile-chart"][data-drawn]')
+    drawn = opened.part("profile-chart").evaluate("div => div.data.map((d) => [d.name, d.x, d.y])")
+    assert [name for name, _, _ in drawn] == [
+        "low resolution",
+        "matlab_bicubic",
+        "AHMF",
+        'B &lt;script&gt;alert("x")&lt;/script&gt;\'&amp;',
+        "truth",
+    ]
+    lines = {name: np.array(y, float) for name, _, y in drawn}
+    x = np.array(drawn[0][1])
+    assert x[0] == 0 and abs(x[-1] - 50) < 0.1 and abs(len(x) - 51) <= 1
+    columns = np.minimum(np.floor(10.5 + x + 1e-6).astype(int), 60)
+    for name, array in (("truth", "depth_hr"), ("AHMF", "prediction"), ("matlab_bicubic", "floor")):
+        np.testing.assert_allclose(lines[name], image[array][20, columns], atol=0.51, err_msg=name)
+    np.testing.assert_allclose(lines["low resolution"], image["depth_lr"][5, columns // 4], atol=0.51)
+    assert opened.part("draw").get_attribute("aria-pressed") == "false"
+
+
+def test_the_points_in_space_are_those_of_the_map(opened, folders):
+    image = read_image(next(iter(find(folders[0]))).kept()["hard"])
+    assert opened.page.evaluate("typeof Plotly") == "undefined", "Plotly is text until it is asked for"
+    opened.part("show-cloud").click()
+    opened.page.wait_for_selector('[data-part="cloud-chart"][data-drawn]')
+    x, depth, y = opened.part("cloud-chart").evaluate("div => [div.data[0].x, div.data[0].y, div.data[0].z]")
+    assert len(x) == WIDTH * HEIGHT
+    np.testing.assert_array_equal(np.array(depth), image["prediction"][y, x])
+    assert opened.part("cloud-chart").locator("canvas").count() > 0
+    opened.part("cloud-of").select_option("truth")
+    opened.page.wait_for_selector('[data-part="cloud-chart"][aria-label^="truth"]')
+    points = WIDTH * HEIGHT - 30  # where the truth is unknown there is none
+    opened.until(f"document.querySelector('[data-part=cloud-chart]').data[0].x.length === {points}")
+
+
+def test_curves_are_the_runs_and_tables_sort(opened, folders):
+    curves = opened.page.locator("[data-curves]")
+    assert curves.count() == 2
+    curves.first.scroll_into_view_if_needed()
+    opened.page.wait_for_selector('[data-curves="1"][data-drawn]')
+    loss = curves.nth(0).evaluate("div => [div.data[0].x, div.data[0].y]")
+    training = read_training(folders[0])
+    assert loss == [list(training.loss.steps), list(training.loss.values)]
+    names = curves.nth(1).evaluate("div => div.data.map((d) => [d.name, d.line.dash, d.y])")
+    assert names == [
+        ["run", "solid", [0.25, 0.125, pytest.approx(0.5 / 6)]],
+        ["interpolation (run)", "dash", [0.4] * 3],
+    ]
+
+    table = opened.page.locator("main table").first
+    first = "table => [...table.tBodies[0].rows].map((row) => row.querySelector('.method').textContent)"
+    assert table.evaluate(first) == ["matlab_bicubic", "AHMF", f"B {EVIL}"]
+    mean = table.locator("thead button").last
+    mean.click()
+    assert table.evaluate(first) == ["AHMF", f"B {EVIL}", "matlab_bicubic"]
+    mean.click()
+    assert table.evaluate(first) == ["matlab_bicubic", f"B {EVIL}", "AHMF"]
+    assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+
+
+def test_light_and_dark(browser, page_file, opened):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = opened.page.evaluate(paper)
+    opened.page.locator("#theme").click()
+    dark = opened.page.evaluate(paper)
+    assert light != dark and opened.page.locator("#theme").get_attribute("aria-pressed") == "true"
+    opened.page.locator("#theme").click()
+    assert opened.page.evaluate(paper) == light
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert page.evaluate(paper) == dark, "as the system has it"
+    context.close()
+
+
+def test_a_phone_scrolls_in_one_direction(browser, page_file):
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    watched = Watched(context, page_file)
+    watched.page.wait_for_selector(".viewer[data-complete]")
+    wide = """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll("main *")]
+      .filter((e) => !e.closest(".scroll, .images, .frame") && e.getBoundingClientRect().right > 361)
+      .map((e) => e.outerHTML)]"""
+    watched.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert watched.page.evaluate(wide) == [360]
+    scroll = watched.page.locator(".scroll").first
+    assert scroll.evaluate("e => e.scrollWidth > e.clientWidth"), "a wide table scrolls inside itself"
+    assert watched.complaints == []
+    context.close()
+
+
+def test_everything_is_reached_with_the_tab_key(opened):
+    reached = set()
+    for _ in range(80):
+        opened.page.keyboard.press("Tab")
+        part = opened.page.evaluate("document.activeElement.dataset.part ?? document.activeElement.id")
+        if part:
+            outlined = opened.page.evaluate("document.activeElement.matches(':focus-visible')")
+            assert outlined, part
+            reached.add(part)
+    wanted = {
+        "theme",
+        "left",
+        "right",
+        "swap",
+        "slider",
+        "zoom-in",
+        "zoom-out",
+        "reset",
+        "draw",
+        "across",
+        "show-cloud",
+    }
+    assert reached >= wanted | {"regions-of", "error-less", "error-more"}
