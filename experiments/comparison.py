@@ -33,6 +33,7 @@ class Row:
       values: by column and metric; a number that is not there has no entry.
       evaluation: that it was measured in; None of published rows.
       printed: published numbers as the paper prints them, as `values`.
+      ranked: whether it may be best or second: not so the rows of a paper's table that has a caveat.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Row:
     values: Mapping[str, Mapping[str, float]]
     evaluation: Evaluation | None = None
     printed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    ranked: bool = True
 
     def text(self, column: str, metric: str) -> str:
         """The number as it is shown: a published one as printed; empty where there is none."""
@@ -81,9 +83,10 @@ class Comparison:
     def places(self, column: str, metric: str) -> dict[int, Literal[1, 2]]:
         """The rows with the best and the second best number, by index; what is shown alike is equal, and shares.
 
-        Empty where there are not two different numbers.
+        Of the rows that are `ranked`; empty where there are not two different numbers.
         """
-        shown = {i: float(text) for i, row in enumerate(self.rows) if (text := row.text(column, metric))}
+        texts = {i: row.text(column, metric) for i, row in enumerate(self.rows) if row.ranked}
+        shown = {i: float(text) for i, text in texts.items() if text}
         order = sorted(set(shown.values()), reverse=METRICS[metric].better == "higher")
         if len(order) < 2:
             return {}
@@ -123,7 +126,11 @@ def _comparison(group: Sequence[Evaluation]) -> Comparison:
     found = [table for table in {row.table.name: row.table for row in published}.values()]
     computed = sorted({row.table.table for row in published if row.computed})
     notes = [
-        *(f"{table.table} ({_short(table.paper)}): {caveat}" for table in found for caveat in table.caveats),
+        *(
+            f"{table.table} ({_short(table.paper)}): {caveat} Its rows are not ranked with the others."
+            for table in found
+            for caveat in table.caveats
+        ),
         *(f"{table} prints no mean: that of its rows is the mean of their printed numbers." for table in computed),
         *dict.fromkeys(note for evaluation in group for note in evaluation.notes),
     ]
@@ -165,7 +172,8 @@ def _floor_name(evaluation: Evaluation) -> str:
 def _published(row: Published) -> Row:
     values = {column: {metric: float(v) for metric, v in numbers.items()} for column, numbers in row.values.items()}
     printed = {column: {metric: str(v) for metric, v in numbers.items()} for column, numbers in row.values.items()}
-    return Row(row.method, "published", row.table.source, values, printed=printed)
+    ranked = not row.table.caveats
+    return Row(row.method, "published", row.table.source, values, printed=printed, ranked=ranked)
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
