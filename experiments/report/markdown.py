@@ -13,7 +13,7 @@ from experiments.report import images
 from experiments.report.page import GENERATOR, Page, curves, summary
 from experiments.report.sources import Training
 
-HEIGHT = 320  # of a picture in a row of them
+HEIGHT = 280  # of a picture in a row of them, at most
 
 
 def write(
@@ -62,27 +62,28 @@ def escape(text: str) -> str:
 
 def picture(image: images.Shown, scale: float) -> np.ndarray:
     """Guide and maps of an image, and below them the errors; (H, W, 3) uint8."""
-    height = image.truth.shape[0]
-    small = min(HEIGHT, height) / height
-    shape = max(round(height * small), 1), max(round(image.truth.shape[1] * small), 1)
+    by = -(-image.truth.shape[0] // HEIGHT)
 
     def colours(layer: images.Layer) -> np.ndarray:
-        return shrink(depth_colours(layer.depth, image.low, image.high, np.isfinite(layer.depth)), shape)
+        depth = layer.depth if layer.kind == "lr" else shrink(layer.depth, by)
+        return depth_colours(depth, image.low, image.high, np.isfinite(depth))
 
-    maps = [("guide", shrink(image.guide, shape)), *((layer.name, colours(layer)) for layer in image.layers)]
+    guide = np.rint(shrink(image.guide, by)).astype(np.uint8)
     errors = [
-        (f"error of {layer.name}", shrink(heat_colours(np.abs(layer.depth - image.truth), scale), shape))
+        (f"error of {layer.name}", heat_colours(shrink(np.abs(layer.depth - image.truth), by), scale))
         for layer in image.estimates
     ]
-    return grid([maps, errors])
+    return grid([[("guide", guide), *((layer.name, colours(layer)) for layer in image.layers)], errors])
 
 
-def shrink(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The picture at that (height, width); enlarged, its pixels stay squares."""
-    from PIL import Image
-
-    how = Image.Resampling.BOX if shape[0] < picture.shape[0] else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), how))
+def shrink(array: np.ndarray, by: int) -> np.ndarray:
+    """Means over squares of `by` pixels, (H // by, W // by, ...), of what is finite; NaN where nothing is."""
+    height, width = array.shape[0] // by, array.shape[1] // by
+    squares = array[: height * by, : width * by].reshape(height, by, width, by, -1)
+    known = np.isfinite(squares)
+    total, count = np.where(known, squares, 0).sum((1, 3), dtype=np.float64), known.sum((1, 3))
+    means = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return means.reshape(height, width, *array.shape[2:])
 
 
 def plot(path: Path, chart: Mapping[str, Any]) -> None:

@@ -226,6 +226,17 @@ def test_the_picture_of_an_image_shows_maps_and_errors(folders):
     assert (error[0, 0] == 128).all(), "unknown"
 
 
+def test_pictures_are_shrunk_by_means_of_what_is_known():
+    from experiments.report.markdown import shrink
+
+    nan = np.nan
+    depth = np.array([[1, 3, nan, nan, 9], [5, nan, nan, nan, 9], [9, 9, 9, 9, 9]])
+    np.testing.assert_array_equal(shrink(depth, 2), [[3, nan]])
+    colours = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    np.testing.assert_array_equal(shrink(colours, 2), [[[4.5, 5.5, 6.5]]])
+    np.testing.assert_array_equal(shrink(depth, 1), depth)
+
+
 def test_a_run_without_an_evaluation_has_its_curves(tmp_path):
     run = write_run(tmp_path / "only", steps=4)
     with (run / "metrics.jsonl").open("a") as file:
@@ -298,7 +309,9 @@ def test_the_figure_of_an_image(ahmf, refused, tmp_path):
     assert ended.code == 0, ended.err
     _, pdf, png = ended.out.splitlines()
     assert pdf == str(tmp_path / "r__script_alert_x_script_.pdf") and png == pdf.removesuffix("pdf") + "png"
-    assert (tmp_path / pdf).read_bytes().startswith(b"%PDF") and Image.open(png).width > 500
+    assert (tmp_path / pdf).read_bytes().startswith(b"%PDF")
+    with Image.open(png) as picture:
+        assert picture.width > 500
     before = out.read_bytes()
     refused(
         "report", folder, "--out", out, "--figure", "art", said="--figure art: no evaluation kept it: choose one of"
