@@ -1,30 +1,24 @@
 """`ahmf demo`: the whole story on generated scenes, and a page that tells it."""
 
-import html
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ahmf_jax import resample, torch_weights, upsample
+from ahmf_jax import torch_weights, upsample
 from ahmf_jax.errors import InputError
-from ahmf_jax.writing import write_whole
 from data_pipelines import datasets
-from data_pipelines.degrade import Degradation
 from data_pipelines.files import read_depth, read_guide, write_depth, write_picture
 from data_pipelines.loader import whole_example
 from experiments import config as configs
-from experiments import convert, evaluate
-from experiments.evaluations import Evaluation
-from experiments.methods import Network
-from experiments.pictures import curve, depth_colours, error_colours, grid
-from experiments.protocols import PROTOCOLS
-from experiments.run_log import METRICS
+from experiments import convert
+from experiments.commands.evaluate import Evaluate
+from experiments.evaluate import evaluate
+from experiments.report.make import report
+from experiments.report.page import Example
 from experiments.train import train
 from experiments.upsample import upsample_file
 
@@ -56,13 +50,11 @@ def demo(out: Path) -> None:
     train(config, run, data_dir=data_dir)
     say(f"trained {config.steps} steps: {run}")
 
-    upsampler = upsample.load(run)
     test = datasets.open_dataset("scenes", "test", data_dir)
-    protocol = PROTOCOLS["float"]
-    found = evaluate.measure_all(Network(run), test, "float", protocol, split="test", weights=str(run))
-    gain = 1 - found.mean.metrics["mae"] / found.mean.floor["mae"]
-    say(f"evaluated on {len(test)} scenes that it has not seen ({protocol}):")
-    print(evaluate.table(found))
+    say(f"evaluated on {len(test)} scenes that it has not seen:")
+    found = evaluate(Evaluate(str(run), "scenes", "test", protocol="float", name="AHMF", data_dir=data_dir))
+    mae, floor = found.mean.metrics["mae"], found.mean.floor["mae"]
+    gain = 1 - mae / floor
     print(f"mean absolute error {gain:.0%} below bicubic's", flush=True)
 
     # As a user would: depth in millimetres in a 16-bit PNG, and a colour picture.
@@ -78,13 +70,26 @@ def demo(out: Path) -> None:
 
     say("converted: " + conversion(run, out, files["depth_lr"], files["guide"]))
 
-    pictures = []
-    for i in range(min(4, len(test))):
-        name = f"scene_{i}.png"
-        write_picture(out / name, story(upsampler, test[i], test.info, config.data.degrade))
-        pictures.append(name)
-    write_page(out, found, gain, pictures, time.perf_counter() - started, config)
-    say(f"open {out / 'index.html'}")
+    lead = (
+        f"On {len(test)} generated scenes that it has not seen, the mean absolute error is {mae:.4f} {found.unit}, "
+        f"{gain:.0%} below bicubic's {floor:.4f} {found.unit}. A small AHMF (m = {config.model.num_levels}, "
+        f"{config.model.features} features) trained for {config.steps} steps; everything on this page took "
+        f"{time.perf_counter() - started:.0f} seconds."
+    )
+    page = report(
+        [run],
+        out / "index.html",
+        title=f"Guided depth super-resolution, x{scale}",
+        lead=lead,
+        example=Example(
+            "One's own images",
+            "16-bit millimetres in, 16-bit millimetres out.",
+            f"ahmf upsample {run} --depth {files['depth_lr']} --guide {files['guide']} --out depth_hr.png",
+            files["side_by_side"],
+            "guide, bicubic and AHMF",
+        ),
+    ).page
+    say(f"open {page}")
 
 
 def conversion(run: Path, out: Path, depth: Path, guide: Path) -> str:
@@ -116,81 +121,3 @@ def conversion(run: Path, out: Path, depth: Path, guide: Path) -> str:
     depth_nhwc, colour_nhwc = (jnp.asarray(x.transpose(0, 2, 3, 1)) for x in (depth_lr, colour))
     ours, _ = m.apply({"params": jax.tree.map(jnp.asarray, original.params)}, depth_nhwc, colour_nhwc)
     return f"{text}; PyTorch's twin gives the same depth to {np.abs(theirs - np.asarray(ours)[0, ..., 0]).max():.1e}"
-
-
-def story(
-    upsampler: Any, example: datasets.Example, info: datasets.DatasetInfo, degradation: Degradation
-) -> np.ndarray:
-    """One scene: guide, LR depth, bicubic, AHMF, truth, and the two errors; (H, W, 3) uint8."""
-    batch = whole_example(example, info, scale=upsampler.scale, degradation=degradation)
-    truth, low = batch["depth_hr"][0, ..., 0], batch["depth_lr"][0, ..., 0]
-    ours = upsampler.batch(batch)[0, ..., 0]
-    bicubic = resample.resize(batch["depth_lr"], truth.shape, "matlab_bicubic")[0, ..., 0]
-    enlarged = resample.resize(batch["depth_lr"], truth.shape, "nearest_first")[0, ..., 0]
-    span = float(truth.min()), float(truth.max())
-    largest = 0.1 * (span[1] - span[0])
-    return grid(
-        [
-            [
-                ("colour guide", np.rint(batch["guide"][0] * 255).astype(np.uint8)),
-                ("bicubic", depth_colours(bicubic, *span)),
-                ("AHMF", depth_colours(ours, *span)),
-                ("truth", depth_colours(truth, *span)),
-            ],
-            [
-                (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(enlarged, *span)),
-                ("error of bicubic", error_colours(np.abs(bicubic - truth), largest)),
-                ("error of AHMF", error_colours(np.abs(ours - truth), largest)),
-            ],
-        ]
-    )
-
-
-def write_page(
-    out: Path,
-    found: Evaluation,
-    gain: float,
-    pictures: Sequence[str],
-    seconds: float,
-    config: configs.TrainConfig,
-) -> None:
-    """Writes `index.html`, which needs nothing but the pictures beside it."""
-    body = "".join(
-        f"<tr{' class=mean' if r.name == 'mean' else ''}><td>{html.escape(r.name)}</td><td>{r.metrics['mae']:.4f}</td>"
-        f"<td>{r.floor['mae']:.4f}</td>"
-        f"<td>{r.metrics['rmse']:.4f}</td><td>{r.floor['rmse']:.4f}</td></tr>"
-        for r in (*found.images, found.mean)
-    )
-    images = "".join(
-        f'<p><img src="{name}" alt="guide, depth, bicubic, AHMF, truth and errors"></p>' for name in pictures
-    )
-    mean, unit = found.mean, found.unit
-    page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>ahmf_jax demo</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }}
-img {{ width: 100%; height: auto }} svg {{ max-width: 640px; width: 100% }}
-table {{ border-collapse: collapse }} td, th {{ padding: .2em 1em; text-align: right; border-bottom: 1px solid #ddd }}
-td:first-child, th:first-child {{ text-align: left }} .mean td {{ font-weight: bold }}
-.big {{ font-size: 1.4em }}
-</style>
-<h1>Guided depth super-resolution, x{config.model.scale}</h1>
-<p class="big">On {len(found.images)} generated scenes that it has not seen, the mean absolute error is
-<b>{mean.metrics["mae"]:.4f} {unit}</b>, {gain:.0%} below bicubic's {mean.floor["mae"]:.4f} {unit}.</p>
-<p>A small AHMF (m = {config.model.num_levels}, {config.model.features} features) trained for {config.steps} steps;
-everything on this page took {seconds:.0f} seconds. Errors:
-black is none, white is a tenth of the scene's depth or more.</p>
-{images}
-<h2>Training</h2>
-{curve(out / "run" / METRICS, unit)}
-<h2>Numbers</h2>
-<p>Protocol: {html.escape(found.protocol_text)}. In {unit}.</p>
-<table><tr><th>scene</th><th>MAE</th><th>bicubic</th><th>RMSE</th><th>bicubic</th></tr>{body}</table>
-<h2>One's own images</h2>
-<p><code>ahmf upsample {out / "run"} --depth {out}/depth_lr.png --guide {out}/guide.png --out depth_hr.png</code>:
-16-bit millimetres in, 16-bit millimetres out.</p>
-<p><img src="side_by_side.png" alt="guide, bicubic and AHMF"></p>
-</html>
-"""
-    write_whole(out / "index.html", page.encode())

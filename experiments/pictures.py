@@ -1,8 +1,6 @@
-"""Depth as colours, pictures side by side with their names, and a run's curve. Pillow and NumPy only."""
+"""Depth and errors as colours, and pictures side by side with their names. Pillow and NumPy only."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -109,34 +107,4 @@ def validation_picture(batch: Mapping[str, np.ndarray], prediction: np.ndarray, 
             ("error (white: 1/10 of the span)", error_colours(error, 0.1 * (span[1] - span[0]))),
         ],
         height=min(height, truth.shape[0]),
-    )
-
-
-def curve(metrics: Path, unit: str, width: int = 640, height: int = 200) -> str:
-    """The training loss and the validation error over the steps, as an SVG."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    loss = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    held_out = [(line["step"], line["validation_mae"]) for line in lines if "validation_mae" in line]
-    last = max(step for step, _ in loss)
-
-    def points(values: Sequence[tuple[int, float]], top: float) -> list[tuple[float, float]]:
-        return [(40 + (width - 60) * s / last, height - 30 - (height - 50) * min(v / top, 1)) for s, v in values]
-
-    tops = [1.05 * max(v for _, v in series) for series in (loss, held_out)]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points(loss, tops[0]))
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#c2410c"/>' for x, y in points(held_out, tops[1]))
-    labels = "".join(
-        f'<text x="{x:.0f}" y="{y - 10:.0f}" text-anchor="end" font-size="12" fill="#c2410c">{value:.4f}</text>'
-        for (x, y), (_, value) in zip(points(held_out, tops[1]), held_out, strict=True)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" viewBox="0 0 {width} {height}" '
-        'role="img" aria-label="training loss and validation error">'
-        f'<line x1="40" y1="{height - 30}" x2="{width - 20}" y2="{height - 30}" stroke="#999"/>'
-        f'<polyline points="{line}" fill="none" stroke="#1d4ed8" stroke-width="2"/>{dots}{labels}'
-        f'<text x="40" y="{height - 10}" font-size="12">0</text>'
-        f'<text x="{width - 20}" y="{height - 10}" text-anchor="end" font-size="12">{last} steps</text>'
-        f'<text x="{width - 20}" y="16" text-anchor="end" font-size="12" fill="#1d4ed8">training loss</text>'
-        f'<text x="{width - 20}" y="32" text-anchor="end" font-size="12" fill="#c2410c">validation error, {unit}</text>'
-        "</svg>"
     )

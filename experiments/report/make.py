@@ -62,7 +62,15 @@ class Places:
             )
 
 
-def report(folders: Sequence[Path], out: Path, *, title: str = "", lead: str = "", most: int | None = None) -> Places:
+def report(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    title: str = "",
+    lead: str = "",
+    most: int | None = None,
+    example: page.Example | None = None,
+) -> Places:
     """Writes the report of these runs and evaluations; what an earlier report left there is replaced.
 
     Args:
@@ -70,6 +78,7 @@ def report(folders: Sequence[Path], out: Path, *, title: str = "", lead: str = "
       out: the page; the rest gets its name with other endings.
       title, lead: of the page; by default the title says what was measured.
       most: images with a viewer in each comparison, at most; None: all that were kept.
+      example: a command to try; its picture lies beside the page.
 
     Raises:
       InputError: nothing to report, a damaged record, a place that cannot be written.
@@ -81,7 +90,7 @@ def report(folders: Sequence[Path], out: Path, *, title: str = "", lead: str = "
     measured = {e.folder.resolve() for e in sources.evaluations if e.folder is not None}
     evaluated = {t.name for t in sources.trainings if any(t.folder.resolve() in f.parents for f in measured)}
     title = title or _title(compared, [t.name for t in sources.trainings])
-    made = page.render(compared, sources.trainings, evaluated, title=title, lead=lead, most=most)
+    made = page.render(compared, sources.trainings, evaluated, title=title, lead=lead, most=most, example=example)
     texts = {places.page: made.html, places.markdown: ""}
     if places.pictures.exists():
         try:
@@ -91,7 +100,15 @@ def report(folders: Sequence[Path], out: Path, *, title: str = "", lead: str = "
     with atomic_folder(places.pictures) as pictures:
         (pictures / MARK).touch()
         texts[places.markdown] = markdown.write(
-            pictures, quote(places.pictures.name), compared, sources.trainings, evaluated, made, title=title, lead=lead
+            pictures,
+            quote(places.pictures.name),
+            compared,
+            sources.trainings,
+            evaluated,
+            made,
+            title=title,
+            lead=lead,
+            example=example,
         )
     if compared:
         tables = "\n\n".join(comparisons.latex(c) for c in compared)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from data_pipelines.files import write_picture
 from experiments.comparison import Comparison, markdown
 from experiments.pictures import depth_colours, grid, heat_colours
 from experiments.report import images
-from experiments.report.page import GENERATOR, Page, curves, summary
+from experiments.report.page import GENERATOR, Example, Page, curves, summary
 from experiments.report.sources import Training
 
 HEIGHT = 280  # of a picture in a row of them, at most
@@ -26,6 +27,7 @@ def write(
     *,
     title: str,
     lead: str,
+    example: Example | None = None,
 ) -> str:
     """The Markdown; its pictures are written into `folder`, which it calls `link`."""
     parts = [f"<!-- {GENERATOR} -->", f"# {escape(title)}"]
@@ -52,6 +54,9 @@ def write(
     for i, chart in enumerate(curves(trainings)):
         plot(folder / f"curves_{i}.png", chart)
         parts.append(f"![{escape(chart['title'])}]({link}/curves_{i}.png)")
+    if example:
+        parts += [f"## {escape(example.title)}", escape(example.text), f"```\n{example.command}\n```"]
+        parts.append(f"![{escape(example.alt)}]({quote(example.picture.name)})")
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,7 +66,7 @@ def escape(text: str) -> str:
 
 
 def picture(image: images.Shown, scale: float) -> np.ndarray:
-    """Guide and maps of an image, and below them the errors; (H, W, 3) uint8."""
+    """Guide and maps of an image, and the errors each below its map; (H, W, 3) uint8."""
     by = -(-image.truth.shape[0] // HEIGHT)
 
     def colours(layer: images.Layer) -> np.ndarray:
@@ -73,7 +78,8 @@ def picture(image: images.Shown, scale: float) -> np.ndarray:
         (f"error of {layer.name}", heat_colours(shrink(np.abs(layer.depth - image.truth), by), scale))
         for layer in image.estimates
     ]
-    return grid([[("guide", guide), *((layer.name, colours(layer)) for layer in image.layers)], errors])
+    nothing = ("", np.full_like(guide, 255))  # below the guide and the low resolution
+    return grid([[("guide", guide), *((layer.name, colours(layer)) for layer in image.layers)], [nothing] * 2 + errors])
 
 
 def shrink(array: np.ndarray, by: int) -> np.ndarray:

@@ -8,10 +8,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
-import markupsafe
+import numpy as np
+import PIL.Image
 
 from ahmf_jax.metrics import METRICS
 from experiments.comparison import Comparison, heading
@@ -41,6 +43,17 @@ class Page:
     shown: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True)
+class Example:
+    """A command that a reader may try, with what it says and a picture of what it gives."""
+
+    title: str
+    text: str
+    command: str
+    picture: Path
+    alt: str
+
+
 def render(
     comparisons: Sequence[Comparison],
     trainings: Sequence[Training],
@@ -49,6 +62,7 @@ def render(
     title: str,
     lead: str = "",
     most: int | None = None,
+    example: Example | None = None,
 ) -> Page:
     """The page.
 
@@ -59,6 +73,7 @@ def render(
       title: of the page.
       lead: a sentence below the title.
       most: images with a viewer in each comparison, at most; None: all that were kept.
+      example: a command to try.
 
     Raises:
       InputError: a damaged image.
@@ -79,10 +94,11 @@ def render(
     scripts = [_file(name) for name in SCRIPTS]
     plotly = _plotly() if charts or data["viewers"] else ""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["breakable"] = breakable
     html = environment.from_string(_file("page.html")).render(
         title=title,
         lead=lead,
+        example=example,
+        picture=webp(np.asarray(PIL.Image.open(example.picture).convert("RGB"))) if example else "",
         generator=GENERATOR,
         policy=policy([*scripts, plotly]),
         style=_file("page.css"),
@@ -109,11 +125,6 @@ def render(
         tuple(viewer["largest"] for viewer in viewers),
         tuple(tuple(image["name"] for image in viewer["images"]) for viewer in viewers),
     )
-
-
-def breakable(text: str) -> markupsafe.Markup:
-    """The text as HTML that may go on in the next line after an underscore."""
-    return markupsafe.Markup("_<wbr>").join(text.split("_"))
 
 
 def policy(scripts: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_pipelines import datasets
 from experiments import config as configs
+from experiments.evaluations import read
 
 
 def test_the_whole_story(ahmf, monkeypatch, tiny, tmp_path):
@@ -27,20 +28,21 @@ def test_the_whole_story(ahmf, monkeypatch, tiny, tmp_path):
     assert ended.out.splitlines()[-1].endswith(f"open {out / 'index.html'}")
 
     page = (out / "index.html").read_text()
-    shown = re.findall(r'<img src="([^"]+)"', page)
-    assert shown == ["scene_0.png", "scene_1.png", "side_by_side.png"]
-    for name in shown:
-        picture = Image.open(out / name)
-        picture.load()
-        assert picture.width > 200
-    assert not re.search(r"""(src|href)=["']?http""", page), "the page needs nothing but what lies beside it"
-    assert page.count("<svg") == 1 and page.count("<circle") + page.count("points=") >= 1
-    # The table is that of the run: the floor of an image is known without it.
+    told = re.search(r"the mean absolute error is ([\d.]+) m, (-?\d+)% below bicubic&#39;s ([\d.]+) m", page)
+    record = read(out / "run" / "evaluations" / "scenes-test-float-x4")
+    assert (told[1], told[3]) == tuple(f"{v['mae']:.4f}" for v in (record.mean.metrics, record.mean.floor))
+    assert f"mean absolute error {told[2]}% below bicubic's" in ended.out
+    # Every scene has its numbers and its viewer; the curves are the run's.
     test = datasets.open_dataset("scenes", "test", out / "data")
-    for name in (*test.names, "mean"):
-        assert f"<td>{name}</td>" in page
-    lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "validation_mae" in line] == [2, 4, 6]
+    data = json.loads(re.search(r'id="report-data">(.*?)</script>', page, re.S)[1])
+    (viewer,) = data["viewers"]
+    assert {image["name"] for image in viewer["images"]} == set(test.names) == {i.name for i in record.images}
+    assert [layer["name"] for layer in viewer["images"][0]["layers"]][1:] == ["matlab_bicubic", "AHMF", "truth"]
+    assert data["curves"][1]["series"][0]["x"] == [2, 4, 6]
+    for name in ("index.md", "index.tex", "index_files/images_0_000.png", "side_by_side.png"):
+        assert (out / name).is_file(), name
+    assert "(side_by_side.png)" in (out / "index.md").read_text()
+    assert np.asarray(Image.open(out / "side_by_side.png")).shape[1] > 200
 
     low, high = (np.asarray(Image.open(out / f"{name}.png")) for name in ("depth_lr", "depth_hr"))
     assert low.dtype == high.dtype == np.uint16 and (low.shape, high.shape) == ((16, 20), (64, 80))

@@ -1,19 +1,16 @@
 """Depth as colours, and pictures in rows."""
 
-import json
-import re
-
 import numpy as np
-import pytest
 
 from experiments.pictures import (
     _ANCHORS,
+    _HEAT,
     CAPTION,
     GAP,
-    curve,
     depth_colours,
     error_colours,
     grid,
+    heat_colours,
     side_by_side,
     validation_picture,
 )
@@ -43,6 +40,15 @@ def test_errors_are_grey():
     np.testing.assert_array_equal(found[0, :, 0], [0, 128, 255, 255])
     assert (found == found[..., :1]).all()
     assert not error_colours(np.zeros((2, 2)), 0.0).any()
+
+
+def test_large_errors_are_bright_and_unknown_ones_grey():
+    found = heat_colours(np.array([[0.0, 1.0, 7.0, np.nan]]), 1.0)[0]
+    np.testing.assert_array_equal(found, [_HEAT[0], _HEAT[-1], _HEAT[-1], (128, 128, 128)])
+    brightness = heat_colours(np.linspace(0, 2, 50)[None], 2)[0].astype(int) @ [3, 6, 1]
+    assert (np.diff(brightness) >= 0).all()
+    masked = heat_colours(np.array([[0.0, 1.0]]), 1.0, np.array([[False, True]]))[0]
+    np.testing.assert_array_equal(masked, [(128, 128, 128), _HEAT[-1]])
 
 
 def test_pictures_stand_where_they_should():
@@ -88,16 +94,3 @@ def test_the_picture_of_a_validation():
     assert validation_picture(large, large["depth_hr"]).shape == (320 + CAPTION, 5 * 640 + 4 * GAP, 3)
     nothing = {**batch, "mask_hr": np.zeros_like(mask)}
     assert (validation_picture(nothing, prediction)[CAPTION:, -4:] == 0).all()
-
-
-@pytest.mark.parametrize("lines", [[(1, 0.5)], [(1, 0.5), (2, 0.25), (3, 0.1)]])
-def test_the_curve_stays_inside_its_frame(tmp_path, lines):
-    log = [{"step": s, "loss": v} for s, v in lines] + [{"step": lines[-1][0], "validation_mae": 0.3}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    svg = curve(tmp_path / "metrics.jsonl", "m", 640, 200)
-    (polyline,) = re.findall(r'polyline points="([^"]*)"', svg)
-    points = np.array([[float(x) for x in point.split(",")] for point in polyline.split()])
-    assert len(points) == len(lines)
-    assert (points >= 0).all() and (points <= [640, 200]).all()
-    if len(lines) > 1:  # the loss falls, and an SVG's y grows downwards
-        assert (np.diff(points[:, 1]) > 0).all() and (np.diff(points[:, 0]) > 0).all()

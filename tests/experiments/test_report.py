@@ -219,7 +219,7 @@ def test_the_picture_of_an_image_shows_maps_and_errors(folders):
     comparison = compare(gather(folders).evaluations)[0]
     sheet = picture(images.load(comparison, "hard"), 24.0)
     assert sheet.shape == (2 * (HEIGHT + CAPTION), 6 * WIDTH + 5 * GAP, 3)
-    x = WIDTH + GAP  # the errors below: floor, AHMF, B
+    x = 3 * (WIDTH + GAP)  # guide, low resolution, floor, AHMF
     error = sheet[HEIGHT + 2 * CAPTION :, x : x + WIDTH]
     np.testing.assert_array_equal(error[20, 44], heat_colours(np.array([[12.0]]), 24)[0, 0])
     np.testing.assert_array_equal(error[40, 10], heat_colours(np.array([[0.0]]), 24)[0, 0])
