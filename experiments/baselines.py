@@ -99,6 +99,8 @@ def benchmark_baselines(
       InputError: test scenes, other data than grey levels, an unknown method, numbers that are not possible, or `out`
         cannot be written.
     """
+    from tqdm import tqdm
+
     methods = check_methods(methods or tuple(FILTERS))
     if not scale or min(scale) < 2:
         raise InputError(f"--scale {' '.join(map(str, scale))}: give scales of 2 and more, as in --scale 4 8 16")
@@ -118,12 +120,14 @@ def benchmark_baselines(
     names = [opened.names[place] for place in chosen]
     print(f"the middle {CROP} x {CROP} pixels of {', '.join(names)} of {opened.info.name}", flush=True)
     found = []
-    for kind in noise:
-        protocol = PROTOCOLS["ahmf_table2" if kind == "noisy" else "ahmf_table1"]
-        print(f"{kind}: {protocol}", flush=True)
-        for one in search(opened, chosen, scale, methods, protocol, noisy=kind == "noisy"):
-            print(line(one), flush=True)
-            found.append(one)
+    with tqdm(total=len(noise) * len(scale) * len(methods), unit="search", disable=None, leave=False) as bar:
+        for kind in noise:
+            protocol = PROTOCOLS["ahmf_table2" if kind == "noisy" else "ahmf_table1"]
+            bar.write(f"{kind}: {protocol}")
+            for one in search(opened, chosen, scale, methods, protocol, noisy=kind == "noisy"):
+                bar.write(line(one))
+                bar.update()
+                found.append(one)
     for kind in noise:
         print(f"\n# {kind}\n{literal([one for one in found if one.noisy == (kind == 'noisy')])}")
     if out is not None:
