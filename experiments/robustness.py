@@ -162,18 +162,19 @@ def measure(
     done: Callable[[], object] = lambda: None,
 ) -> list[Point]:
     """Every method at every level. Level 0 is the base protocol itself, measured once for all effects."""
+
+    def errors(method: Method, protocol: Protocol) -> list[float]:
+        found = measure_all(method, dataset, BASE, protocol).mean.metrics
+        done()
+        return [found[metric] for metric in METRICS]
+
     points = []
     for name, method in methods.items():
-        plain: dict[str, float] | None = None
+        plain = errors(method, PROTOCOLS[BASE])
         for effect in EFFECTS:
             for level in levels[effect.option]:
-                if level == 0 and plain is not None:
-                    values = plain
-                else:
-                    values = dict(measure_all(method, dataset, BASE, degraded(effect, level)).mean.metrics)
-                    done()
-                plain = plain or values
-                points.append(Point(name, effect.option, level, *(values[metric] for metric in METRICS)))
+                values = errors(method, degraded(effect, level)) if level else plain
+                points.append(Point(name, effect.option, level, *values))
     return points
 
 

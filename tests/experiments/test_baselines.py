@@ -2,6 +2,9 @@
 
 import ast
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.models import classical
 from ahmf_jax.models.classical import FILTERS, Classical
 from data_pipelines.datasets import open_pairs
-from experiments import baselines
+from experiments import baselines, cli
 from experiments.methods import open_method
 from experiments.protocols import PROTOCOLS
 
@@ -142,3 +145,13 @@ def test_wrong_input(refused, pairs, data_dir):
     refused(*command, said="venus is a test scene of the literature")
     scenes = ("benchmark", "baselines", "--dataset", "scenes", "--data-dir", data_dir)
     refused(*scenes, said="has a range of 10 m, and the protocols of the search are of grey levels")
+
+
+@pytest.mark.parametrize("page", ["baselines", "robustness", "rendering"])
+def test_commands_of_the_pages_parse(page):
+    text = (Path(__file__).parents[2] / "docs" / "results" / f"{page}.md").read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+    commands = [shlex.split(line, comments=True) for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    assert any("benchmark" in words for words in commands)
+    for words in commands:
+        assert words[0] == "ahmf" and callable(cli.parse(words[1:]))
