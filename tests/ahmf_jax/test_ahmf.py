@@ -147,14 +147,19 @@ def test_a_rolled_program_is_as_long_for_32_levels_as_for_4() -> None:
 
 
 def test_every_level_starts_from_its_own_numbers() -> None:
-    params = jax.jit(functools.partial(init_params, AHMF(scale=2, num_levels=3, features=8, fusion="concat")))()
-    for stack, entries in ((params["depth_levels"]["conv"], 2), (params["bhfc"]["refine"]["conv_2"], 3)):
-        kernel = np.asarray(stack["kernel"]).reshape(entries, -1)
+    def draw() -> Any:
+        params = init_params(AHMF(scale=2, num_levels=3, features=8, fusion="concat"))
+        slopes = [x for path, x in jax.tree_util.tree_leaves_with_path(params) if "negative_slope" in str(path[-1])]
+        return params["depth_levels"]["conv"]["kernel"], params["bhfc"]["refine"]["conv_2"]["kernel"], slopes
+
+    # What is not asked for is not compiled either.
+    twice, thrice, slopes = jax.jit(draw)()
+    for stack, entries in ((twice, 2), (thrice, 3)):
+        kernel = np.asarray(stack).reshape(entries, -1)
         bound = (3 * 3 * 8) ** -0.5  # PyTorch's, for the fan-in of one level and not of the stack
         assert np.abs(kernel).max() <= bound
         np.testing.assert_allclose(kernel.std(1), bound / 3**0.5, rtol=0.1)
         assert np.abs(np.corrcoef(kernel) - np.eye(entries)).max() < 0.2
-    slopes = [x for path, x in jax.tree_util.tree_leaves_with_path(params) if "negative_slope" in str(path[-1])]
     assert {float(value) for x in slopes for value in np.ravel(x)} == {0.25}
 
 
