@@ -36,8 +36,10 @@ from experiments.published import MEAN, Column
 MOST_UNKNOWN, SCALES_UNKNOWN = 10, (4, 8, 16)
 # Share of the pixels that are 0 or unknown from which holes are holes.
 MOST_ZEROS = 0.001
-# How near a cause must come to the recorded figures: in parts of them, and PSNR in dB.
-NEAR, NEAR_DB = 0.02, 0.15
+# How near another scale of the values must come to the recorded figures: in parts of them, and PSNR in dB. Of PE, which
+# counts whole grey levels, less can be asked.
+NEAR = {"mae": 0.005, "rmse": 0.005, "pe": 0.02, "psnr": 0.03}
+SAME = 0.005  # a factor this near to 1 is none
 # Of more images than these, kernels are not tried.
 MOST_TRIED = 40
 # Images in work at a time, each some 100 MB of a large one.
@@ -159,20 +161,26 @@ def check(parts: Sequence[Dataset], tables: Sequence[Recorded] | None = None) ->
     """
     images = [Image(part, place, image) for part in parts for place, image in enumerate(part.names)]
     lines: list[Line] = []
-    findings: dict[str, Finding] = {}
+    off: list[tuple[Recorded, dict[Column, list[Image]]]] = []
     for table in recorded() if tables is None else tables:
         there = _columns(table, images)
-        if not there:
-            continue
         found = _measured(table, there)
         lines += _lines(table, there, found)
-        off = [column for column in there if not _agrees(table, column, found[column.name], exactly=True)]
-        if off:
-            # The one that is quickest to try.
-            column = min(off, key=lambda column: (len(there[column]), math.prod(column.size or (1,)), column.name))
-            for finding in explain(table, column, there[column]):
-                findings.setdefault(finding.says, finding)
-    return Checked(tuple(lines), tuple(findings.values()))
+        wrong = {c: of for c, of in there.items() if not _agrees(table, c, found[c.name], exactly=True)}
+        if wrong:
+            off.append((table, wrong))
+    # An image has one cause, which is best told without noise, and by errors that are proportional to the values.
+    off.sort(key=lambda one: (PROTOCOLS[one[0].protocol].degrade.noise_sigma, "rmse" not in one[0].metrics))
+    findings: list[Finding] = []
+    explained: set[Image] = set()
+    for table, wrong in off:
+        of = {image for images in wrong.values() for image in images}
+        if not of & explained:
+            # The column that is quickest to try.
+            column = min(wrong, key=lambda column: (len(wrong[column]), math.prod(column.size or (1,)), column.name))
+            findings.append(explain(table, column, wrong[column]))
+        explained |= of
+    return Checked(tuple(lines), tuple(findings))
 
 
 def unknown(parts: Mapping[str, Dataset]) -> Checked:
@@ -301,14 +309,14 @@ def _agrees(
             value = table.value(column.name, scale, metric)
             if value is None:
                 continue
-            near = NEAR_DB if metric == "psnr" else NEAR * abs(value)
+            near = NEAR["psnr"] if metric == "psnr" else NEAR.get(metric, NEAR["mae"]) * abs(value)
             most = table.tolerance[metric] if exactly else max(table.tolerance[metric], near)
             if not abs(values.get(metric, math.nan) - value) <= most:
                 return False
     return bool(found)
 
 
-def explain(table: Recorded, column: Column, images: Sequence[Image]) -> list[Finding]:
+def explain(table: Recorded, column: Column, images: Sequence[Image]) -> Finding:
     """Why the figures of a column are not the recorded ones: what else the image is, as far as it can be told.
 
     Args:
@@ -320,9 +328,9 @@ def explain(table: Recorded, column: Column, images: Sequence[Image]) -> list[Fi
     for cause in (_size, _holes, _values, _kernels):
         found = cause(table, column, images, example, what)
         if found is not None:
-            return [found]
+            return found
     says = f"{what}: size, values, holes and kernels are not it: the images are others, or cut or filled otherwise"
-    return [_finding("images", says, f"compare them with {table.dataset}", "possible")]
+    return _finding("images", says, f"compare them with {table.dataset}", "possible")
 
 
 def _finding(about: str, says: str, remedy: str, sure: str = "certain", value: object = None) -> Finding:
@@ -385,11 +393,12 @@ def _values(table: Recorded, column: Column, images: Sequence[Image], example: E
         return _finding("range", says, "say that it is 255 (--pairs.range 255)", value=range_is)
     factor = _factor(table, column, images, grey)
     for one in (*(known for known in FACTORS if abs(math.log(known / factor)) < math.log(1.2)), factor):
-        if abs(one - 1) > NEAR and _fits(table, column, images, change=_multiplied(one, grey)):
+        if abs(one - 1) > SAME and _fits(table, column, images, change=_multiplied(one, grey)):
             if one not in FACTORS:  # as far as rounded figures tell it
                 one = float(f"{one:.3g}")
             says = f"{what}: the values are {FACTORS.get(one, f'some {1 / one:.3g} times what they should be')}"
-            return _finding("unit", says, f"multiply them by {one:.4g}", value=one)
+            remedy = f"multiply them by {one:.4g}" if one > 1 else f"divide them by {1 / one:.4g}"
+            return _finding("unit", says, remedy, value=one)
     factor = _factor(table, column, images, grey, inverse=True)
     if _fits(table, column, images, change=_multiplied(factor, grey, inverse=True)):
         says = f"{what}: the values are the inverse of those recorded, depth for disparity or the other way"
@@ -440,7 +449,8 @@ def _kernels(table: Recorded, column: Column, images: Sequence[Image], example: 
         return None
     protocol = PROTOCOLS[table.protocol]
     kernels: tuple[Kernel, ...] = get_args(Kernel)
-    for down, up in itertools.product(kernels, kernels):
+    smooth = [kernel for kernel in kernels if kernel.endswith(("cubic", "linear"))]
+    for down, up in itertools.product(kernels, smooth):
         degrade = dataclasses.replace(protocol.degrade, kernel=down)
         other = dataclasses.replace(protocol, degrade=degrade, floor=up)
         if _fits(table, column, images, protocol=other, exactly=True):
