@@ -168,8 +168,9 @@ class Viewer {
     for (const { layer, value, off } of this.readout) {
       const depth = point ? this.value(layer, point.x, point.y) : NaN;
       value.textContent = point ? valueText(depth, layer.step) : "";
-      const error = this.estimates.includes(layer) && Number.isFinite(depth - truth);
-      off.textContent = error ? `${depth < truth ? "\u2212" : "+"}${valueText(Math.abs(depth - truth), layer.step)}` : "";
+      const error = this.estimates.includes(layer) ? depth - truth : NaN;
+      const sign = error < 0 ? "\u2212" : error > 0 ? "+" : "";
+      off.textContent = Number.isFinite(error) ? sign + valueText(Math.abs(error), layer.step) : "";
     }
   }
 
@@ -453,10 +454,20 @@ class Viewer {
       event.preventDefault();
     });
     slider.addEventListener("pointermove", (event) => {
-      if (!slider.hasPointerCapture(event.pointerId)) return;
+      if (!slider.hasPointerCapture(event.pointerId)) {
+        if (this.image) this.point(this.at(this.compare.canvas, event)); // the slider covers a part of the picture
+        return;
+      }
       const box = this.compare.canvas.getBoundingClientRect();
       this.moveDivide((event.clientX - box.left) / box.width);
     });
+  }
+
+  /** Marks a point in all panes and shows the values there; null where the pointer is elsewhere. */
+  point(at) {
+    this.hover = at;
+    this.showValues();
+    this.paint();
   }
 
   /** Dragging pans or draws the line, two fingers or the wheel zoom, a double click too. */
@@ -474,9 +485,7 @@ class Viewer {
       const last = this.pointers.get(event.pointerId);
       const point = this.at(canvas, event);
       if (last) this.drag(canvas, last, event, point);
-      this.hover = last && !this.drawing ? this.hover : point;
-      this.showValues();
-      this.paint();
+      this.point(last && !this.drawing ? this.hover : point);
     });
     on("mousedown", (event) => event.preventDefault()); // or the focus would leave the slider again
     const end = (event) => {
@@ -488,11 +497,7 @@ class Viewer {
     };
     on("pointerup", end);
     on("pointercancel", end);
-    on("pointerleave", () => {
-      this.hover = null;
-      this.showValues();
-      this.paint();
-    });
+    on("pointerleave", () => this.point(null));
     on("wheel", (event) => {
       // Only after a click into the viewer, or with Ctrl: the wheel is the page's too.
       if (!event.ctrlKey && !this.part("stage").contains(document.activeElement)) return;
@@ -544,9 +549,7 @@ class Viewer {
     const ends = [x0, y0, x1, y1].map(Math.floor);
     this.part("profile-title").textContent = `Profile from ${ends[0]}, ${ends[1]} to ${ends[2]}, ${ends[3]}`;
     await drawProfile(this.part("profile-chart"), lines, Math.hypot(x1 - x0, y1 - y0) / count, this.spec.unit, (i) => {
-      this.hover = i === null ? null : points[i];
-      this.showValues();
-      this.paint();
+      if (turn === this.shows) this.point(i === null ? null : points[i]);
     });
   }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluations import find, read_image
+from experiments.pictures import depth_colours
 from experiments.report.make import report
 from experiments.report.sources import read_training
 from tests.experiments.reports import EVIL, HEIGHT, WIDTH, write_evaluation, write_run
@@ -122,12 +123,15 @@ def test_the_page_shows_the_worst_image_first(opened):
     assert opened.part("images").locator('[aria-pressed="true"]').inner_text().startswith(EVIL)
 
 
-def test_the_slider_moves_by_dragging_and_by_keys(opened):
+def test_the_slider_moves_by_dragging_and_by_keys(opened, folders):
     slider, pane = opened.part("slider"), opened.part("compare")
+    image = read_image(next(iter(find(folders[0]))).kept()["hard"])
+    known = image["depth_hr"][image["mask_hr"]]
+    truth = depth_colours(image["depth_hr"], known.min(), known.max())[20, 44].tolist()
     spot = (44.5 / WIDTH, 20.5 / HEIGHT)
-    opened.part("left").select_option("guide")
-    opened.part("right").select_option("truth")
-    assert opened.part("left-name").inner_text() == "guide"
+    opened.part("left").select_option("truth")
+    opened.part("right").select_option("guide")
+    assert opened.part("left-name").inner_text() == "truth"
     right = opened.colour(*spot)  # the divide is at a half, the spot right of it
     box = pane.bounding_box()
     opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -136,7 +140,7 @@ def test_the_slider_moves_by_dragging_and_by_keys(opened):
     opened.page.mouse.up()
     left = opened.colour(*spot)
     assert slider.get_attribute("aria-valuenow") == "90"
-    assert left != right, "the divide moved and the picture did not"
+    assert right != left == truth, "the divide moved and the picture did not"
     slider.focus()
     opened.page.keyboard.press("Home")
     assert opened.colour(*spot) == right and slider.get_attribute("aria-valuenow") == "0"
@@ -148,7 +152,7 @@ def test_the_slider_moves_by_dragging_and_by_keys(opened):
     assert opened.colour(*spot) == left
     opened.page.keyboard.press("ArrowLeft")
     opened.views()
-    assert slider.get_attribute("aria-valuenow") == "98" and "guide" in slider.get_attribute("aria-valuetext")
+    assert slider.get_attribute("aria-valuenow") == "98" and "truth" in slider.get_attribute("aria-valuetext")
 
 
 def test_zoom_and_pan_keep_in_step(opened):
