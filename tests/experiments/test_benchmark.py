@@ -12,7 +12,7 @@ import pytest
 from ahmf_jax.errors import InputError
 from experiments import benchmark, benchmark_programs
 
-SIZES = benchmark_programs.Sizes(num_levels=2, features=8, height=16, width=24, batch=2, patch=16)
+SIZES = benchmark_programs.Sizes(scale=2, num_levels=1, features=2, height=16, width=24, batch=2, patch=16)
 
 
 def test_both_programs_run_agree_and_are_reported(capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from ahmf_jax.errors import InputError
 from experiments import benchmark_rows, benchmark_train
 from experiments.benchmark_programs import Setting, Sizes, machine
 
-SIZES = Sizes(num_levels=1, features=4, batch=2, patch=16)
+SIZES = Sizes(scale=2, num_levels=1, features=2, batch=2, patch=16)
 ABOUT = {"cpu": "a processor", "threads": 2, "load": 0.0, "versions": {"jax": "1"}}
 
 
