@@ -7,6 +7,8 @@ import tyro
 
 from ahmf_jax.errors import InputError
 
+LARGE = 25  # MB: more than people send to each other
+
 
 @dataclass(frozen=True)
 class Report:
@@ -40,7 +42,9 @@ class Report:
         Places(self.out).check()
         figure = write_figure(self.runs, self.figure, crops, self.out) if self.figure is not None else ()
         places = report(self.runs, self.out, most=self.images)
-        print(f"{places.page}: {places.page.stat().st_size / 1e6:.1f} MB; {places.markdown.name} beside it")
+        size = places.page.stat().st_size / 1e6
+        fewer = "; --images shows fewer" if size > LARGE else ""
+        print(f"{places.page}: {size:.1f} MB{fewer}; {places.markdown.name} beside it")
         for path in figure:
             print(path)
         if self.open:

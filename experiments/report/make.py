@@ -87,10 +87,8 @@ def report(
     places.check()
     sources = gather(folders)
     compared = comparisons.compare(sources.evaluations)
-    measured = {e.folder.resolve() for e in sources.evaluations if e.folder is not None}
-    evaluated = {t.name for t in sources.trainings if any(t.folder.resolve() in f.parents for f in measured)}
     title = title or _title(compared, [t.name for t in sources.trainings])
-    made = page.render(compared, sources.trainings, evaluated, title=title, lead=lead, most=most, example=example)
+    made = page.render(compared, sources.trainings, title=title, lead=lead, most=most, example=example)
     texts = {places.page: made.html, places.markdown: ""}
     if places.pictures.exists():
         try:
@@ -104,7 +102,6 @@ def report(
             quote(places.pictures.name),
             compared,
             sources.trainings,
-            evaluated,
             made,
             title=title,
             lead=lead,
@@ -113,6 +110,8 @@ def report(
     if compared:
         tables = "\n\n".join(comparisons.latex(c) for c in compared)
         texts[places.latex] = f"% {page.GENERATOR}; needs \\usepackage{{booktabs}}\n{tables}"
+    else:
+        places.latex.unlink(missing_ok=True)  # an earlier report's, which this one has nothing in the place of
     for path, text in texts.items():
         write_whole(path, text.encode())
     return places

@@ -22,7 +22,6 @@ def write(
     link: str,
     comparisons: Sequence[Comparison],
     trainings: Sequence[Training],
-    evaluated: set[str],
     page: Page,
     *,
     title: str,
@@ -46,7 +45,7 @@ def write(
     if trainings:
         parts.append("## Training")
     for training in trainings:
-        if training.name not in evaluated:
+        if not training.evaluated:
             parts.append(
                 f"{escape(training.name)} has no evaluation yet: "
                 f"`ahmf evaluate {training.folder} --dataset ...` makes one."

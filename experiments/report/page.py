@@ -57,7 +57,6 @@ class Example:
 def render(
     comparisons: Sequence[Comparison],
     trainings: Sequence[Training],
-    evaluated: set[str],
     *,
     title: str,
     lead: str = "",
@@ -69,7 +68,6 @@ def render(
     Args:
       comparisons: with their evaluations.
       trainings: the runs' logs.
-      evaluated: the names of the runs that have an evaluation.
       title: of the page.
       lead: a sentence below the title.
       most: images with a viewer in each comparison, at most; None: all that were kept.
@@ -110,7 +108,7 @@ def render(
         trainings=[
             {
                 "name": training.name,
-                "evaluated": training.name in evaluated,
+                "evaluated": training.evaluated,
                 "remedy": f"ahmf evaluate {training.folder} --dataset ...",
                 "config": json.dumps(training.config, indent=1) if training.config else "",
             }
@@ -162,7 +160,7 @@ def section(comparison: Comparison) -> dict[str, Any]:
     """A comparison as the template has it."""
     rows = images.methods(comparison)
     return {
-        "title": comparison.title,
+        "title": f"{comparison.title} \u00b7 {comparison.protocol}",
         "protocol": comparison.protocol,
         "protocol_text": comparison.protocol_text,
         "summary": summary(comparison),

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ class Training:
     """What a run's folder says of its training.
 
     Attributes:
-      name: the folder's.
+      name: the folder's, or its path where another's is the same.
       folder: the folder.
+      evaluated: whether it has an evaluation.
       unit: of the validation.
       config: `config.json`, as it stands; empty where there is none.
       loss: of the training; each value is a mean since the last.
@@ -43,6 +44,7 @@ class Training:
 
     name: str
     folder: Path
+    evaluated: bool
     unit: str
     config: Mapping[str, Any]
     loss: Series
@@ -68,13 +70,15 @@ def gather(folders: Sequence[Path]) -> Sources:
     trainings: dict[Path, Training] = {}
     for folder in folders:
         if (folder / METRICS).is_file():
-            trainings.setdefault(folder.resolve(), read_training(folder))
-            if not has_evaluation(folder):
+            training = trainings.setdefault(folder.resolve(), read_training(folder))
+            if not training.evaluated:
                 continue
         for evaluation in evaluations.find(folder):
             assert evaluation.folder is not None
             found.setdefault(evaluation.folder.resolve(), evaluation)
-    return Sources(tuple(found.values()), tuple(trainings.values()))
+    names = [training.name for training in trainings.values()]
+    told = (replace(t, name=str(t.folder)) if names.count(t.name) > 1 else t for t in trainings.values())
+    return Sources(tuple(found.values()), tuple(told))
 
 
 def has_evaluation(folder: Path) -> bool:
@@ -103,7 +107,7 @@ def read_training(run: Path) -> Training:
     config = _config(run / CONFIG)
     trained = config.get("trained")
     unit = str(trained.get("unit", "")) if isinstance(trained, dict) else ""
-    return Training(run.resolve().name, run, unit, config, **series)
+    return Training(run.resolve().name, run, has_evaluation(run), unit, config, **series)
 
 
 def _series(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Series:

@@ -158,7 +158,7 @@ def test_published_rows_are_marked_and_their_source_is_said(tmp_path):
     comparison = compare([read(folder)])[0]
     row = Row("Theirs", "published", "A paper, Table 7", {"mean": {"mae": 0.001}})
     comparison = dataclasses.replace(comparison, rows=(*comparison.rows, row), notes=("Table 7 is odd",))
-    body = without_data(render([comparison], [], set(), title="t").html)
+    body = without_data(render([comparison], [], title="t").html)
     (found,) = re.findall(r'<tr class="published">(.*?)</tr>', body, re.S)
     assert "Theirs" in found and "published <sup>1</sup>" in found and 'class="place-1"' in found
     assert "<li>A paper, Table 7</li>" in body and "<li>Table 7 is odd</li>" in body
@@ -241,6 +241,7 @@ def test_a_run_without_an_evaluation_has_its_curves(tmp_path):
     run = write_run(tmp_path / "only", steps=4)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')  # being written
+    (tmp_path / "r.tex").write_text("% ahmf report; of an earlier one")
     places = report([run], tmp_path / "r.html")
     html = places.page.read_text()
     loss, validation = data(html)["curves"]
@@ -248,6 +249,14 @@ def test_a_run_without_an_evaluation_has_its_curves(tmp_path):
     assert [s["name"] for s in validation["series"]] == ["only", "interpolation (only)"]
     assert f"ahmf evaluate {run} --dataset" in html and f"ahmf evaluate {run} --dataset" in places.markdown.read_text()
     assert not places.latex.exists()
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    one, two = write_run(tmp_path / "a" / "x4"), write_run(tmp_path / "b" / "x4")
+    write_evaluation(two / "evaluations" / "e")
+    trainings = gather([one, two, one]).trainings
+    assert [t.name for t in trainings] == [str(one), str(two)]
+    assert [t.evaluated for t in trainings] == [False, True]
 
 
 def test_a_long_log_is_thinned_to_means(tmp_path):
@@ -263,14 +272,14 @@ def test_a_long_log_is_thinned_to_means(tmp_path):
 def test_many_images_go_down_the_table(tmp_path):
     names = tuple(f"image_{i:02d}" for i in range(14))
     folder = write_evaluation(tmp_path / "e", names=names, keep=1)
-    page = render(compare([read(folder)]), [], set(), title="t")
+    page = render(compare([read(folder)]), [], title="t")
     body = without_data(page.html)
     heads = [re.findall(r"<button type=\"button\">(.*?)</button>", t) for t in re.findall("<thead>(.*?)</thead>", body)]
     assert heads[0] == ["method", "MAE (grey levels)", "RMSE (grey levels)"]
     assert heads[1] == ["image", "matlab_bicubic", "AHMF"]
     assert body.count('<tr class="">') == 2 * len(names)
     assert page.shown == (("image_00",),)
-    assert render(compare([read(folder)]), [], set(), title="t", most=0).shown == ((),)
+    assert render(compare([read(folder)]), [], title="t", most=0).shown == ((),)
 
 
 def test_evaluations_of_other_images_are_not_mixed(tmp_path, refused):
