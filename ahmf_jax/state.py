@@ -1,5 +1,6 @@
 """The state of a training run: shapes first, then shardings, then numbers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,10 @@ def init_params(model: Any, seed: int = 0, guide_channels: int = 3, output_scale
     return {**params, "reconstruction": {**params["reconstruction"], "output": output}}
 
 
+# Traced once for the shapes and for the numbers.
+_init_params = jax.jit(init_params, static_argnames=("model", "seed", "guide_channels", "output_scale"))
+
+
 def create_state(
     model: nn.Module,
     optimiser: optax.GradientTransformation,
@@ -125,9 +130,7 @@ def create_state(
       start_from: makes the parameters to start from, NumPy arrays, of the random ones; they stay as they are without.
       abstract: no numbers.
     """
-
-    def draw() -> Any:
-        return init_params(model, seed, output_scale=output_scale)
+    draw = functools.partial(_init_params, model, seed, output_scale=output_scale)
 
     def build(params: Any) -> TrainState:
         return TrainState.start(params, model, optimiser, seed=seed, **how)
@@ -136,6 +139,9 @@ def create_state(
     shardings = state_shardings(shapes, mesh, fsdp)
     if abstract:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    # Both run once, and optimising the machine code of the random numbers takes longer than all else of a start.
+    options = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
     if start_from is None:
-        return jax.jit(lambda: build(draw()), out_shardings=shardings)()
-    return jax.jit(build, out_shardings=shardings)(start_from(jax.device_get(jax.jit(draw)())))
+        return jax.jit(lambda: build(draw()), out_shardings=shardings, compiler_options=options)()
+    random = jax.jit(draw, compiler_options=options)()
+    return jax.jit(build, out_shardings=shardings)(start_from(jax.device_get(random)))

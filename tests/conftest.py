@@ -1,5 +1,7 @@
-"""What holds for every test: the platform, eight devices, and the shapes that the library's annotations name."""
+"""What holds for every test: the platform, eight devices, how programs are compiled and kept, and the shapes that the
+library's annotations name."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +13,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # Parity is measured in full float32, also where a GPU would multiply in TF32.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Compiling is most of the tests' time, and a third of it without machine code that is optimised: what the programs
+    # compute, exchange and hold is decided before that. Processes that the tests start inherit it.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 from jaxtyping import install_import_hook
 
@@ -20,10 +26,21 @@ install_import_hook(["ahmf_jax"], "beartype.beartype")
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled programs are kept: many tests run the same networks, and compiling is most of their time."""
+    """Where compiled programs are kept, for all workers of these tests and all processes that they start."""
     import jax
 
-    folder = tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    folder = tmp_path_factory.getbasetemp()
+    # JAX locks the folder when its size is bounded, and for that needs a library that comes with PyTorch.
+    locked = importlib.util.find_spec("filelock") is not None
+    if locked and "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "compiled"
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": 10**10 if locked else -1,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
     return folder

@@ -1,5 +1,6 @@
 """A small data set and one trained run, made once for all tests of the command line."""
 
+import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,29 @@ config = TrainConfig(
 )
 """
 SCENES = {"height": 64, "width": 80, "train": 3, "validation": 1, "test": 2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once():
+    """Equal configurations get one optimiser, and a network's operations are counted once.
+
+    JAX traces a training step again for another optimiser, which takes longer than the six steps of a test.
+    """
+    from ahmf_jax import flops
+    from experiments.config import OptimiserConfig
+
+    counted, count = {}, flops.train_flops
+
+    def train_flops(model, batch):
+        key = model, *(batch[name].shape for name in ("depth_lr", "guide"))
+        if key not in counted:
+            counted[key] = count(model, batch)
+        return counted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OptimiserConfig, "build", functools.cache(OptimiserConfig.build))
+        patch.setattr(flops, "train_flops", train_flops)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ from ahmf_jax.locks import lock_run
 from data_pipelines import loader
 from data_pipelines.cache import ByteCache
 from data_pipelines.files import write_depth, write_picture
-from experiments import evaluate
 from experiments import train as train_module
+from experiments import validation
 from tests.kill_resume import CLOCK
 
 ROOT = Path(__file__).parents[2]
@@ -95,14 +95,18 @@ def test_what_a_run_holds(run, tiny):
     assert facts["lines"] == lines(run) and facts["rows"] == [] and "jax" in facts["versions"]
 
 
-def test_the_logged_validation_is_that_of_the_checkpoint(run, data_dir):
+def test_the_logged_validation_is_that_of_the_checkpoint(run, tiny, data_dir):
     from data_pipelines.datasets import open_dataset
-    from experiments.evaluate import PROTOCOLS, evaluate
+    from experiments.evaluate import measure_all
+    from experiments.methods import open_method
+    from experiments.protocols import run_protocol
 
-    rows = evaluate(upsample.load(run), open_dataset("scenes", "validation", data_dir), PROTOCOLS["float"])
+    protocol = run_protocol(tiny.data.degrade)
+    method = open_method(str(run), None, protocol)
+    found = measure_all(method, open_dataset("scenes", "validation", data_dir), "run", protocol).mean
     best = min((line for line in lines(run) if "validation_mae" in line), key=lambda line: line["validation_mae"])
-    assert rows[-1].mae == pytest.approx(best["validation_mae"], rel=1e-5)
-    assert rows[-1].floor_mae == pytest.approx(best["validation_floor_mae"], rel=1e-6)
+    assert found.metrics["mae"] == pytest.approx(best["validation_mae"], rel=1e-5)
+    assert found.floor["mae"] == pytest.approx(best["validation_floor_mae"], rel=1e-6)
 
 
 def test_a_finished_command_does_nothing_and_another_run_is_refused(ahmf, refused, run, recipe, data_dir, contents):
@@ -219,7 +223,7 @@ def test_a_signal_ends_a_validation_which_comes_when_the_run_goes_on(
     monkeypatch, ahmf, recipe, run, tmp_path, data_dir, at
 ):
     out = tmp_path / "run"
-    validate = evaluate.validate
+    validate = validation.validate
 
     def interrupted(model, *args, **options):
         if lines(out)[-1]["step"] == at:
@@ -227,7 +231,7 @@ def test_a_signal_ends_a_validation_which_comes_when_the_run_goes_on(
         return validate(model, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "validate", interrupted)
+        patch.setattr(validation, "validate", interrupted)
         ended = ahmf("train", recipe, "--out", out, "--data-dir", data_dir)
     assert ended.code == 75 and f"stopped at step {at} of 6, saved" in ended.err
     assert [line["step"] for line in lines(out)][-2:] == [at - 1, at] and "loss" in lines(out)[-1]
