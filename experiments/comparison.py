@@ -229,7 +229,7 @@ def markdown(comparison: Comparison) -> str:
             lines.append(_md_line([_md(name), *(marks.get(place, "{}").format(text) for text, place in cells)]))
         if len(lines) > 2:
             parts.append("\n".join(lines))
-    sources = _sources(comparison)
+    sources = _sources(comparison, comparison.metrics)
     if sources:
         parts.append("\n".join(f"{DAGGER} {_md(methods)}: {_md(source)}.  " for source, methods in sources))
     parts += [f"Note: {_md(note)}" for note in comparison.notes]
@@ -256,11 +256,12 @@ def _table(comparison: Comparison, metric: str) -> list[tuple[str, list[tuple[st
     return rows
 
 
-def _sources(comparison: Comparison) -> list[tuple[str, str]]:
-    """Each source of published rows with the methods that are from it."""
+def _sources(comparison: Comparison, metrics: Sequence[str]) -> list[tuple[str, str]]:
+    """Each source of the published rows that have one of the metrics, with the methods that are from it."""
     methods: dict[str, list[str]] = {}
     for row in comparison.rows:
-        if row.kind == "published":
+        shown = any(row.text(column, metric) for column in comparison.shown for metric in metrics)
+        if row.kind == "published" and shown:
             methods.setdefault(row.source, []).append(row.method)
     return [(source, ", ".join(names)) for source, names in methods.items()]
 
@@ -268,9 +269,9 @@ def _sources(comparison: Comparison) -> list[tuple[str, str]]:
 def latex(comparison: Comparison) -> str:
     r"""The comparison as LaTeX, a table a metric: best bold, second best underlined, published rows with a dagger.
 
-    It needs `\usepackage{booktabs}` and nothing else.
+    What is to be said of all of it stands below the first. It needs `\usepackage{booktabs}` and nothing else.
     """
-    blocks = []
+    blocks: list[str] = []
     for metric in comparison.metrics:
         rows = _table(comparison, metric)
         if not rows:
@@ -285,8 +286,9 @@ def latex(comparison: Comparison) -> str:
         body = [line if i == 0 or kinds[i] == kinds[i - 1] else f"\\midrule\n{line}" for i, line in enumerate(lines)]
         what = heading(metric, comparison.unit)
         caption = f"{comparison.title}: {what}. {comparison.protocol}: {comparison.protocol_text}."
-        notes = [rf"\par $^\dagger$ {_tex(names)}: {_tex(source)}." for source, names in _sources(comparison)]
-        notes += [rf"\par {_tex(note)}" for note in comparison.notes]
+        notes = [rf"\par $^\dagger$ {_tex(names)}: {_tex(source)}." for source, names in _sources(comparison, [metric])]
+        if not blocks:  # said once
+            notes += [rf"\par {_tex(note)}" for note in comparison.notes]
         blocks.append(
             "\n".join(
                 [

@@ -156,6 +156,10 @@ def test_latex():
     published = latex(compare([evaluation(sized(SIX, 4))])[0])
     assert r"DKN$^\dagger$ & 0.25 &" in published and r"\par $^\dagger$ Bicubic, ATGV," in published
     assert published.isascii()
+    # Table I has no RMSE: nothing of it is said there, and the caveats once.
+    first, *others = published.split("\n\n")
+    assert "dagger" in first and "\\caption{test10, x4: RMSE" in others[0]
+    assert not any("dagger" in other or "cannot come from" in other for other in others)
 
 
 def test_of_many_images_tables_show_the_mean():
