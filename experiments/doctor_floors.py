@@ -136,8 +136,9 @@ def doctor_floors(names: Sequence[str], data_dir: Path | None, pairs: PairsConfi
     for name in names:
         parts = at_hand(name, data_dir, pairs)
         checked = check(list(parts.values()))
-        if not checked.lines and not checked.findings:
-            checked = unknown(parts)
+        if not checked.lines:
+            measured = unknown(parts)
+            checked = dataclasses.replace(measured, findings=(*checked.findings, *measured.findings))
         print("\n".join([name, *(f"  {line}" for line in lines_of(checked))]), flush=True)
         right &= checked.is_right
     return right
@@ -162,7 +163,8 @@ def check(parts: Sequence[Dataset], tables: Sequence[Recorded] | None = None) ->
     images = [Image(part, place, image) for part in parts for place, image in enumerate(part.names)]
     lines: list[Line] = []
     off: list[tuple[Recorded, dict[Column, list[Image]]]] = []
-    for table in recorded() if tables is None else tables:
+    tables = recorded() if tables is None else tables
+    for table in tables:
         there = _columns(table, images)
         found = _measured(table, there)
         lines += _lines(table, there, found)
@@ -171,7 +173,7 @@ def check(parts: Sequence[Dataset], tables: Sequence[Recorded] | None = None) ->
             off.append((table, wrong))
     # An image has one cause, which is best told without noise, and by errors that are proportional to the values.
     off.sort(key=lambda one: (PROTOCOLS[one[0].protocol].degrade.noise_sigma, "rmse" not in one[0].metrics))
-    findings: list[Finding] = []
+    findings = list(_incomplete(images, tables))
     explained: set[Image] = set()
     for table, wrong in off:
         of = {image for images in wrong.values() for image in images}
@@ -223,6 +225,15 @@ def _columns(table: Recorded, images: Sequence[Image]) -> dict[Column, list[Imag
     """The columns of which the images are there, all of a set's."""
     there = {column: [image for image in images if column.names(image.name)] for column in table.columns}
     return {column: found for column, found in there.items() if len(found) == (column.count or 1)}
+
+
+def _incomplete(images: Sequence[Image], tables: Sequence[Recorded]) -> Iterator[Finding]:
+    """Sets of which only a part is there."""
+    for column in dict.fromkeys(column for table in tables for column in table.columns if column.count is not None):
+        count = sum(column.names(image.name) for image in images)
+        if column.name != MEAN and 0 < count != column.count:
+            says = f"{count} images of {column.name} are there, and what is recorded is of its {column.count}"
+            yield Finding("images", says)
 
 
 def _measured(table: Recorded, there: Mapping[Column, Sequence[Image]]) -> dict[str, dict[int, dict[str, float]]]:

@@ -160,7 +160,9 @@ def test_a_set_has_a_mean_and_is_whole_or_not_there():
     finding = the_finding(check([dataset(millimetres, unit="m", range=5.0)], [table]))
     assert finding.about == "unit" and finding.value == 0.001 and "and 1 more" in finding.says
     assert check([dataset(millimetres, unit="mm", range=5000.0)], [table]).is_right
-    assert not check([dataset(dict(list(metres.items())[:1]), unit="m", range=5.0)], [table]).lines
+    part = check([dataset(dict(list(metres.items())[:1]), unit="m", range=5.0)], [table])
+    assert not part.lines and part.is_right
+    assert [f.says for f in part.findings] == ["1 images of Six are there, and what is recorded is of its 2"]
 
 
 def test_data_for_which_nothing_is_recorded():
