@@ -2,9 +2,9 @@
 
 import math
 import re
+from typing import Protocol, runtime_checkable
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.export import Trained
 
 # Metres.
 LENGTHS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6, "km": 1000.0, "in": 0.0254, "ft": 0.3048}
@@ -78,6 +78,23 @@ def conversion(unit: str, into: str) -> float:
             "give the range in the input's own unit (--range), or use a model of scaling=sample, which takes any unit"
         )
     return one / other
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """What of an `ahmf_jax.export.Trained` has a say here; that module imports JAX, and this one need not."""
+
+    @property
+    def unit(self) -> str:
+        """Of the training data."""
+
+    @property
+    def range(self) -> float:
+        """The depth in that unit that the network was trained to take for 1."""
+
+    @property
+    def scaling(self) -> str:
+        """One of `ahmf_jax.scaling.Scaling`."""
 
 
 def depth_of_one(trained: Trained, unit: str | None, depth_range: float | int | str | None, largest: float) -> float:

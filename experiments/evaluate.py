@@ -247,7 +247,7 @@ def _read_prediction(
         if left[factor] < max(ALIKE * off, floor_off):
             raise InputError(
                 f"{method.origin}: {example.name} is {off / max(floor_off, 1e-9):.0f} times as far from the truth as "
-                f"interpolation, and is not once it is multiplied by {factor:g}: its values look {FACTORS[factor]}; the "
+                f"interpolation, and is not once multiplied by {factor:g}: its values look {FACTORS[factor]}; the "
                 f"data are in {info.unit}: say what they are in with --predictions-unit, or convert them"
             )
     return depth[None, ..., None]

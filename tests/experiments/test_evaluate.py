@@ -405,7 +405,7 @@ def test_another_unit_is_caught_by_the_floor(refused, ahmf, tmp_path, prediction
     given = ("evaluate", "--dataset", pairs, "--protocol", "float", "--scale", 2, "--predictions", folder)
     if factor == 0.1:
         said = "in tenths"
-        refused(*given, said=rf"a is \d+ times as far .* once it is multiplied by 10: its values look {said}")
+        refused(*given, said=rf"a is \d+ times as far .* once multiplied by 10: its values look {said}")
     else:
         refused(*given, said=rf"a is \d+ times as far from the truth as interpolation.* look {said}")
     predictions(a=depth[::-1])  # wrong, but not by its unit: it is measured as it is
