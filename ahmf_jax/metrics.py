@@ -177,7 +177,7 @@ def _of_band(
     close = positive & (prediction < 1.25 * truth) & (1.25 * prediction > truth)
     return Errors(
         absolute=float(difference.sum()),
-        squared=float(np.vdot(difference, difference)),
+        squared=float(np.square(difference).sum()),
         count=int(mask.sum()),
         bad=int((mask & (difference >= threshold)).sum()),
         relative=float((difference / truth).sum(where=positive)),
@@ -218,15 +218,14 @@ def _angles(
     known = known[rows]
     if not known.any():
         return 0.0, 0
-    slopes = [
-        ((x[:-1, 1:] - x[:-1, :-1])[rows] / pitch, (x[1:, :-1] - x[:-1, :-1])[rows] / pitch)
-        for x in (prediction, target)
-    ]
-    (ax, ay), (bx, by) = slopes
+    slopes = [((x[:-1, 1:] - x[:-1, :-1])[rows], (x[1:, :-1] - x[:-1, :-1])[rows]) for x in (prediction, target)]
+    # Where both surfaces slope alike, as most of a rounded map does, the angle is 0.
+    differ = known & ((slopes[0][0] != slopes[1][0]) | (slopes[0][1] != slopes[1][1]))
+    (ax, ay), (bx, by) = [(x[differ] / pitch, y[differ] / pitch) for x, y in slopes]
     # Of the cross and the dot product of (-ax, -ay, 1) and (-bx, -by, 1): exact for small angles, as a cosine is not.
     cross = np.sqrt((by - ay) ** 2 + (ax - bx) ** 2 + (ax * by - ay * bx) ** 2)
     angle = np.arctan2(cross, ax * bx + ay * by + 1)
-    return float(np.degrees(angle.sum(where=known))), int(known.sum())
+    return float(np.degrees(angle.sum())), int(known.sum())
 
 
 def _cut(axis: int, part: slice) -> tuple[slice, slice]:

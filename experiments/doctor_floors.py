@@ -26,7 +26,7 @@ from experiments.comparison import number
 from experiments.config import PairsConfig
 from experiments.data import default_split, open_named
 from experiments.evaluate import measure, whole_batch
-from experiments.findings import Finding
+from experiments.findings import FACTORS, Finding
 from experiments.floors import Recorded, recorded
 from experiments.methods import interpolate
 from experiments.protocols import PROTOCOLS, Protocol, choose_protocol
@@ -44,17 +44,6 @@ SAME = 0.005  # a factor this near to 1 is none
 MOST_TRIED = 40
 # Images in work at a time, each some 100 MB of a large one.
 THREADS = min(os.cpu_count() or 1, 4)
-# What the values are where they must be multiplied by that.
-FACTORS = {
-    255.0: "from 0 to 1",
-    1 / 255: "255 times too large",
-    1 / 256: "256 times too large: 16 bits in place of 8",
-    1 / 257: "257 times too large: 16 bits in place of 8",
-    1000.0: "in thousandths",
-    1 / 1000: "in thousands",
-    100.0: "in hundredths",
-    1 / 100: "in hundreds",
-}
 # The images' size over the recorded one, and how far from that it may be, as scenes are cut differently.
 PARTS = {1 / 2: "half", 1 / 3: "a third of", 1 / 4: "a quarter of", 2.0: "twice", 3.0: "three times"}
 ABOUT = 0.06

@@ -31,6 +31,7 @@ from experiments.evaluations import (
     save_image,
     write_record,
 )
+from experiments.findings import FACTORS
 from experiments.methods import Method, Predictions, interpolate, open_method, trained_on
 from experiments.protocols import Protocol, choose_protocol, rounded
 
@@ -40,20 +41,6 @@ if TYPE_CHECKING:
 # Another program's depth in another unit is further from the truth than interpolation by this factor, and agrees with
 # it to this part once its unit is changed.
 STRANGE, ALIKE = 4.0, 0.1
-# What one unit is of another, and how to say it.
-FACTORS = {
-    1000.0: "in thousandths (metres where millimetres are meant)",
-    1 / 1000: "in thousands (millimetres where metres are meant)",
-    100.0: "in hundredths",
-    1 / 100: "in hundreds",
-    10.0: "in tenths",
-    1 / 10: "in tens",
-    255.0: "from 0 to 1 where 0 to 255 is meant",
-    1 / 255: "from 0 to 255 where 0 to 1 is meant",
-    256.0: "in parts of 256",
-    1 / 256: "times 256",
-    1 / 257: "of 16 bits where 8 are meant",
-}
 
 
 def whole_batch(
@@ -142,8 +129,8 @@ def measure_all(
 ) -> Evaluation:
     """Measures a method on a data set.
 
-    While the method works at an image, the next one is read and the last one measured, in threads of their own: so many
-    images are in memory.
+    While the method works at an image, the next one is read, and the last ones measured and kept, in threads of their
+    own: so many images are in memory.
 
     Args:
       method: what is measured.
@@ -180,12 +167,13 @@ def measure_all(
                 "prediction": depth.astype(np.float32),
                 "floor": floor.astype(np.float32),
             }
-            save_image(image_path(folder, number), arrays)
+            saved.append(saver.submit(save_image, image_path(folder, number), arrays))
         both = (inside(one, target, batch, depth_range, protocol) for one in (depth, floor))
         return Measured(example.name, *target.shape, *both)
 
     measured: list[Future[Measured]] = []
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as measurer:
+    saved: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as measurer, ThreadPoolExecutor(1) as saver:
         coming = reader.submit(read, 0) if len(dataset) else None
         for place in range(len(dataset)):
             assert coming is not None
@@ -196,11 +184,15 @@ def measure_all(
                     prediction = _read_prediction(method, example, batch, info)
                 else:
                     prediction = method.batch(batch)
-                if len(measured) > 1:
-                    measured[-2].result()  # no further ahead than that
+                # No further ahead than that: large images fill the memory.
+                for waiting in (measured, saved):
+                    if len(waiting) > 1:
+                        waiting[-2].result()
                 measured.append(measurer.submit(found, len(measured), example, batch, prediction))
             progress(place + 1, len(dataset))
         results = [future.result() for future in measured]
+        for written in saved:
+            written.result()
     if not results:
         raise InputError(f"{info.name} has no image in this split")
     images = tuple(
@@ -247,7 +239,7 @@ def _read_prediction(
         if left[factor] < max(ALIKE * off, floor_off):
             raise InputError(
                 f"{method.origin}: {example.name} is {off / max(floor_off, 1e-9):.0f} times as far from the truth as "
-                f"interpolation, and is not once multiplied by {factor:g}: its values look {FACTORS[factor]}; the "
+                f"interpolation, and is not once multiplied by {factor:g}: its values are {FACTORS[factor]}; the "
                 f"data are in {info.unit}: say what they are in with --predictions-unit, or convert them"
             )
     return depth[None, ..., None]

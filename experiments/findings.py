@@ -5,6 +5,21 @@ from typing import Any, Literal
 
 Sure = Literal["certain", "likely", "possible"]
 
+# What values are that must be multiplied by so much to be what they should be.
+FACTORS = {
+    255.0: "from 0 to 1",
+    1 / 255: "255 times too large",
+    256.0: "256 times too small",
+    1 / 256: "256 times too large: 16 bits in place of 8",
+    1 / 257: "257 times too large: 16 bits in place of 8",
+    1000.0: "in thousandths",
+    1 / 1000: "in thousands",
+    100.0: "in hundredths",
+    1 / 100: "in hundreds",
+    10.0: "in tenths",
+    1 / 10: "in tens",
+}
+
 
 @dataclass(frozen=True)
 class Finding:

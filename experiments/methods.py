@@ -1,5 +1,6 @@
 """What can be measured, by name: interpolations, guided filters, trained models, and other programs' results."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,6 +105,28 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
     if scale not in (None, network.scale):
         raise InputError(f"--scale {scale}: {name} is a model of x{network.scale}: leave it out")
     return network
+
+
+def open_methods(names: Sequence[str], scale: int | None, protocol: HowMeasured) -> dict[str, Method]:
+    """Methods of one scale, by what to call them; without a scale, that of the trained models among them.
+
+    Raises:
+      InputError: none is named, or one twice; no method of a name; models of several scales; no scale.
+    """
+    if not names:
+        raise InputError("name what to measure: runs, weights, interpolations or filters")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{twice[0]} is named twice: name it once")
+    models = {name: open_method(name, scale, protocol) for name in names if Path(name).exists()}
+    scales = {name: model.scale for name, model in models.items()}
+    if len(set(scales.values())) > 1:
+        listed = ", ".join(f"{name} is x{of}" for name, of in scales.items())
+        raise InputError(f"methods of several scales cannot be compared ({listed}): name those of one scale")
+    scale = next(iter(scales.values()), scale)
+    methods = {name: models.get(name) or open_method(name, scale, protocol) for name in names}
+    called = Counter(method.name for method in methods.values())
+    return {method.name if called[method.name] == 1 else name: method for name, method in methods.items()}
 
 
 class Predictions:

@@ -22,9 +22,8 @@ from data_pipelines.datasets.middlebury.layout import SIZES
 from experiments.data import default_split, open_named
 from experiments.evaluate import how_made, whole_batch
 from experiments.evaluations import finite
-from experiments.methods import Method
+from experiments.methods import Method, open_methods
 from experiments.protocols import PROTOCOLS
-from experiments.robustness import open_methods
 
 if TYPE_CHECKING:
     from experiments.commands.benchmark import BenchmarkRendering
@@ -70,7 +69,7 @@ def benchmark_rendering(command: "BenchmarkRendering") -> None:
     split = default_split(command.dataset, command.data_dir) if command.split is None else command.split
     dataset = open_named(command.dataset, split, command.data_dir)
     pairs = find_pairs(dataset, f"--dataset {command.dataset}" + (f" --split {split}" if split else ""))
-    methods = open_methods(command.methods, command.scale)
+    methods = open_methods(command.methods, command.scale, PROTOCOLS[PROTOCOL])
     scenes = [
         scene
         for pair in tqdm(pairs, unit="scene", disable=None, leave=False)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from data_pipelines.datasets import Dataset
 from experiments.data import default_split, open_named
 from experiments.evaluate import how_made, measure_all
 from experiments.evaluations import finite
-from experiments.methods import Method, open_method
+from experiments.methods import Method, open_methods
 from experiments.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def benchmark_robustness(command: "BenchmarkRobustness") -> None:
             check_place(path)
     split = default_split(command.dataset, command.data_dir) if command.split is None else command.split
     dataset = open_named(command.dataset, split, command.data_dir, command.pairs)
-    methods = open_methods(command.methods, command.scale)
+    methods = open_methods(command.methods, command.scale, PROTOCOLS[BASE])
     count = len(methods) * (1 + sum(len(of) - 1 for of in levels.values()))  # none of any effect is measured once
     with tqdm(total=count, unit="evaluation", disable=None, leave=False) as bar:
         points = measure(methods, dataset, levels, bar.update)
@@ -130,29 +129,6 @@ def degraded(effect: Effect, level: float) -> Protocol:
     base = PROTOCOLS[BASE]
     value: Any = int(level) if effect.whole else level * effect.unit
     return dataclasses.replace(base, degrade=dataclasses.replace(base.degrade, **{effect.field: value}))
-
-
-def open_methods(names: Sequence[str], scale: int | None) -> dict[str, Method]:
-    """Methods of one scale, by what to call them; without a scale, that of the trained models among them.
-
-    Raises:
-      InputError: none is named, or one twice; no method of a name; models of several scales; no scale.
-    """
-    if not names:
-        raise InputError("name what to measure: runs, weights, interpolations or filters")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(f"{twice[0]} is named twice: name it once")
-    base = PROTOCOLS[BASE]
-    models = {name: open_method(name, scale, base) for name in names if Path(name).exists()}
-    scales = {name: model.scale for name, model in models.items()}
-    if len(set(scales.values())) > 1:
-        listed = ", ".join(f"{name} is x{of}" for name, of in scales.items())
-        raise InputError(f"methods of several scales cannot be compared ({listed}): name those of one scale")
-    scale = next(iter(scales.values()), scale)
-    methods = {name: models.get(name) or open_method(name, scale, base) for name in names}
-    called = Counter(method.name for method in methods.values())
-    return {method.name if called[method.name] == 1 else name: method for name, method in methods.items()}
 
 
 def measure(

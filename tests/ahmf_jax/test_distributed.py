@@ -301,5 +301,5 @@ def test_ctrl_c_ends_the_waiting_for_others() -> None:
     process = start(["-c", script], environment(1))
     assert process.stdout is not None and process.stdout.readline() == "0\n"
     process.send_signal(signal.SIGINT)
-    (end,) = ends([process], 10)
+    (end,) = ends([process], 60)  # of the 300 s that it would wait
     assert end.err.endswith("KeyboardInterrupt\n") and end.status == -signal.SIGINT

@@ -396,7 +396,7 @@ def test_predictions_that_cannot_be_measured(refused, pairs, predictions, conten
 
 
 @pytest.mark.parametrize(
-    ("factor", "said"), [(1 / 255, "from 0 to 1 where"), (257, "of 16 bits where"), (0.1, "tenths")]
+    ("factor", "said"), [(1 / 255, "from 0 to 1"), (257, "257 times too large: 16 bits"), (0.1, "tenths")]
 )
 def test_another_unit_is_caught_by_the_floor(refused, ahmf, tmp_path, predictions, factor, said):
     depth = (60 + 10 * np.add.outer(np.arange(8), np.arange(8))).astype(np.uint8)
@@ -405,9 +405,9 @@ def test_another_unit_is_caught_by_the_floor(refused, ahmf, tmp_path, prediction
     given = ("evaluate", "--dataset", pairs, "--protocol", "float", "--scale", 2, "--predictions", folder)
     if factor == 0.1:
         said = "in tenths"
-        refused(*given, said=rf"a is \d+ times as far .* once multiplied by 10: its values look {said}")
+        refused(*given, said=rf"a is \d+ times as far .* once multiplied by 10: its values are {said}")
     else:
-        refused(*given, said=rf"a is \d+ times as far from the truth as interpolation.* look {said}")
+        refused(*given, said=rf"a is \d+ times as far from the truth as interpolation.* are {said}")
     predictions(a=depth[::-1])  # wrong, but not by its unit: it is measured as it is
     assert ahmf(*given).code == 0
 

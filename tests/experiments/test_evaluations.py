@@ -101,7 +101,7 @@ def test_damaged_images(evaluation, arrays, tmp_path):
         path.write_bytes(spoilt)
         with pytest.raises(InputError, match=r"0000.npz cannot be read .*: evaluate again"):
             evaluations.read_image(path)
-    for name, array in (("prediction", np.zeros((2, 2), np.float32)), ("mask_lr", np.zeros((2, 3)))):
+    for name, array in (("prediction", np.zeros((2, 2), np.float32)), ("mask_lr", np.full((2, 3), 0.5))):
         evaluations.save_image(path, {**arrays, name: array})
         with pytest.raises(InputError, match=rf"0000.npz: {name} is float\d+ of shape"):
             evaluations.read_image(path)
