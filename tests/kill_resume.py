@@ -30,15 +30,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-STEPS, SAVE_EVERY = 24, 2
+SAVE_EVERY = 2
 RECIPE = f"""
 from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    model=ModelConfig(scale=4, num_levels=1, features=2),
+    # The network that is traced soonest: most of a start.
+    model=ModelConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=4),
     optimiser=OptimiserConfig(learning_rate=1e-3),
-    steps={STEPS}, scaling="sample", output_scale=0.1, ema=0.9,
+    steps={{steps}}, scaling="sample", output_scale=0.1, ema=0.9,
     log_every=1, checkpoint_every={SAVE_EVERY}, validate_every=8,
 )
 """
@@ -56,16 +57,17 @@ class Failure(AssertionError):
 
 @dataclasses.dataclass
 class Place:
-    """Where all of it happens."""
+    """Where all of it happens, to runs of so many steps."""
 
     folder: Path
+    steps: int
 
     def prepare(self) -> None:
         """The data and the recipe."""
         from data_pipelines import datasets
 
         datasets.prepare("scenes", self.folder / "data", **SCENES)
-        (self.folder / "tiny.py").write_text(RECIPE)
+        (self.folder / "tiny.py").write_text(RECIPE.format(steps=self.steps))
 
     @contextlib.contextmanager
     def training(self, run: Path) -> Iterator["subprocess.Popen[str]"]:
@@ -144,9 +146,9 @@ def phase(run: Path) -> str:
     return "between saves"
 
 
-def outcome(run: Path) -> dict[str, Any]:
+def outcome(place: Place, run: Path) -> dict[str, Any]:
     """All that must be the same at the end of two runs."""
-    manifest = json.loads((run / "checkpoints" / str(STEPS) / "manifest.json").read_text())
+    manifest = json.loads((run / "checkpoints" / str(place.steps) / "manifest.json").read_text())
     # What is not an array of the state, but of the storage, holds times of day.
     arrays = {name: file for name, file in manifest["files"].items() if name.count("/") == 2}
     assert len(arrays) == 2 * len(manifest["leaves"])
@@ -193,10 +195,10 @@ class Story:
         return f"run {number}: {self.problem or 'identical'} ({how or 'it was done before'})"
 
 
-def check_resumed(run: Path, before: str, expected: int) -> None:
+def check_resumed(place: Place, run: Path, before: str, expected: int) -> None:
     """Raises Failure unless the last start went on from step `expected`."""
     new = said(run)[len(before) :]
-    starts = re.findall(rf"steps (\d+) to {STEPS};", new)
+    starts = re.findall(rf"steps (\d+) to {place.steps};", new)
     if starts and int(starts[-1]) != expected:
         raise Failure(f"went on from step {starts[-1]}, and the last complete checkpoint is of step {expected}")
 
@@ -209,12 +211,12 @@ def killed_run(place: Place, number: int, whole: dict[str, Any], seconds: float,
     try:
         for kill in range(chance.randint(1, kills)):
             aim = AIMS[(number + kill) % len(AIMS)]
-            first = expected + chance.randrange(1, max(2, STEPS - expected))
+            first = expected + chance.randrange(1, max(2, place.steps - expected))
             with place.training(run) as process:
                 alive = wait(process, run, aim, first, chance.uniform(0, seconds), chance)
             if not alive:
                 break
-            check_resumed(run, before, expected)
+            check_resumed(place, run, before, expected)
             expected, before = max(complete(run), default=0), said(run)
             story.phases.append(phase(run))
             # A run that was killed before its log was anew tells of steps that it had not done again.
@@ -223,8 +225,8 @@ def killed_run(place: Place, number: int, whole: dict[str, Any], seconds: float,
             if story.lost[-1] > 2 * SAVE_EVERY:
                 raise Failure(f"{story.lost[-1]} steps after the last complete checkpoint, of step {expected}")
         place.finish(run)
-        check_resumed(run, before, expected)
-        compare(run, whole)
+        check_resumed(place, run, before, expected)
+        compare(place, run, whole)
     except Failure as failure:
         story.problem = f"{failure}; see {run}"
     else:
@@ -232,9 +234,9 @@ def killed_run(place: Place, number: int, whole: dict[str, Any], seconds: float,
     return story
 
 
-def compare(run: Path, whole: dict[str, Any]) -> None:
+def compare(place: Place, run: Path, whole: dict[str, Any]) -> None:
     """Raises Failure unless the run ended as that which was never stopped."""
-    found = outcome(run)
+    found = outcome(place, run)
     if different := [name for name, value in whole.items() if found[name] != value]:
         raise Failure(f"another {' and '.join(different)}")
 
@@ -244,7 +246,7 @@ def signalled_run(place: Place, number: int, whole: dict[str, Any], signum: int,
     chance, story = random.Random(f"{seed} {signum} {number}"), Story()
     run = place.folder / f"signalled-{number}"
     try:
-        step, name = chance.randrange(1, STEPS), signal.Signals(signum).name
+        step, name = chance.randrange(1, place.steps), signal.Signals(signum).name
         with place.training(run) as process:
             while process.poll() is None and last_step(run) < step:
                 time.sleep(0.01)
@@ -252,7 +254,7 @@ def signalled_run(place: Place, number: int, whole: dict[str, Any], signum: int,
             process.send_signal(signum)
             start = time.monotonic()
             status = ended(process, GRACE_S)
-        if status not in ((75, 0) if last_step(run) == STEPS else (75,)):
+        if status not in ((75, 0) if last_step(run) == place.steps else (75,)):
             raise Failure(f"status {status} after {name}")
         if status == 75 and "go on with `ahmf train --resume" not in said(run):
             raise Failure("no line that says how to go on")
@@ -261,7 +263,7 @@ def signalled_run(place: Place, number: int, whole: dict[str, Any], signum: int,
         if story.lost[-1]:
             raise Failure(f"{story.lost[-1]} steps lost after {name}")
         place.finish(run)
-        compare(run, whole)
+        compare(place, run, whole)
     except Failure as failure:
         story.problem = f"{failure}; see {run}"
     else:
@@ -270,23 +272,30 @@ def signalled_run(place: Place, number: int, whole: dict[str, Any], signum: int,
 
 
 def kill_resume(
-    folder: Path, runs: int, signals: int, seed: int, jobs: int = 1, kills: int = 3, whole_runs: int = 2
+    folder: Path,
+    runs: int,
+    signals: int,
+    seed: int,
+    jobs: int = 1,
+    steps: int = 24,
+    kills: int = 3,
+    whole_runs: int = 2,
 ) -> int:
     """Does it all in `folder`, which must be there, prints what comes out, and returns the count of failures.
 
     The first of the runs that nothing stops compiles; a second shows that such runs do not differ by themselves.
     """
-    place = Place(folder)
+    place = Place(folder, steps)
     place.prepare()
     outcomes = []
     for number in range(whole_runs):
         start = time.monotonic()
         place.finish(folder / f"whole-{number}")
-        outcomes.append(outcome(folder / f"whole-{number}"))
+        outcomes.append(outcome(place, folder / f"whole-{number}"))
     seconds, whole = time.monotonic() - start, outcomes[-1]
     if different := [name for name, value in outcomes[0].items() if value != whole[name]]:
         raise Failure(f"two runs that are not stopped differ in {different}: there is nothing to compare with")
-    print(f"{STEPS} steps, a save each {SAVE_EVERY}, take {seconds:.1f} s; {runs} runs to kill", flush=True)
+    print(f"{steps} steps, a save each {SAVE_EVERY}, take {seconds:.1f} s; {runs} runs to kill", flush=True)
 
     def one(number: int) -> Story:
         if number < runs:
@@ -300,10 +309,10 @@ def kill_resume(
     with ThreadPoolExecutor(jobs) as pool:
         stories = list(pool.map(one, range(runs + signals)))
     failures = sum(bool(story.problem) for story in stories)
-    kills = Counter(phase for story in stories[:runs] for phase in story.phases)
+    phases = Counter(phase for story in stories[:runs] for phase in story.phases)
     lost = [steps for story in stories[:runs] for steps in story.lost]
     print(f"{runs - sum(bool(s.problem) for s in stories[:runs])} of {runs} killed runs resumed and ended identical")
-    print(f"{sum(kills.values())} kills: " + ", ".join(f"{count} {name}" for name, count in kills.most_common()))
+    print(f"{sum(phases.values())} kills: " + ", ".join(f"{count} {name}" for name, count in phases.most_common()))
     print(f"steps lost: {max(lost, default=0)} at most, {sum(lost) / max(len(lost), 1):.1f} in the mean")
     if signals:
         print(f"{signals - sum(bool(s.problem) for s in stories[runs:])} of {signals} signalled runs likewise")
