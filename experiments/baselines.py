@@ -19,10 +19,13 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.models.classical import FILTERS, Classical
 from ahmf_jax.writing import write_whole
 from data_pipelines.datasets import Dataset, Example
+from data_pipelines.datasets.splits import protocols
 from data_pipelines.loader import Batch, whole_example
+from data_pipelines.opening import some
 from experiments.data import open_named
+from experiments.evaluate import measure
 from experiments.methods import Method, open_method
-from experiments.protocols import PROTOCOLS, Protocol, rounded
+from experiments.protocols import PROTOCOLS, Protocol
 from experiments.upsample import check_place
 
 # Lengths in pixels are in parts of the scale: see `grid`.
@@ -50,11 +53,10 @@ PIXELS = {("guided_filter", "radius"), ("joint_bilateral", "sigma_space"), ("fas
 WHOLE = {"radius", "sigma_luma", "sigma_chroma"}
 WHOLE_PIXELS = {("fast_bilateral_solver", "sigma_space")}
 
-# The ten test images of the literature, whatever a data set calls them besides.
-TEST_SCENES = ("art", "books", "dolls", "laundry", "moebius", "reindeer", "cones", "teddy", "tsukuba", "venus")
-
 # Side of the square in the middle of each image that is searched on: hundreds of settings are tried.
 CROP = 256
+
+OTHER_SPLIT = "choose another split, as in --dataset middlebury --split train"
 
 Parameters = dict[str, int | float]
 
@@ -96,8 +98,8 @@ def benchmark_baselines(
     """Searches, prints the table and the literal to paste, and writes both to the JSON file `out` if given.
 
     Raises:
-      InputError: test scenes, other data than grey levels, an unknown method, numbers that are not possible, or `out`
-        cannot be written.
+      InputError: nothing but test scenes, other data than grey levels, an unknown method, numbers that are not
+        possible, or `out` cannot be written.
     """
     from tqdm import tqdm
 
@@ -108,16 +110,19 @@ def benchmark_baselines(
         raise InputError(f"--images {images}: at least one is needed")
     if out is not None:
         check_place(out)
-    check_training(dataset, split, ())
+    check_training(dataset, split)
     opened = open_named(dataset, split, data_dir)
-    check_training(dataset, split, opened.names)
     if opened.info.range != 255:
         raise InputError(
             f"--dataset {dataset}: has a range of {opened.info.range:g} {opened.info.unit}, and the protocols of the "
             "search are of grey levels: choose a data set with a range of 255"
         )
-    chosen = spread(len(opened), images)
+    training = training_places(opened.names, f"--dataset {dataset} --split {split}")
+    chosen = [training[i] for i in spread(len(training), images)]
     names = [opened.names[place] for place in chosen]
+    tested = [name for place, name in enumerate(opened.names) if place not in training]
+    if tested:
+        print(f"passed over, as some paper tests on their scenes: {some(tested)}")
     print(f"the middle {CROP} x {CROP} pixels of {', '.join(names)} of {opened.info.name}", flush=True)
     found = []
     with tqdm(total=len(noise) * len(scale) * len(methods), unit="search", disable=None, leave=False) as bar:
@@ -143,17 +148,38 @@ def check_methods(methods: Sequence[str]) -> Sequence[str]:
     return methods
 
 
-def check_training(dataset: str, split: str, names: Sequence[str]) -> None:
-    """InputError where the data set, its split or the scene of an image is one that methods are tested on."""
+def check_training(dataset: str, split: str) -> None:
+    """InputError where the data set or its split is called a test."""
     parts = [Path(dataset).name, *(part.rpartition("/")[2] for part in split.split("+"))]
     tests = [part for part in parts if part.lower().startswith("test")]
-    scenes = [name for name in names if {*re.split(r"[/_.]", name.lower())} & {*TEST_SCENES}]
-    if tests or scenes:
-        what = f"{tests[0]!r} is called a test" if tests else f"{scenes[0]} is a test scene of the literature"
+    if tests:
         raise InputError(
-            f"--dataset {dataset} --split {split}: {what}, and parameters are searched on training scenes alone: "
-            "choose another split, as in --dataset middlebury --split train"
+            f"--dataset {dataset} --split {split}: {tests[0]!r} is called a test, and parameters are searched on "
+            f"training scenes alone: {OTHER_SPLIT}"
         )
+
+
+@functools.cache
+def test_scenes() -> frozenset[str]:
+    """The scenes of Middlebury that are in the test of any paper's split of it, in lower case."""
+    return frozenset(
+        scene.rstrip("*").lower()
+        for named in protocols("middlebury").values()
+        for split, entries in named.splits.items()
+        if split.startswith("test")
+        for scene in re.findall(named.scene or "", "\n".join(map(str, entries)), re.MULTILINE)
+    )
+
+
+def training_places(names: Sequence[str], called: str) -> list[int]:
+    """The places of the images whose scene is in no paper's test. InputError where there is none."""
+    found = [i for i, name in enumerate(names) if not {*re.split(r"[/_.-]", name.lower())} & test_scenes()]
+    if not found:
+        raise InputError(
+            f"{called}: all its images are of scenes that some paper tests on, and parameters are searched on training "
+            f"scenes alone: {OTHER_SPLIT}"
+        )
+    return found
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -212,15 +238,8 @@ def search_one(
 
 
 def mean_error(batches: Sequence[Batch], depth_range: float, protocol: Protocol, method: Method) -> float:
-    """The mean over images of the mean absolute error over the known pixels, in the data set's unit."""
-    errors = []
-    for batch in batches:
-        mask = batch["mask_hr"]
-        predicted, true = (
-            rounded(depth[mask] * depth_range, protocol, depth_range)
-            for depth in (method.batch(batch), batch["depth_hr"])
-        )
-        errors.append(np.abs(predicted - true).mean())
+    """The mean over images of the mean absolute error as the protocol measures it, in the data set's unit."""
+    errors = [measure(method.batch(batch), batch, depth_range, protocol).mae for batch in batches]
     return float(np.mean(errors))
 
 
