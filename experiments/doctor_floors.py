@@ -22,6 +22,7 @@ from ahmf_jax.metrics import METRICS
 from data_pipelines import datasets
 from data_pipelines.datasets import Dataset, DatasetInfo, Example
 from data_pipelines.degrade import Kernel
+from data_pipelines.opening import some
 from experiments.comparison import number
 from experiments.config import PairsConfig
 from experiments.data import default_split, open_named
@@ -217,32 +218,45 @@ def _columns(table: Recorded, images: Sequence[Image]) -> dict[Column, list[Imag
 
 
 def _incomplete(images: Sequence[Image], tables: Sequence[Recorded]) -> Iterator[Finding]:
-    """Sets of which only a part is there."""
-    for column in dict.fromkeys(column for table in tables for column in table.columns if column.count is not None):
-        count = sum(column.names(image.name) for image in images)
-        if column.name != MEAN and 0 < count != column.count:
-            says = f"{count} images of {column.name} are there, and what is recorded is of its {column.count}"
+    """What is there and not measured: sets of which only a part is there, and names that several images have."""
+    for column in dict.fromkeys(column for table in tables for column in table.columns):
+        named = [image.name for image in images if column.names(image.name)]
+        if column.count is not None and column.name != MEAN and 0 < len(named) != column.count:
+            says = f"{len(named)} images of {column.name} are there, and what is recorded is of its {column.count}"
             yield Finding("images", says)
+        elif column.count is None and len(named) > 1:
+            says = f"{some(named)}: {len(named)} images have the name of {column.name}, which is recorded of one"
+            yield _finding("images", f"{says}: it is not measured", "keep one of them in a data set", value=column.name)
 
 
 def _measured(table: Recorded, there: Mapping[Column, Sequence[Image]]) -> dict[str, dict[int, dict[str, float]]]:
     """The figures by column and factor; none where the protocol does not fit the data."""
     from tqdm import tqdm
 
-    wanted = [(column, scale) for column in there for scale in _scales(table, column)]
+    wanted = [
+        (column, scale, image)
+        for column, images in there.items()
+        for scale in _scales(table, column)
+        for image in images
+    ]
 
-    def measured(one: tuple[Column, int]) -> dict[str, float]:
-        column, scale = one
+    def measured(one: tuple[Column, int, Image]) -> dict[str, float] | None:
+        _, scale, image = one
         try:
-            return figures(there[column], scale, PROTOCOLS[table.protocol])
+            return _of_one(image, scale, PROTOCOLS[table.protocol])
         except InputError:
-            return {}
+            return None
 
-    found: dict[str, dict[int, dict[str, float]]] = {column.name: {} for column in there}
+    # One pool for all of them, so that never more than its images are in work.
+    each: dict[tuple[str, int], list[dict[str, float] | None]] = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        bar = tqdm(pool.map(measured, wanted), table.protocol, len(wanted), unit="figure", disable=None, leave=False)
-        for (column, scale), values in zip(wanted, bar, strict=True):
-            found[column.name][scale] = values
+        bar = tqdm(pool.map(measured, wanted), table.protocol, len(wanted), unit="image", disable=None, leave=False)
+        for (column, scale, _), values in zip(wanted, bar, strict=True):
+            each.setdefault((column.name, scale), []).append(values)
+    found: dict[str, dict[int, dict[str, float]]] = {column.name: {} for column in there}
+    for (name, scale), of in each.items():
+        known = [values for values in of if values is not None]
+        found[name][scale] = _mean(known) if len(known) == len(of) else {}
     return found
 
 
@@ -253,17 +267,23 @@ def figures(images: Sequence[Image], scale: int, protocol: Protocol, change: Cha
       InputError: images that the protocol or the factor does not fit.
     """
 
-    def one(image: Image) -> dict[str, float]:
-        example, info = image.dataset[image.place], image.dataset.info
-        if change is not None:
-            example, info = change(example, info)
-        depth_range = info.range * protocol.unit_of(info)[1]
-        batch = whole_batch(example, image.place, info, scale, protocol)
-        return measure(interpolate(batch, protocol.floor), batch, depth_range, protocol).values(depth_range)
-
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(one, images))
-    return {metric: float(np.mean([values[metric] for values in found])) for metric in METRICS}
+        return _mean(list(pool.map(lambda image: _of_one(image, scale, protocol, change), images)))
+
+
+def _of_one(image: Image, scale: int, protocol: Protocol, change: Change | None = None) -> dict[str, float]:
+    """The floor's figures on one image, by metric. InputError where the protocol or the factor does not fit it."""
+    example, info = image.dataset[image.place], image.dataset.info
+    if change is not None:
+        example, info = change(example, info)
+    depth_range = info.range * protocol.unit_of(info)[1]
+    batch = whole_batch(example, image.place, info, scale, protocol)
+    return measure(interpolate(batch, protocol.floor), batch, depth_range, protocol).values(depth_range)
+
+
+def _mean(of: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean over images, by metric."""
+    return {metric: float(np.mean([values[metric] for values in of])) for metric in METRICS}
 
 
 def _lines(

@@ -1,6 +1,8 @@
 """The floors: a set that is prepared as it should be reproduces them, and of any other it is said what is wrong."""
 
 import dataclasses
+import threading
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.datasets import Dataset, DatasetInfo, open_pairs
-from experiments import floors
+from experiments import doctor_floors, floors
 from experiments.config import PairsConfig
 from experiments.doctor_floors import Image as Place
 from experiments.doctor_floors import at_hand, check, figures, lines_of, unknown
@@ -163,6 +165,36 @@ def test_a_set_has_a_mean_and_is_whole_or_not_there():
     part = check([dataset(dict(list(metres.items())[:1]), unit="m", range=5.0)], [table])
     assert not part.lines and part.is_right
     assert [f.says for f in part.findings] == ["1 images of Six are there, and what is recorded is of its 2"]
+
+
+def test_two_images_of_one_name_are_said_not_to_be_measured(table):
+    twice = check([dataset({"train/art": SCENES["art"]}), dataset({"test/art": SCENES["art"] // 2})], [table])
+    (finding,) = twice.findings
+    assert not twice.lines and finding.wrong and finding.remedy
+    assert finding.says == (
+        "train/art, test/art: 2 images have the name of Art, which is recorded of one: it is not measured"
+    )
+
+
+def test_no_more_images_are_in_work_at_once_than_there_are_threads(table, monkeypatch):
+    column, lock, now, most = Column("Both", "art|books", count=2), threading.Lock(), [0], [0]
+    measured = doctor_floors.whole_batch
+
+    def slowly(*given):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        batch = measured(*given)
+        with lock:
+            now[0] -= 1
+        return batch
+
+    both = record([column], dataset(SCENES))
+    monkeypatch.setattr(doctor_floors, "THREADS", 2)
+    monkeypatch.setattr(doctor_floors, "whole_batch", slowly)
+    assert check([dataset(SCENES)], [table, both]).is_right
+    assert most == [2]
 
 
 def test_data_for_which_nothing_is_recorded():
