@@ -20,6 +20,7 @@ An image is read in bands of rows, so that a map in a file (`np.memmap`) of any 
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -114,9 +115,11 @@ class Errors:
 
     def psnr(self, peak: float | int) -> float:
         """Peak signal-to-noise ratio in dB; infinite without an error."""
-        if self.count and self.squared == 0:
-            return math.inf
-        return 20 * math.log10(peak / self.rmse) if self.count else math.nan
+        if not self.count:
+            return math.nan
+        if self.squared in (0, math.inf):
+            return math.inf if self.squared == 0 else -math.inf
+        return 20 * math.log10(peak / self.rmse)
 
     def values(self, peak: float | int) -> dict[str, float]:
         """Each of `METRICS`."""
@@ -141,6 +144,7 @@ def errors(
     *,
     depth_range: float | int,
     threshold: float | int = math.inf,
+    prepare: Callable[[np.ndarray], np.ndarray] = lambda band: band,
 ) -> Errors:
     """The errors of an image where `mask` is True, summed in float64.
 
@@ -149,6 +153,8 @@ def errors(
       mask: where the truth is known.
       depth_range: in that unit; what an edge is and how wide a pixel is follow from it.
       threshold: in that unit; an error of this or more is bad.
+      prepare: what becomes of both maps before they are compared, band by band and in float64: a change of the unit,
+        or a rounding. `depth_range` and `threshold` are of what it gives.
     """
     height, width = target.shape
     rows = max(BAND // max(width, 1), 1)
@@ -157,17 +163,19 @@ def errors(
         last = min(first + rows, height)
         # Edges are seen from EDGE_REACH rows away, and their second pixel lies one further.
         window = slice(max(first - EDGE_REACH - 1, 0), min(last + EDGE_REACH + 1, height))
-        band = [np.asarray(array[window]) for array in (prediction, target, mask)]
+        known = np.asarray(mask[window])
+        ours, truth = (
+            np.where(known, prepare(np.asarray(array[window]).astype(np.float64)), 0) for array in (prediction, target)
+        )
         inside = slice(first - window.start, last - window.start)
-        found += _of_band(band[0], band[1], band[2], inside, float(depth_range), float(threshold))
+        found += _of_band(ours, truth, known, inside, float(depth_range), float(threshold))
     return found
 
 
 def _of_band(
     prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, inside: slice, depth_range: float, threshold: float
 ) -> Errors:
-    """The errors of the rows `inside` of a band; the others are what they see around them."""
-    prediction, target = (np.where(mask, x, 0).astype(np.float64) for x in (prediction, target))
+    """The errors of the rows `inside` of a band, whose depth is 0 where unknown; the others are what these see."""
     edges = (near_edges(target, mask, depth_range) & mask)[inside]
     tilt, tilts = _angles(prediction, target, mask, inside, depth_range / 255)
     prediction, target, mask = prediction[inside], target[inside], mask[inside]

@@ -27,6 +27,22 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parent / "configs"
 
+# Names of `experiments.protocols`, written out, as a command's help needs no more of it; a test compares. Those of whole
+# images, each of which has its number:
+WholeImages = Literal[
+    "run",
+    "float",
+    "ahmf_table1",
+    "ahmf_table2",
+    "ahmf_table3",
+    "ahmf_table4",
+    "b6",
+    "dscsan",
+    "dscsan_noisy",
+    "dsdmsr",
+]
+ProtocolName = Literal[WholeImages, "dada"]
+
 
 class Stopped(Exception):
     """A signal stopped a run after it was saved; the message says how to go on."""
@@ -414,18 +430,7 @@ class TrainConfig:
     """Steps between two checkpoints."""
     validate_every: int = 500
     """Steps between two validations, each with a checkpoint."""
-    validation_protocol: Literal[
-        "run",
-        "float",
-        "ahmf_table1",
-        "ahmf_table2",
-        "ahmf_table3",
-        "ahmf_table4",
-        "b6",
-        "dscsan",
-        "dscsan_noisy",
-        "dsdmsr",
-    ] = "run"
+    validation_protocol: WholeImages = "run"
     """How the validation's numbers are made (see `ahmf evaluate`); run: on low resolution made as for the training."""
     keep_last: int = 2
     """Latest checkpoints kept."""

@@ -248,7 +248,7 @@ def model_of(weights: Path) -> Model:
     from ahmf_jax.upsample import load_trained
     from experiments.methods import trained_on
 
-    trained, degrade = load_trained(weights), trained_on(str(weights))
+    trained, degrade = load_trained(weights), trained_on(weights)
     kernel = None if degrade is None else degrade.kernel
     return Model(trained.model.scale, trained.range, trained.unit, trained.scaling, kernel)
 

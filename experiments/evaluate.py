@@ -22,17 +22,19 @@ from ahmf_jax.metrics import METRICS, Errors, errors
 from ahmf_jax.units import in_metres
 from ahmf_jax.writing import unwritable
 from data_pipelines.datasets import Dataset, DatasetInfo, Example
+from experiments import evaluations
 from experiments.evaluations import (
     EVALUATIONS,
     Evaluation,
     ImageNumbers,
     image_path,
+    is_evaluation,
     new_record,
     save_image,
     write_record,
 )
 from experiments.findings import FACTORS
-from experiments.methods import Method, Predictions, interpolate, open_method, trained_on
+from experiments.methods import Method, Predictions, interpolate, open_method, run_folder, trained_on
 from experiments.protocols import Protocol, choose_protocol, rounded
 
 if TYPE_CHECKING:
@@ -61,13 +63,16 @@ def whole_batch(
     return batch
 
 
-def tiles(example: Example, side: int) -> Iterator[Example]:
+Part = tuple[slice, slice]
+
+
+def tiles(example: Example, side: int) -> Iterator[tuple[Part, Example]]:
     """The squares that an image is cut into, row by row, without what is left over; the image itself for 0.
 
     InputError where the image is smaller than one.
     """
     if not side:
-        yield example
+        yield (slice(None), slice(None)), example
         return
     height, width = example.depth.shape
     if min(height, width) < side:
@@ -75,33 +80,27 @@ def tiles(example: Example, side: int) -> Iterator[Example]:
     for top, left in itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side)):
         part = slice(top, top + side), slice(left, left + side)
         name = f"{example.name}@{top},{left}"
-        yield Example(np.ascontiguousarray(example.guide[part]), example.depth[part], example.mask[part], name)
+        guide = np.ascontiguousarray(example.guide[part])
+        yield part, Example(guide, example.depth[part], example.mask[part], name)
 
 
-def as_measured(prediction: np.ndarray, depth_range: float, protocol: Protocol) -> np.ndarray:
-    """(1, H, W, 1) in units of the range to (H, W) float64 in the unit of the range, rounded as the protocol does."""
-    return rounded(prediction[0, ..., 0].astype(np.float64) * depth_range, protocol, depth_range)
+def as_measured(depth: np.ndarray, depth_range: float, protocol: Protocol) -> np.ndarray:
+    """Depth in units of the range to float64 in the range's own unit, rounded as the protocol does."""
+    # The truth was divided by the range in float32; multiplied back in float64 it is off by 1e-7 of itself.
+    return rounded(depth.astype(np.float64) * depth_range, protocol, depth_range)
 
 
 def measure(prediction: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol) -> Errors:
-    """The errors of one image's prediction (1, H, W, 1), in the unit of the range."""
-    # The truth was divided by the range in float32; multiplied back in float64 it is off by 1e-7 of itself.
-    target = as_measured(batch["depth_hr"], depth_range, protocol)
-    return inside(as_measured(prediction, depth_range, protocol), target, batch, depth_range, protocol)
-
-
-def inside(
-    depth: np.ndarray, target: np.ndarray, batch: Mapping[str, np.ndarray], depth_range: float, protocol: Protocol
-) -> Errors:
-    """The errors inside the protocol's border."""
+    """The errors of one image's prediction (1, H, W, 1) inside the protocol's border, in the unit of the range."""
     b = protocol.border
-    part = slice(b, target.shape[0] - b), slice(b, target.shape[1] - b)
+    inside = 0, slice(b, prediction.shape[1] - b), slice(b, prediction.shape[2] - b), 0
     return errors(
-        depth[part],
-        target[part],
-        batch["mask_hr"][0, ..., 0][part],
+        prediction[inside],
+        batch["depth_hr"][inside],
+        batch["mask_hr"][inside],
         depth_range=depth_range,
         threshold=protocol.pe_threshold * depth_range / 255,
+        prepare=lambda band: as_measured(band, depth_range, protocol),
     )
 
 
@@ -149,27 +148,24 @@ def measure_all(
     unit, factor = protocol.unit_of(info)
     depth_range = info.range * factor
 
-    def read(place: int) -> list[tuple[Example, dict[str, np.ndarray]]]:
+    def read(place: int) -> list[tuple[Part, Example, dict[str, np.ndarray]]]:
         parts = tiles(dataset[place], protocol.tile)
-        return [(part, whole_batch(part, place, info, method.scale, protocol)) for part in parts]
+        return [(part, one, whole_batch(one, place, info, method.scale, protocol)) for part, one in parts]
+
+    def keep_image(path: Path, batch: Mapping[str, np.ndarray], maps: Mapping[str, np.ndarray]) -> None:
+        measured = {k: as_measured(v[0, ..., 0], depth_range, protocol).astype(np.float32) for k, v in maps.items()}
+        as_given = {name: batch[name][0, ..., 0] for name in ("mask_lr", "mask_hr")}
+        depth_lr = batch["depth_lr"][0, ..., 0] * np.float32(depth_range)
+        guide = np.rint(batch["guide"][0] * 255).astype(np.uint8)
+        save_image(path, {**measured, **as_given, "depth_lr": depth_lr, "guide": guide})
 
     def found(number: int, example: Example, batch: Mapping[str, np.ndarray], prediction: np.ndarray) -> Measured:
-        depth = as_measured(prediction, depth_range, protocol)
-        target = as_measured(batch["depth_hr"], depth_range, protocol)
-        floor = as_measured(interpolate(batch, protocol.floor), depth_range, protocol)
+        floor = interpolate(batch, protocol.floor)
         if folder is not None and (keep < 0 or number < keep):
-            arrays = {
-                "guide": np.rint(batch["guide"][0] * 255).astype(np.uint8),
-                "depth_lr": (batch["depth_lr"][0, ..., 0] * depth_range).astype(np.float32),
-                "mask_lr": batch["mask_lr"][0, ..., 0],
-                "depth_hr": target.astype(np.float32),
-                "mask_hr": batch["mask_hr"][0, ..., 0],
-                "prediction": depth.astype(np.float32),
-                "floor": floor.astype(np.float32),
-            }
-            saved.append(saver.submit(save_image, image_path(folder, number), arrays))
-        both = (inside(one, target, batch, depth_range, protocol) for one in (depth, floor))
-        return Measured(example.name, *target.shape, *both)
+            maps = {"prediction": prediction, "floor": floor, "depth_hr": batch["depth_hr"]}
+            saved.append(saver.submit(keep_image, image_path(folder, number), batch, maps))
+        both = (measure(depth, batch, depth_range, protocol) for depth in (prediction, floor))
+        return Measured(example.name, *prediction.shape[1:3], *both)
 
     measured: list[Future[Measured]] = []
     saved: list[Future[None]] = []
@@ -179,11 +175,12 @@ def measure_all(
             assert coming is not None
             parts = coming.result()
             coming = reader.submit(read, place + 1) if place + 1 < len(dataset) else None
-            for example, batch in parts:
+            for part, example, batch in parts:
                 if isinstance(method, Predictions):
-                    prediction = _read_prediction(method, example, batch, info)
+                    prediction = _read_prediction(method, dataset[place], part, batch, info)
                 else:
                     prediction = method.batch(batch)
+                _check_numbers(method, example.name, prediction, batch)
                 # No further ahead than that: large images fill the memory.
                 for waiting in (measured, saved):
                     if len(waiting) > 1:
@@ -219,18 +216,25 @@ def measure_all(
     )
 
 
-def _read_prediction(
-    method: Predictions, example: Example, batch: Mapping[str, np.ndarray], info: DatasetInfo
-) -> np.ndarray:
-    """Another program's result as a method gives it; refused where it is no depth of this image in this unit."""
-    truth, mask = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0]
-    depth = method.read(example.name, truth.shape, example.depth.shape) / info.range
-    missing = int((~np.isfinite(depth) & mask).sum())
+def _check_numbers(method: Method | Predictions, name: str, depth: np.ndarray, batch: Mapping[str, np.ndarray]) -> None:
+    """InputError where a pixel whose truth is known has no number: an error of it would be none, or all."""
+    missing = int((~np.isfinite(depth) & batch["mask_hr"]).sum())
     if missing:
         raise InputError(
-            f"{method.origin}: {example.name} has {missing} pixels that are no numbers and whose truth is known: fill "
-            "them, as every pixel is measured"
+            f"{method.name} ({method.origin}): {name} has {missing} pixels that are no numbers and whose truth is "
+            "known: every pixel is measured, so fill them, or use other weights"
         )
+
+
+def _read_prediction(
+    method: Predictions, example: Example, part: Part, batch: Mapping[str, np.ndarray], info: DatasetInfo
+) -> np.ndarray:
+    """Another program's result, or a part of it, as a method gives it; refused where it is in another unit."""
+    truth, mask = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0]
+    whole = part == (slice(None), slice(None))
+    depth = method.read(example.name, truth.shape if whole else example.depth.shape, example.depth.shape)[part]
+    depth = depth[: truth.shape[0], : truth.shape[1]] / info.range  # of a tile, too, what the scale divides
+    _check_numbers(method, example.name, depth[None, ..., None], batch)
     floor = interpolate(batch, "matlab_bicubic")[0, ..., 0]
     off, floor_off = (float(np.abs(x - truth).mean(where=mask)) if mask.any() else 0.0 for x in (depth, floor))
     if off > STRANGE * max(floor_off, 1e-6):
@@ -311,7 +315,8 @@ def evaluate(command: "Evaluate") -> Evaluation:
 
     split = default_split(command.dataset, command.data_dir) if command.split is None else command.split
     dataset = open_named(command.dataset, split, command.data_dir, command.pairs)
-    info, learned = dataset.info, trained_on(command.method) if command.method else None
+    info, run = dataset.info, run_folder(command.method)
+    learned = None if run is None else trained_on(run)
     name, protocol = choose_protocol(command.protocol, info, learned)
     protocol.unit_of(info)
     method: Method | Predictions
@@ -322,9 +327,12 @@ def evaluate(command: "Evaluate") -> Evaluation:
     else:
         method = open_method(command.method, command.scale, protocol)
     what, out = command.method or str(command.predictions), command.out
-    if out is None and command.method and Path(command.method).is_dir():
-        out = Path(command.method) / EVALUATIONS / _record_name(info.name, split, name, method.scale)
+    data = str(Path(command.dataset).resolve()) if Path(command.dataset).is_dir() else command.dataset
+    if out is None and run is not None:
+        out = run / EVALUATIONS / _record_name(info.name, split, name, method.scale)
         _make_folder(out.parent)
+        if is_evaluation(out) and (other := evaluations.read(out).made.get("data", data)) != data:
+            raise InputError(f"{out} is there already, of the data in {other}: name another folder with --out")
     notes = list(published(command.dataset, split, dataset, method.scale, command.data_dir))
     if learned not in (None, protocol.degrade):
         notes.append(f"note: trained on {learned}, measured on {protocol.degrade}; see --protocol run")
@@ -344,7 +352,7 @@ def evaluate(command: "Evaluate") -> Evaluation:
             folder=folder,
             progress=lambda done, _: bar.update(done - bar.n),
         )
-        made = {**how_made(), "seconds": round(time.perf_counter() - started, 3)}
+        made = {**how_made(), "data": data, "seconds": round(time.perf_counter() - started, 3)}
         found = dataclasses.replace(
             found,
             method=command.name or found.method,
@@ -368,7 +376,8 @@ def evaluate(command: "Evaluate") -> Evaluation:
 
 def _record_name(dataset: str, split: str, protocol: str, scale: int) -> str:
     """The folder of a record inside a run's."""
-    return "-".join(re.sub(r"[^\w.+]+", "_", part) for part in (dataset, split, protocol, f"x{scale}") if part)
+    parts = (part.replace("/", ".") for part in (dataset, split, protocol, f"x{scale}") if part)
+    return "-".join(re.sub(r"[^\w.+]+", "_", part) for part in parts)
 
 
 def _make_folder(folder: Path) -> None:

@@ -276,7 +276,7 @@ def write_record(evaluation: Evaluation, folder: Path) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value with null in the place of what is not a number, and "inf" of what is infinite: JSON has no such names."""
+    """The value with null in the place of what is not a number, and "inf" of what is infinite, as JSON wants it."""
     if isinstance(value, Mapping):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

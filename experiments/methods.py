@@ -59,7 +59,7 @@ class Network:
 
         self._upsampler: Any = upsample.load(weights)
         trained = self._upsampler.trained
-        self.name = weights.resolve().stem
+        self.name = weights.resolve().name.removesuffix(".safetensors")
         self.scale: int = trained.model.scale
         self.origin = trained.origin
         if scaling.is_leak(trained.scaling):
@@ -70,9 +70,17 @@ class Network:
         return self._upsampler.batch(batch)
 
 
-def trained_on(weights: str) -> Degradation | None:
-    """How the low resolution was made that a run was trained on; None of all else, which has no record of it."""
-    return configs.of_run(Path(weights)).data.degrade if Path(weights).is_dir() else None
+def trained_on(weights: Path) -> Degradation | None:
+    """How the low resolution was made that a run was trained on; None of a file, which has no record of it."""
+    return configs.of_run(weights).data.degrade if weights.is_dir() else None
+
+
+def run_folder(name: str) -> Path | None:
+    """The run that a method's name means; None where it is no folder, or the name of something else."""
+    from ahmf_jax.models import classical
+
+    named = name in ("", "bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS)
+    return Path(name) if not named and Path(name).is_dir() else None
 
 
 def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
@@ -132,9 +140,9 @@ def open_methods(names: Sequence[str], scale: int | None, protocol: HowMeasured)
 class Predictions:
     """Another program's results: a folder with one depth map for each image, named after it.
 
-    The file of an image is the one whose name, without its ending and in lower case, is the image's: the whole of it
-    with any separators made `_`, or its last part; or begins with either and goes on after a `_` or `-`
-    (`art_depth.png`).
+    The file of an image is the one whose name, without its ending and in lower case, is the image's with any separators
+    made `_`; or its last part, where no other image has the same; or begins with either and goes on after a `_` or `-`
+    (`art_depth.png`) without being another image's name.
     """
 
     def __init__(self, folder: Path, images: Sequence[str], scale: int, name: str = "", factor: float = 1.0):
@@ -163,8 +171,9 @@ class Predictions:
                 files.setdefault(path.stem.lower(), []).append(path)
         self._files: dict[str, Path] = {}
         missing = []
+        called = _names(images)
         for image in images:
-            found = _matching(files, image)
+            found = _matching(files, image, called)
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
                 raise InputError(f"--predictions {folder}: {image} may be any of {names}: leave one of them there")
@@ -203,15 +212,25 @@ class Predictions:
         return depth[: size[0], : size[1]].astype(np.float64) * self._factor
 
 
-def _matching(files: Mapping[str, Sequence[Path]], image: str) -> list[Path]:
+def _names(images: Sequence[str]) -> dict[str, list[str]]:
+    """What an image's file may be called: its name with separators made `_`, and its last part if no other has it."""
+    parts = {image: image.lower().split("/") for image in images}
+    last = Counter(of[-1] for of in parts.values())
+    return {
+        image: list(dict.fromkeys(("_".join(of), *([of[-1]] if last[of[-1]] == 1 else ()))))
+        for image, of in parts.items()
+    }
+
+
+def _matching(files: Mapping[str, Sequence[Path]], image: str, names: Mapping[str, Sequence[str]]) -> list[Path]:
     """The files that may be meant, of the first way of naming by which there is one."""
-    parts = image.lower().replace("\\", "/").split("/")
-    names = dict.fromkeys(("_".join(parts), parts[-1]))
-    for name in names:
+    for name in names[image]:
         if name in files:
             return list(files[name])
-    for name in names:
-        found = [path for stem, paths in files.items() if stem.startswith((f"{name}_", f"{name}-")) for path in paths]
+    others = {name for other, of in names.items() if other != image for name in of}
+    free = {stem: paths for stem, paths in files.items() if stem not in others}
+    for name in names[image]:
+        found = [path for stem, paths in free.items() if stem.startswith((f"{name}_", f"{name}-")) for path in paths]
         if found:
             return found
     return []

@@ -1,8 +1,8 @@
 """Protocols: everything that a number depends on besides the method, as values, and those of the literature by name.
 
 Papers that say "bicubic, MAE" mean different things; two numbers can be compared when their protocols agree and the
-data do. Each preset is proven by its floor: interpolation measured by it gives the figures that are recorded for the
-data (`ahmf doctor --floors`).
+data do. What proves a preset is its floor: interpolation measured by it gives the figures that are recorded for the
+data, where there are some (`ahmf doctor --floors`).
 """
 
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ class Protocol:
           InputError: the protocol does not fit the data set.
         """
         length = in_metres(info.unit)
-        grey = info.range == 255 and length is None
+        grey = is_grey(info)
         there, remedy = f"{info.name} has a range of {info.range:g} {info.unit}", "use --protocol float or run"
         if self.rounding == "uint8" and not grey:
             raise InputError(f"this protocol rounds to uint8, and {there}: {remedy}")
@@ -173,6 +173,11 @@ PROTOCOLS = {
 }
 
 
+def is_grey(info: DatasetInfo) -> bool:
+    """Whether depth is in grey levels of 0..255."""
+    return info.range == 255 and in_metres(info.unit) is None
+
+
 def choose_protocol(name: str | None, info: DatasetInfo, trained_on: Degradation | None) -> tuple[str, Protocol]:
     """A protocol and its name.
 
@@ -185,7 +190,7 @@ def choose_protocol(name: str | None, info: DatasetInfo, trained_on: Degradation
     Raises:
       InputError: an unknown name, or "run" without a record of it.
     """
-    name = name or ("ahmf_table1" if info.range == 255 else "float")
+    name = name or ("ahmf_table1" if is_grey(info) else "float")
     if name == "run":
         if trained_on is None:
             raise InputError(

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from ahmf_jax.errors import InputError
-from experiments.config import PairsConfig
+from experiments.config import PairsConfig, ProtocolName
 
 
 @dataclass(frozen=True)
@@ -27,22 +26,7 @@ class Evaluate:
     folder of that name inside. By default test, and all of a folder that has none of that name."""
     scale: int | None = None
     """Factor of an interpolation, a filter, or predictions; a model has its own."""
-    protocol: (
-        Literal[
-            "ahmf_table1",
-            "ahmf_table2",
-            "ahmf_table3",
-            "ahmf_table4",
-            "b6",
-            "dscsan",
-            "dscsan_noisy",
-            "dada",
-            "dsdmsr",
-            "float",
-            "run",
-        ]
-        | None
-    ) = None
+    protocol: ProtocolName | None = None
     """How the numbers are made: as a paper's table (docs/evaluating.md says how each is; ahmf_table1 is the default for
     data of 0..255); float: nothing rounded or left out (the default for other data); or run: float, on the low
     resolution that the run was trained on (--data.degrade.*)."""

@@ -135,6 +135,26 @@ def test_without_an_error_and_without_a_pixel() -> None:
     assert nothing == Errors() and all(map(math.isnan, nothing.values(255).values()))
 
 
+def test_what_is_infinite_or_no_number_is_not_hidden() -> None:
+    for value, psnr in ((math.inf, -math.inf), (math.nan, math.nan)):
+        found = errors(np.full((1, 1), value), TARGET[:1, :1], MASK[:1, :1], depth_range=255).values(255)
+        assert found["psnr"] == pytest.approx(psnr, nan_ok=True) and not math.isfinite(found["mae"])
+
+
+def test_maps_are_prepared_band_by_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "BAND", 6)
+    part, sizes = np.arange(24, dtype=np.float32).reshape(8, 3) / 255, []
+
+    def grey(band: np.ndarray) -> np.ndarray:
+        sizes.append(len(band))
+        assert band.dtype == np.float64
+        return np.rint(band * 255)
+
+    off = part + np.float32(0.4 / 255)
+    assert errors(off, part, np.ones(part.shape, bool), depth_range=255, prepare=grey).mae == 0
+    assert max(sizes) == 8 and len(sizes) == 2 * 4
+
+
 def test_integers_do_not_wrap_and_large_sums_do_not_drown() -> None:
     one = errors(np.array([[0]], np.uint8), np.array([[255]], np.uint8), np.array([[True]]), depth_range=255)
     assert (one.absolute, one.squared, one.count) == (255.0, 65025.0, 1)

@@ -16,7 +16,7 @@ from ahmf_jax.metrics import METRICS
 from data_pipelines.datasets import open_dataset, open_pairs
 from data_pipelines.degrade import Degradation
 from experiments import evaluate, evaluations
-from experiments.methods import Interpolation
+from experiments.methods import Interpolation, Predictions
 from experiments.protocols import PROTOCOLS, Protocol
 
 TEST10 = Path(__file__).parents[3] / "shared" / "data" / "test10"
@@ -384,7 +384,7 @@ def test_predictions_that_cannot_be_measured(refused, pairs, predictions, conten
         *given, said=r"b.npy: is 2 x 4 \(height x width\), and b is 4 x 4: give predictions of the size of the truth"
     )
     predictions(b=np.where(np.eye(4), np.nan, good))
-    refused(*given, said=r"b has 4 pixels that are no numbers and whose truth is known: fill them")
+    refused(*given, said=r"b has 4 pixels that are no numbers and whose truth is known: every pixel is")
     predictions(b=good, b_2=good, B=good)
     refused(*given, said=r"b may be any of B.npy, b.npy: leave one of them there")
     refused(*given[:-2], "--predictions", folder / "no", said=r"no: there is no such folder")
@@ -433,3 +433,43 @@ def test_the_published_floor():
     assert [r.name for r in found.images] == list(NAMES)
     floors = (1.852, 0.592, 0.593, 1.006, 0.594, 0.942)
     np.testing.assert_allclose([r.metrics["mae"] for r in found.images], floors, atol=1e-3, rtol=0)
+
+
+def test_a_method_without_numbers_has_no_mean(pairs):
+    """An error of NaN would be none, and one of infinity all."""
+    for value, known in ((np.nan, True), (np.inf, True), (np.nan, False)):
+        dataset = open_pairs(pairs, invalid=None if known else 140)
+        spoilt = Fake(2, lambda batch, v=value: np.where(batch["depth_hr"] > 0.5, v, batch["depth_hr"]))
+        if known:
+            with pytest.raises(InputError, match=r"fake \(fake\): b has 1 pixels that are no numbers and whose truth"):
+                measured(spoilt, dataset, NEAREST)
+        else:
+            hole = Fake(2, lambda batch: np.where(batch["mask_hr"], batch["depth_hr"], np.nan))
+            assert measured(hole, dataset, NEAREST).mean.metrics["mae"] == 0
+
+
+def test_predictions_are_cut_into_tiles_as_the_images_are(tmp_path, predictions):
+    rng = np.random.default_rng(0)
+    depth = rng.integers(1, 200, (5, 6)).astype(np.uint8)
+    folder = saved(tmp_path / "pairs", a=depth)
+    protocol = dataclasses.replace(NEAREST, tile=3, degrade=Degradation("area"), rounding="none", unit="data")
+    dataset = open_pairs(folder)
+    off = Predictions(predictions(a=depth + np.arange(6) / 10), dataset.names, 1)
+    found = measured(off, dataset, protocol)
+    assert [(r.name, round(r.metrics["mae"], 5)) for r in found.images] == [("a@0,0", 0.1), ("a@0,3", 0.4)]
+    half = Predictions(predictions(a=depth[:3, :3]), dataset.names, 1)
+    with pytest.raises(InputError, match=r"a.npy: is 3 x 3 \(height x width\), and a is 5 x 6: give predictions"):
+        measured(half, dataset, protocol)
+
+
+def test_a_record_of_other_data_is_kept(ahmf, refused, run, pairs, data_dir, tmp_path):
+    other = tmp_path / "other" / "pairs"
+    other.mkdir(parents=True)
+    for file in pairs.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    given = ("evaluate", run, "--pairs.range", 255, "--protocol", "float", "--dataset")
+    assert ahmf(*given, pairs).code == 0 and ahmf(*given, pairs).code == 0
+    refused(
+        *given, other, said=r"pairs-float-x4 is there already, of the data in \S+pairs: name another folder with --o"
+    )
+    assert ahmf(*given, other, "--out", tmp_path / "x").code == 0

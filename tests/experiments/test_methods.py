@@ -7,7 +7,7 @@ import pytest
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from ahmf_jax.upsample import network_batch, super_resolve
-from experiments.methods import Network, Predictions, open_method
+from experiments.methods import Network, Predictions, open_method, run_folder
 from experiments.protocols import PROTOCOLS
 
 B6 = PROTOCOLS["b6"]
@@ -81,3 +81,27 @@ def test_what_is_no_method(bundle):
         open_method("nothing", 4, B6)
     with pytest.raises(InputError, match=r"--scale 8: \S+ is a model of x4: leave it out"):
         open_method(str(bundle), 8, B6)
+
+
+def test_a_file_is_of_one_image(tmp_path):
+    np.save(tmp_path / "view1.npy", np.zeros((2, 2), np.float32))
+    np.save(tmp_path / "a_b.npy", np.zeros((2, 2), np.float32))
+    with pytest.raises(InputError, match=r"2 of 3 images have no file: Aloe/view1, Baby/view1"):
+        Predictions(tmp_path, ["Aloe/view1", "Baby/view1", "a_b"], 4)
+    with pytest.raises(InputError, match=r"1 of 2 images have no file: a: "):
+        Predictions(tmp_path, ["a", "a_b"], 4)
+    assert Predictions(tmp_path, ["a", "Aloe/view1"], 4)._files["a"].name == "a_b.npy"
+
+
+def test_a_folder_is_no_method_where_a_method_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nearest").mkdir()
+    (tmp_path / "lr_0.1").mkdir()
+    assert run_folder("nearest") is None and run_folder("") is None and run_folder("lr_0.1") is not None
+    assert open_method("nearest", 2, B6).name == "nearest"
+
+
+def test_a_name_may_have_a_dot(bundle, tmp_path):
+    copy = tmp_path / "lr_0.1.safetensors"
+    copy.write_bytes(bundle.read_bytes())
+    assert Network(copy).name == "lr_0.1"
