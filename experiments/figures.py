@@ -18,7 +18,7 @@ import numpy as np
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import write_whole
 from experiments.comparison import compare, heading
-from experiments.evaluations import Evaluation, read_image
+from experiments.evaluations import Evaluation, read_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,8 +76,8 @@ def figure(
       the two paths.
 
     Raises:
-      InputError: evaluations of several subjects, an image that one of them has not kept, a crop outside the image, a
-        place that cannot be written.
+      InputError: evaluations of several subjects, an image that one of them has not kept or of which they have another
+        truth, a crop outside the image, a place that cannot be written.
     """
     drawing = _drawing(evaluations, image)
     height, width = drawing.columns[0].shown.shape[:2]
@@ -136,15 +136,10 @@ def _drawing(evaluations: Sequence[Evaluation], image: str) -> Drawing:
             f"a figure of {image}: the {len(evaluations)} evaluations are of {len(compared)} subjects (data, protocol, "
             "factor): give those of one"
         )
-    rows = [row for row in compared[0].rows if row.evaluation is not None]
-    maps = []
-    for row in rows:
-        assert row.evaluation is not None
-        if image not in (kept := row.evaluation.kept()):
-            has = ", ".join(kept) or "no image"
-            raise InputError(f"{row.evaluation.folder}: has not kept {image}, but {has}: evaluate again with --keep -1")
-        maps.append(read_image(kept[image]))
-    first, scale = maps[0], rows[0].evaluation.scale if rows[0].evaluation else 1
+    measured = [(row, row.evaluation) for row in compared[0].rows if row.evaluation is not None]
+    rows = [row for row, _ in measured]
+    maps = read_images([evaluation for _, evaluation in measured], image)
+    first, scale = maps[0], compared[0].scale
     truth = np.where(first["mask_hr"], first["depth_hr"], np.nan)
     metric = compared[0].metrics[0]
 

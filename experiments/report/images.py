@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ahmf_jax.errors import InputError
 from ahmf_jax.metrics import METRICS
 from experiments.comparison import Comparison, Row
-from experiments.evaluations import Evaluation, read_image
+from experiments.evaluations import Evaluation, read_images
 from experiments.pictures import depth_colours, heat_colours
 from experiments.report.pixels import choose_codes, encode, pack, webp
 
@@ -83,22 +82,10 @@ def load(comparison: Comparison, name: str) -> Shown:
     Raises:
       InputError: a damaged file, or evaluations that do not show the same image under this name.
     """
-    rows = [(row, evaluation) for row, evaluation in methods(comparison) if name in evaluation.kept()]
-    found = [(row, read_image(evaluation.kept()[name])) for row, evaluation in rows]
-    arrays = (
-        found[0][1]
-        if found
-        else next(
-            read_image(evaluation.kept()[name]) for evaluation in comparison.evaluations if name in evaluation.kept()
-        )
-    )
-    for row, other in found[1:]:
-        same = all(np.array_equal(arrays[part], other[part]) for part in ("guide", "depth_hr", "mask_hr"))
-        if not same:
-            raise InputError(
-                f"{row.evaluation.folder if row.evaluation else row.method}: its image {name} is another than that of "
-                f"{found[0][0].method}: evaluate both on the same data"
-            )
+    rows = [row for row, evaluation in methods(comparison) if name in evaluation.kept()]
+    having = [row.evaluation for row in rows if row.evaluation is not None]
+    found = read_images(having or [e for e in comparison.evaluations if name in e.kept()][:1], name)
+    arrays = found[0]
     truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
     known = truth[np.isfinite(truth)]
     if not known.size:
@@ -108,7 +95,7 @@ def load(comparison: Comparison, name: str) -> Shown:
     layers = [
         Layer("lr", "low resolution", "lr", np.where(arrays["mask_lr"], arrays["depth_lr"], np.nan)),
         Layer("floor", floor, "floor", arrays["floor"]),
-        *(Layer(f"m{i}", row.method, "method", other["prediction"]) for i, (row, other) in enumerate(found)),
+        *(Layer(f"m{i}", row.method, "method", found[i]["prediction"]) for i, row in enumerate(rows)),
         Layer("truth", "truth", "truth", truth),
     ]
     return Shown(name, arrays["guide"], tuple(layers), low, high)
@@ -186,7 +173,7 @@ def manifest(comparison: Comparison, image: Shown, blobs: Blobs) -> dict[str, An
     low, *others = image.layers
     codes = choose_codes([layer.depth for layer in others], image.low, image.high)
     codes_of = {low.key: choose_codes([low.depth], image.low, image.high)}
-    border = int(comparison.evaluations[0].protocol_fields.get("border", 0))
+    border = comparison.evaluations[0].protocol_fields.get("border", 0)
     metric = comparison.metrics[0]
     layers = []
     for layer in image.layers:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ahmf_jax.errors import InputError
 from experiments import figures
-from experiments.evaluations import read, write
+from experiments.evaluations import read, save_image, write
 from experiments.figures import Crop, choose_crops, figure
 from tests.experiments.evaluations_of import evaluation
 
@@ -40,11 +40,13 @@ def maps(error, seed=0):
 def recorded(tmp_path):
     """Makes the record of a method, which keeps the image "a" and measures "b" too."""
 
-    def make(method, error, **fields):
+    def make(method, error, seed=0, **fields):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         images = [("a", HEIGHT, WIDTH), ("b", HEIGHT, WIDTH)]
         values = {"a": {"mae": abs(error)}, "b": {"mae": 1.0}, "mean": {"mae": 1.0}}
-        write(evaluation(images, "float", SCALE, method=method, values=values, **fields), folder, {0: maps(error)})
+        write(
+            evaluation(images, "float", SCALE, method=method, values=values, **fields), folder, {0: maps(error, seed)}
+        )
         return read(folder)
 
     return make
@@ -152,6 +154,14 @@ def test_what_cannot_be_drawn(recorded, tmp_path):
     for crop in ((40, 0, 9, 4), (0, 30, 4, 3), (-1, 0, 4, 4), (0, 0, 0, 4)):
         with pytest.raises(InputError, match=r"crop .*: lies outside a, which is 48 wide and 32 high"):
             figure([mine], "a", [crop], tmp_path / "x")
+    # Another guide, or another truth of another size.
+    with pytest.raises(InputError, match=r"its image a is another than that of .*: evaluate both on the same data"):
+        figure([mine, recorded("theirs", 3.0, seed=1)], "a", [], tmp_path / "x")
+    small = recorded("small", 3.0)
+    arrays = {name: array[: len(array) // 2] for name, array in maps(3.0).items()}
+    save_image(small.kept()["a"], arrays)
+    with pytest.raises(InputError, match=r"depth_hr is of shape \(16, 48\), and the record says \(32, 48\)"):
+        figure([mine, small], "a", [], tmp_path / "x")
     with pytest.raises(InputError):
         figure([mine], "a", [], tmp_path / "nowhere" / "x")
     assert not list(tmp_path.glob("x*"))
