@@ -87,10 +87,15 @@ class Line:
     tolerance: float = math.inf
 
     @property
+    def is_proven(self) -> bool:
+        """Whether right data are known to give what is recorded."""
+        return self.tolerance < math.inf
+
+    @property
     def off(self) -> list[str]:
         """What is further from the recorded figure than it may be: names of images, or "mean"."""
         figures = {**self.images, MEAN: self.mean}
-        known = {name: figure for name, figure in figures.items() if figure.recorded is not None}
+        known = {name: f for name, f in figures.items() if f.recorded is not None and self.is_proven}
         return [name for name, figure in known.items() if not abs(figure.difference) <= self.tolerance]
 
 
@@ -103,7 +108,7 @@ class Checked:
 
     @property
     def is_right(self) -> bool:
-        """Whether every recorded figure was reproduced."""
+        """Whether every figure that is recorded and proven was reproduced."""
         return not any(line.off for line in self.lines)
 
 
@@ -159,7 +164,7 @@ def check(parts: Sequence[Dataset], tables: Sequence[Recorded] | None = None) ->
         found = _measured(table, there)
         lines += _lines(table, there, found)
         wrong = {c: of for c, of in there.items() if not _agrees(table, c, found[c.name], exactly=True)}
-        if wrong:
+        if wrong and table.is_proven:
             off.append((table, wrong))
     # An image has one cause, which is best told without noise, and by errors that are proportional to the values.
     off.sort(key=lambda one: (PROTOCOLS[one[0].protocol].degrade.noise_sigma, "rmse" not in one[0].metrics))
@@ -317,7 +322,7 @@ def _lines(
             data = table.dataset if group[0].name == MEAN else group[0].name
             line, each = each[group[0].name], {}
         unit = group[0].unit or table.unit
-        yield Line(table.protocol, data, unit, scale, metric, line, each, table.tolerance[metric])
+        yield Line(table.protocol, data, unit, scale, metric, line, each, table.tolerance.get(metric, math.inf))
 
 
 def _agrees(
@@ -330,7 +335,8 @@ def _agrees(
             if value is None:
                 continue
             near = NEAR["psnr"] if metric == "psnr" else NEAR.get(metric, NEAR["mae"]) * abs(value)
-            most = table.tolerance[metric] if exactly else max(table.tolerance[metric], near)
+            most = table.tolerance.get(metric, math.inf)
+            most = most if exactly else max(most, near)
             if not abs(values.get(metric, math.nan) - value) <= most:
                 return False
     return bool(found)
@@ -510,6 +516,14 @@ def _distance(figure: Figure) -> float:
     return math.inf if math.isnan(figure.difference) else abs(figure.difference)
 
 
+def _verdict(line: Line) -> str:
+    if line.mean.recorded is None:
+        return "nothing recorded"
+    if not line.is_proven:
+        return "unproven"
+    return "OFF" if line.off else "ok"
+
+
 def lines_of(checked: Checked) -> list[str]:
     """The figures as a table, and what is wrong, as lines of text."""
     rows = [("protocol", "images", "scale", "metric", "computed", "recorded", "difference", "largest of an image", "")]
@@ -527,7 +541,7 @@ def lines_of(checked: Checked) -> list[str]:
                 number(line.metric, line.mean.recorded) if line.mean.recorded is not None else "-",
                 f"{line.mean.difference:+.4f}" if known else "-",
                 f"{line.images[largest].difference:+.4f} {largest}" if largest else "-",
-                ("OFF" if line.off else "ok") if known else "nothing recorded",
+                _verdict(line),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -6,7 +6,8 @@ dataset                             of what, in words
 metrics, unit, scales               of the figures
 columns                             what each is of: see `experiments.published.Column`; an average is over all images
 order, values                       the figures, as in a published table; nan: not recorded
-tolerance                           how far a measured figure may be off, by metric
+tolerance                           how far a measured figure may be off, by metric; left out where the figures were
+                                    never reproduced: they are shown then, and prove nothing
 other_sizes                         sizes that the same images are known to have elsewhere: `size`, and whose it `is`
 notes                               what else one must know
 """
@@ -53,10 +54,15 @@ class Recorded:
 
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"{self.name}: protocol {self.protocol!r} is not known")
-        if not set(self.metrics) <= METRICS.keys() or set(self.metrics) != self.tolerance.keys():
-            raise ValueError(f"{self.name}: each metric must be known, and have a tolerance")
+        if not set(self.metrics) <= METRICS.keys() or (self.is_proven and set(self.metrics) != self.tolerance.keys()):
+            raise ValueError(f"{self.name}: each metric must be known, and have a tolerance where one has")
         if not all(column.images or column.average for column in self.columns):
             raise ValueError(f"{self.name}: a column does not say which its images are")
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether data that are prepared as they should be are known to give these figures."""
+        return bool(self.tolerance)
 
     def value(self, column: str, scale: int, metric: str) -> float | None:
         """What is recorded; None where nothing is."""
@@ -80,7 +86,7 @@ def parse(name: str, text: str) -> Recorded:
         places = places_of(fields.pop("order"), columns, fields["scales"], fields["metrics"])
         values = numbers_at(places, fields.pop("values"))
         others = tuple(OtherSize(tuple(one["size"]), one["is"]) for one in fields.pop("other_sizes", ()))
-        tolerance = {metric: float(most) for metric, most in fields.pop("tolerance").items()}
+        tolerance = {metric: float(most) for metric, most in fields.pop("tolerance", {}).items()}
         lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
         return Recorded(
             name=name, columns=columns, values=values, other_sizes=others, tolerance=tolerance, **{**fields, **lists}

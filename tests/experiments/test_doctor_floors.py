@@ -197,6 +197,18 @@ def test_no_more_images_are_in_work_at_once_than_there_are_threads(table, monkey
     assert most == [2]
 
 
+def test_figures_that_were_never_reproduced_are_shown_and_prove_nothing(table):
+    unproven = dataclasses.replace(table, tolerance={})
+    half = dataset(changed(lambda d: d // 2))
+    checked = check([half], [unproven])
+    assert checked.is_right and not checked.findings and len(checked.lines) == 4
+    assert all(line.mean.difference < -0.1 for line in checked.lines)
+    assert all(line.endswith("unproven") for line in lines_of(checked)[1:])
+    assert not check([half], [table]).is_right
+    # Nor do they where they cannot be measured at all.
+    assert check([dataset(SCENES, range=256.0)], [unproven]).is_right
+
+
 def test_data_for_which_nothing_is_recorded():
     checked = unknown({"train": dataset({"a": SCENES["art"]}), "test": dataset({"2005/Art/view1": SCENES["books"]})})
     assert checked.is_right and {line.protocol for line in checked.lines} == {"ahmf_table1"}
@@ -244,8 +256,10 @@ def test_prepared_sets_are_looked_at_in_all_their_splits(data_dir):
 
 def test_what_is_recorded_is_read():
     names = [table.name for table in recorded()]
-    assert names == ["ahmf_table1", "ahmf_table2", "ahmf_table4", "b6", "dscsan", "dscsan_noisy"]
+    assert names == ["ahmf_table1", "ahmf_table2", "ahmf_table3", "ahmf_table4", "b6", "dscsan", "dscsan_noisy"]
     by_name = dict(zip(names, recorded(), strict=True))
+    assert [name for name, table in by_name.items() if not table.is_proven] == ["ahmf_table3"]
+    assert by_name["ahmf_table3"].value("Average", 16, "mae") == 3.02
     assert by_name["ahmf_table1"].value("Laundry", 8, "rmse") == 3.440
     assert by_name["dscsan"].value("Venus", 2, "pe") == 1.043 and by_name["dscsan"].value("mean", 16, "psnr") == 33.63
     assert by_name["b6"].value("Lu-6", 8, "rmse") == 4.636 and by_name["b6"].value("NYU", 8, "rmse") is None
