@@ -14,6 +14,7 @@ from experiments.report import images
 from experiments.report.page import GENERATOR, Example, Page, curves, summary
 from experiments.report.sources import Training
 
+MARK = f"<!-- {GENERATOR} -->"  # the first line
 HEIGHT = 280  # of a picture in a row of them, at most
 
 
@@ -29,7 +30,7 @@ def write(
     example: Example | None = None,
 ) -> str:
     """The Markdown; its pictures are written into `folder`, which it calls `link`."""
-    parts = [f"<!-- {GENERATOR} -->", f"# {escape(title)}"]
+    parts = [MARK, f"# {escape(title)}"]
     if lead:
         parts.append(escape(lead))
     for i, comparison in enumerate(comparisons):
@@ -96,6 +97,7 @@ def plot(path: Path, chart: Mapping[str, Any]) -> None:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     with rc_context({"text.parse_math": False}):  # a name may have a $ in it
         figure = Figure(figsize=(7, 3.2), dpi=120, layout="constrained")
@@ -109,6 +111,9 @@ def plot(path: Path, chart: Mapping[str, Any]) -> None:
             axes.plot(series["x"], series["y"], style, color=f"C{series['run'] % 10}", marker=marker, label=name)
         if chart["log"]:
             axes.set_yscale("log")
+            # The scale's own formatters write TeX, which is not parsed here.
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter())
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlabel("step")
