@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.writing import write_whole
+from ahmf_jax.writing import unwritable, write_whole
 from experiments.comparison import compare, heading
 from experiments.evaluations import Evaluation, read_images
 
@@ -33,6 +33,10 @@ FRAMES = ("#e8542f", "#2f8fe8", "#3fae49", "#b44fd0")
 # Errors above this percentile of interpolation's in the crops are shown as if they were there.
 PERCENTILE = 98
 CROPS, PART = 2, 6  # chosen, and the part of the image's shorter side that is a crop's side
+# By what a figure is known, that another may replace it: a property of the file, and where it stands.
+CREATOR = "ahmf report"
+MARKS = {".pdf": f"/Creator ({CREATOR})".encode(), ".png": f"tEXtSoftware\0{CREATOR}".encode()}
+ENDS = 2**16  # bytes at the beginning of a PNG or the end of a PDF
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib
     "font.size": 6.5,
@@ -70,14 +74,46 @@ def figure(
       evaluations: of one subject, all of which kept the image; a column each.
       image: its name.
       crops: (x, y, width, height) of the parts to enlarge; by default those where interpolation is worst.
-      out: where to; the suffixes `.pdf` and `.png` are put in the place of its own.
+      out: where to; `.pdf` and `.png` are put behind it.
 
     Returns:
       the two paths.
 
     Raises:
+      InputError: as `draw` and `places`, or a place cannot be written.
+    """
+    paths = places(out)
+    for path, data in zip(paths, draw(evaluations, image, crops), strict=True):
+        write_whole(path, data)
+    return paths
+
+
+def places(out: Path) -> tuple[Path, Path]:
+    """The files of a figure. InputError where one of them is there already and is no figure of this program."""
+    paths = out.with_name(f"{out.name}.pdf"), out.with_name(f"{out.name}.png")
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                if path.suffix == ".pdf":  # its properties stand at its end
+                    file.seek(max(path.stat().st_size - ENDS, 0))
+                ours = MARKS[path.suffix] in file.read(ENDS)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unwritable(path, error) from None
+        if not ours:
+            raise InputError(f"{path}: is there and no figure of `ahmf report`: move it, or name another page")
+    return paths
+
+
+def draw(
+    evaluations: Sequence[Evaluation], image: str, crops: Sequence[tuple[int, int, int, int]]
+) -> tuple[bytes, bytes]:
+    """The figure of an image as PDF and as PNG; the arguments are those of `figure`.
+
+    Raises:
       InputError: evaluations of several subjects, an image that one of them has not kept or of which they have another
-        truth, a crop outside the image, a place that cannot be written.
+        truth, a crop outside the image.
     """
     drawing = _drawing(evaluations, image)
     height, width = drawing.columns[0].shown.shape[:2]
@@ -91,10 +127,7 @@ def figure(
     inside = np.concatenate([_part(floor, crop).ravel() for crop in chosen])
     known = inside[np.isfinite(inside)]
     largest = float(np.percentile(known, PERCENTILE)) if known.size else 0.0
-    paths = out.with_suffix(".pdf"), out.with_suffix(".png")
-    for path, data in zip(paths, _drawn(drawing, chosen, largest or 1.0), strict=True):
-        write_whole(path, data)
-    return paths
+    return _drawn(drawing, chosen, largest or 1.0)
 
 
 def choose_crops(error: np.ndarray, count: int = CROPS) -> list[Crop]:
@@ -176,9 +209,9 @@ def _drawn(drawing: Drawing, crops: Sequence[Crop], largest: float) -> tuple[byt
         files = io.BytesIO(), io.BytesIO()
         # Without the date and the version, which would make every file another.
         drawn.savefig(
-            files[0], format="pdf", dpi=DPI, metadata={"CreationDate": None, "Creator": None, "Producer": None}
+            files[0], format="pdf", dpi=DPI, metadata={"CreationDate": None, "Creator": CREATOR, "Producer": None}
         )
-        drawn.savefig(files[1], format="png", dpi=DPI, metadata={"Software": None})
+        drawn.savefig(files[1], format="png", dpi=DPI, metadata={"Software": CREATOR})
     return files[0].getvalue(), files[1].getvalue()
 
 

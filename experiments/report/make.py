@@ -15,6 +15,13 @@ from experiments.report.sources import gather
 
 MARK = ".ahmf-report"  # only a folder that holds this is ever replaced
 HEAD = 4096  # a file's beginning, in which its mark stands
+# The beginning of the line by which a file of a report is known: a page's stands in its head, the others' first.
+MARKS = {
+    ".html": f'<meta name="generator" content="{page.GENERATOR}">',
+    ".htm": f'<meta name="generator" content="{page.GENERATOR}">',
+    ".md": markdown.MARK,
+    ".tex": f"% {page.GENERATOR};",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,9 @@ class Places:
                 raise InputError(f"--out {self.page}: {path} is a folder: name another page")
             try:
                 with path.open("rb") as file:
-                    ours = page.GENERATOR.encode() in file.read(HEAD)
+                    lines = file.read(HEAD).splitlines()
+                    page_, mark = path == self.page, MARKS[path.suffix].encode()
+                    ours = any(line.startswith(mark) for line in (lines if page_ else lines[:1]))
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -109,7 +118,7 @@ def report(
         )
     if compared:
         tables = "\n\n".join(comparisons.latex(c) for c in compared)
-        texts[places.latex] = f"% {page.GENERATOR}; needs \\usepackage{{booktabs}}\n{tables}"
+        texts[places.latex] = f"{MARKS['.tex']} needs \\usepackage{{booktabs}}\n{tables}"
     else:
         places.latex.unlink(missing_ok=True)  # an earlier report's, which this one has nothing in the place of
     for path, text in texts.items():
@@ -127,18 +136,27 @@ def _title(compared: Sequence[comparisons.Comparison], runs: Sequence[str]) -> s
 
 def write_figure(
     folders: Sequence[Path], image: str, crops: Sequence[tuple[int, int, int, int]], out: Path
-) -> tuple[Path, Path]:
+) -> tuple[Path, ...]:
     """The figure of an image in the manner of a paper, as PDF and PNG beside the page `out`; their paths.
 
+    One for each comparison in which the image was kept, with a number where there are several.
+
     Raises:
-      InputError: no evaluation kept an image of that name, or a crop lies outside it.
+      InputError: no evaluation kept an image of that name, or only some of those that are compared; a crop lies outside
+        it; a file that is no figure would be replaced. Nothing is written then.
     """
-    from experiments.figures import figure
+    from experiments import figures
 
     sources = gather(folders)
-    for comparison in comparisons.compare(sources.evaluations):
-        having = [evaluation for evaluation in comparison.evaluations if image in evaluation.kept()]
-        if having:
-            return figure(having, image, crops, out.with_name(f"{out.stem}_{re.sub(r'[^A-Za-z0-9-]+', '_', image)}"))
-    kept = dict.fromkeys(name for evaluation in sources.evaluations for name in evaluation.kept())
-    raise InputError(f"--figure {image}: no evaluation kept it: choose one of {', '.join(kept) or 'none'}")
+    compared = [c.evaluations for c in comparisons.compare(sources.evaluations)]
+    having = [evaluations for evaluations in compared if any(image in evaluation.kept() for evaluation in evaluations)]
+    if not having:
+        kept = dict.fromkeys(name for evaluation in sources.evaluations for name in evaluation.kept())
+        raise InputError(f"--figure {image}: no evaluation kept it: choose one of {', '.join(kept) or 'none'}")
+    stem = f"{out.stem}_{re.sub(r'[^A-Za-z0-9-]+', '_', image)}"
+    stems = [stem] if len(having) == 1 else [f"{stem}_{i}" for i in range(1, len(having) + 1)]
+    paths = [path for name in stems for path in figures.places(out.with_name(name))]
+    drawn = [data for evaluations in having for data in figures.draw(evaluations, image, crops)]
+    for path, data in zip(paths, drawn, strict=True):
+        write_whole(path, data)
+    return tuple(paths)

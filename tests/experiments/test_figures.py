@@ -123,10 +123,10 @@ def test_the_interpolation_stands_there_once(recorded):
 def test_pdf_and_png(recorded, tmp_path):
     methods = [recorded("mine", 3.0)]
     places = figure(methods, "a", [], tmp_path / "art.v1")
-    assert [place.name for place in places] == ["art.pdf", "art.png"]
+    assert [place.name for place in places] == ["art.v1.pdf", "art.v1.png"]
     pdf, png = (place.read_bytes() for place in places)
     assert pdf.startswith(b"%PDF") and b"/FontFile2" in pdf and b"/Type3" not in pdf
-    for entry in (b"CreationDate", b"ModDate", b"/Producer", b"/Creator"):
+    for entry in (b"CreationDate", b"ModDate", b"/Producer"):
         assert entry not in pdf, entry
     streams = [
         zlib.decompressobj().decompress(part)
@@ -143,6 +143,15 @@ def test_pdf_and_png(recorded, tmp_path):
     assert picture.shape[1] == 2148 and picture.std() > 20
     again = figure(methods, "a", [], tmp_path / "again")
     assert (again[0].read_bytes(), again[1].read_bytes()) == (pdf, png)
+    # An earlier figure is replaced, and nothing else, whatever a program has made it that writes the same formats.
+    assert figure(methods, "a", [Crop(0, 0, 8, 8)], tmp_path / "again") == again
+    for foreign, suffix in ((b"%PDF-1.7 ahmf report", "pdf"), (b"", "pdf"), (b"\x89PNG ahmf report", "png")):
+        place = tmp_path / f"thesis.{suffix}"
+        place.write_bytes(foreign)
+        with pytest.raises(InputError, match=rf"thesis.{suffix}: is there and no figure of `ahmf report`: move it"):
+            figure(methods, "a", [], tmp_path / "thesis")
+        assert [p.name for p in tmp_path.glob("thesis*")] == [place.name] and place.read_bytes() == foreign
+        place.unlink()
 
 
 def test_what_cannot_be_drawn(recorded, tmp_path):

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,6 +325,24 @@ def test_the_figure_of_an_image(ahmf, refused, tmp_path):
     with Image.open(png) as picture:
         assert picture.width > 500
     before = out.read_bytes()
+    # A page whose name has a dot takes nothing from its neighbours, and two subjects have a figure each.
+    x8 = write_evaluation(tmp_path / "x8", names=(EVIL, "art"), scale=8)
+    (tmp_path / "r.pdf").write_text("a thesis")
+    ended = ahmf("report", folder, x8, "--out", tmp_path / "r.v2.html", "--figure", EVIL)
+    assert ended.code == 0, ended.err
+    assert [Path(line).name for line in ended.out.splitlines()[1:]] == [
+        f"r.v2__script_alert_x_script__{i}.{suffix}" for i in (1, 2) for suffix in ("pdf", "png")
+    ]
+    assert (tmp_path / "r.pdf").read_text() == "a thesis"
+    foreign = tmp_path / "r_art.png"
+    foreign.write_text("ahmf report")
+    refused("report", x8, "--out", out, "--figure", "art", said="r_art.png: is there and no figure of `ahmf report`")
+    assert foreign.read_text() == "ahmf report" and not (tmp_path / "r_art.pdf").exists()
+    # Whoever compares two methods is told that one of them is missing.
+    less = write_evaluation(tmp_path / "less", method="B", names=(EVIL,), keep=0)
+    refused(
+        "report", folder, less, "--out", out, "--figure", EVIL, said="less: has not kept .*evaluate again with --keep"
+    )
     refused(
         "report", folder, "--out", out, "--figure", "art", said="--figure art: no evaluation kept it: choose one of"
     )
@@ -351,7 +370,7 @@ def test_what_is_refused(refused, tmp_path, folders, contents):
         if name == "r_files":
             (tmp_path / name).mkdir()
         else:
-            (tmp_path / name).write_text("a thesis")
+            (tmp_path / name).write_text("# A thesis\n\nMade with `ahmf report`.\n<!-- ahmf report -->\n% ahmf report;")
         refused("report", run, "--out", out, said=rf"{name} is there and no report")
         (tmp_path / name).rmdir() if name == "r_files" else (tmp_path / name).unlink()
     (bad / "images" / "0000.npz").write_bytes(b"PK")
