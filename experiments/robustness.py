@@ -108,7 +108,9 @@ def benchmark_robustness(command: "BenchmarkRobustness") -> None:
         }
         write_whole(command.out, json.dumps(finite(record), indent=1).encode())
     if command.plot is not None:
-        draw(points, list(methods), f"x{scale}, {dataset.info.name}", unit, command.plot)
+        images = f"{len(dataset)} {'image' if len(dataset) == 1 else 'images'}"
+        title = f"x{scale}, {images} of {dataset.info.name}, protocol {BASE}; one effect at a time"
+        draw(points, list(methods), title, unit, command.plot)
 
 
 def chosen_levels(effect: Effect, given: Sequence[float]) -> list[float]:
@@ -179,6 +181,7 @@ def draw(points: Sequence[Point], methods: Sequence[str], title: str, unit: str,
     """Draws the mean absolute errors, a panel an effect, as SVG and PNG."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     for axes, effect in zip(figure.subplots(2, 2).flat, EFFECTS, strict=True):
@@ -187,6 +190,8 @@ def draw(points: Sequence[Point], methods: Sequence[str], title: str, unit: str,
             style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
             axes.plot(*zip(*line, strict=True), label=name, linewidth=1.8, markersize=6, **style)
         axes.set_xlabel(effect.title)
+        if effect.whole:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"MAE ({unit})")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

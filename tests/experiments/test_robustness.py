@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -117,6 +118,7 @@ def test_the_command(ahmf, pairs, bundle, tmp_path):
         assert f" {mae:.2f} " in ended.out
     svg = (tmp_path / "curve.v1.svg").read_text()
     assert svg.startswith("<?xml") and "<svg" in svg
+    assert f"<!-- x4, 2 images of {pairs.name}, protocol float; one effect at a time -->" in svg
     with Image.open(tmp_path / "curve.v1.png") as picture:
         assert picture.size == (1500, 1080) and len(picture.convert("RGB").getcolors(2**20)) > 50
 
@@ -125,7 +127,10 @@ def test_the_same_numbers_make_the_same_drawing(tmp_path):
     points = [Point("ours", effect.option, level, level, level) for effect in EFFECTS for level in (0.0, 1.0)]
     for name in ("one", "two"):
         robustness.draw(points, ["ours"], "x4", "m", tmp_path / name)
-    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    svg = (tmp_path / "one.svg").read_text()
+    assert svg == (tmp_path / "two.svg").read_text()
+    texts = re.findall("<!-- (.*) -->", svg)  # of each panel: ticks across, the title below them, ticks up
+    assert texts[: texts.index(EFFECTS[0].title)] == ["0", "1"], "there is no half of a pixel's shift"
 
 
 def test_wrong_input(refused, pairs, bundle, tmp_path):
