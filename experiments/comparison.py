@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
+from ahmf_jax.errors import InputError
 from ahmf_jax.metrics import METRICS
 from experiments.evaluations import Evaluation, ImageNumbers
 from experiments.published import MEAN, Published, rows_for
@@ -63,7 +64,7 @@ class Comparison:
       columns: the names of the images, and "mean", the last.
       metrics: those that the protocol is about.
       rows: floor, measured, published.
-      notes: what must be said beside the table: the caveats of the papers' tables and the evaluations' own notes.
+      notes: what must be said beside the table: the papers' tables' caveats and remarks, and the evaluations' notes.
       evaluations: those that were compared.
     """
 
@@ -99,7 +100,17 @@ class Comparison:
 
 
 def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
-    """One comparison for each group of evaluations whose subject is the same, in the order of their first."""
+    """One comparison for each group of evaluations whose subject is the same, in the order of their first.
+
+    Raises:
+      InputError: an evaluation has an image twice, or one that is called as the column of the means.
+    """
+    for evaluation in evaluations:
+        names = [MEAN, *(image.name for image in evaluation.images)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            what = "an image is" if names.count(twice) == 2 and twice == MEAN else "several images are"
+            raise InputError(f"{evaluation.folder}: {what} called {twice}: rename it and evaluate again")
     groups: dict[tuple[Any, ...], list[Evaluation]] = {}
     for evaluation in evaluations:
         groups.setdefault(evaluation.subject, []).append(evaluation)
@@ -131,6 +142,7 @@ def _comparison(group: Sequence[Evaluation]) -> Comparison:
             for table in found
             for caveat in table.caveats
         ),
+        *(f"{table.table} ({_short(table.paper)}): {remark}" for table in found for remark in table.remarks),
         *(f"{table} prints no mean: that of its rows is the mean of their printed numbers." for table in computed),
         *dict.fromkeys(note for evaluation in group for note in evaluation.notes),
     ]
@@ -173,7 +185,7 @@ def _published(row: Published) -> Row:
     values = {column: {metric: float(v) for metric, v in numbers.items()} for column, numbers in row.values.items()}
     printed = {column: {metric: str(v) for metric, v in numbers.items()} for column, numbers in row.values.items()}
     ranked = not row.table.caveats
-    return Row(row.method, "published", row.table.source, values, printed=printed, ranked=ranked)
+    return Row(row.method, "published", row.source, values, printed=printed, ranked=ranked)
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -220,25 +232,38 @@ def heading(metric: str, unit: str) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, a table a metric: best bold, second best underlined, published rows with a dagger."""
-    parts = [f"### {comparison.title}", f"Protocol `{comparison.protocol}`: {_md(comparison.protocol_text)}"]
+    parts = [
+        f"### {escape(comparison.title)}",
+        f"Protocol {code(comparison.protocol)}: {escape(comparison.protocol_text)}",
+    ]
     for metric in comparison.metrics:
-        lines = [_md_line([heading(metric, comparison.unit), *map(_md, comparison.shown)])]
+        lines = [_md_line(map(escape, [heading(metric, comparison.unit), *comparison.shown]))]
         lines.append("|---|" + "---:|" * len(comparison.shown))
         marks = {1: "**{}**", 2: "<u>{}</u>"}
         for name, cells in _table(comparison, metric):
-            lines.append(_md_line([_md(name), *(marks.get(place, "{}").format(text) for text, place in cells)]))
+            lines.append(_md_line([escape(name), *(marks.get(place, "{}").format(text) for text, place in cells)]))
         if len(lines) > 2:
             parts.append("\n".join(lines))
     sources = _sources(comparison, comparison.metrics)
     if sources:
-        parts.append("\n".join(f"{DAGGER} {_md(methods)}: {_md(source)}.  " for source, methods in sources))
-    parts += [f"Note: {_md(note)}" for note in comparison.notes]
+        parts.append("\n".join(f"{DAGGER} {escape(methods)}: {escape(source)}.  " for source, methods in sources))
+    parts += [f"Note: {escape(note)}" for note in comparison.notes]
     return "\n\n".join(parts) + "\n"
 
 
-def _md(text: str) -> str:
-    """Text in which nothing is taken for a mark-up."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
+def escape(text: str) -> str:
+    """Text in one line of Markdown in which nothing is taken for a mark-up."""
+    text = re.sub(r"([\\`*_|<>\[\]{}#!&~$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # what makes a list or a heading of a line
+
+
+def code(text: str) -> str:
+    """Text in one line of Markdown, as code."""
+    text = " ".join(text.split())
+    if "`" not in text:
+        return f"`{text}`"
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text))))
+    return f"{ticks} {text} {ticks}"
 
 
 def _md_line(cells: Iterable[str]) -> str:
@@ -321,10 +346,10 @@ _TEX = {
     DAGGER: r"$^\dagger$",
     "\u00b2": r"$^2$",
     "\u00b0": r"$^\circ$",
-    "\n": " ",
+    **{character: f"{{{character}}}" for character in "[*"},  # after a line's end they would belong to it
 }
 
 
 def _tex(text: str) -> str:
-    """Text as LaTeX shows it."""
-    return "".join(_TEX.get(character, character) for character in text)
+    """Text in one line as LaTeX shows it."""
+    return "".join(_TEX.get(character, character) for character in " ".join(text.split()))

@@ -5,8 +5,9 @@
     compared                    false: never set beside measurements (an ablation, a repetition), and the file says why
     dataset                     of what, in words
     metrics, unit, scales       of the numbers; `unit` is that of errors in depth, and a column may have its own
-    caveats                     what a page must say wherever a row of the table stands
-    notes                       repairs, what is inferred, what else one must know
+    caveats                     why its rows are not ranked with others; a page says so wherever one of them stands
+    remarks                     what else a page says where one of them stands
+    notes                       repairs and readings; no page shows them
     order                       how a row's numbers follow each other: "column", "scale", "metric", the outermost first
     columns                     what each is of: see `Column`
     averages_off                the printed averages that do not follow from the cells: see `Off`
@@ -15,7 +16,7 @@
 Numbers are kept as they are printed, with the digits that they have. Scenes are spelt as their authors spell them.
 
     for row in rows_for(evaluation):            # what can stand beside it: same protocol, factor, unit and images
-        row.method, row.values["mean"]["mae"], row.table.source
+        row.method, row.values["mean"]["mae"], row.source
 """
 
 import functools
@@ -24,7 +25,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 from typing import Any
@@ -97,18 +98,14 @@ class Method:
     Attributes:
       method: its name.
       values: every cell that is there, by column, factor and metric.
-      reference: where the method was published, where the table says it.
-      parts: of the whole that it has, in an ablation.
+      reference: the paper that its numbers are from, where it is not the table's.
       parameters: in millions.
-      deviation: standard deviations, as `values`.
     """
 
     method: str
     values: Mapping[Place, Decimal]
     reference: str = ""
-    parts: str = ""
     parameters: Decimal | None = None
-    deviation: Mapping[Place, Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,6 +127,7 @@ class Table:
     compared: bool = True
     arxiv: str = ""
     caveats: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     averages_off: tuple[Off, ...] = ()
 
@@ -156,11 +154,6 @@ class Table:
         """Whether its rows can stand beside measurements at all."""
         return self.compared and self.protocol is not None
 
-    @property
-    def source(self) -> str:
-        """Paper and table in one line."""
-        return f"{self.paper}, {self.table}" + (f" (arXiv:{self.arxiv})" if self.arxiv else "")
-
     def row(self, method: str) -> Method:
         """The row of a method. ValueError where there is none."""
         for row in self.rows:
@@ -184,17 +177,28 @@ class Published:
     """A published row as it stands beside an evaluation.
 
     Attributes:
-      method, reference: whose.
-      table: where it is from.
+      row, table: the row, and where it stands.
       values: as printed, by the evaluation's own names of its images, or "mean", and by metric.
       computed: the metrics whose mean the paper does not print: it is that of the cells, with one digit more.
     """
 
-    method: str
-    reference: str
+    row: Method
     table: Table
     values: Mapping[str, Mapping[str, Decimal]]
     computed: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """Whose row it is."""
+        return self.row.method
+
+    @property
+    def source(self) -> str:
+        """Paper and table in one line, and how large the method's network is where that is known."""
+        parameters = self.row.parameters
+        size = "" if parameters is None else f", {parameters} million parameters"
+        arxiv = f" (arXiv:{self.table.arxiv})" if self.table.arxiv else ""
+        return f"{self.row.reference or self.table.paper}, {self.table.table}{arxiv}{size}"
 
 
 @functools.cache
@@ -253,12 +257,10 @@ def numbers_at(places: Sequence[Place], numbers: Sequence[Decimal | int]) -> dic
 
 def _method(fields: dict[str, Any], places: Sequence[Place]) -> Method:
     """A row, its lists of numbers brought to their places."""
-    method = fields["method"]
     try:
-        numbers: dict[str, Any] = {n: numbers_at(places, fields.pop(n)) for n in ("values", "deviation") if n in fields}
-        return Method(**fields, **numbers)
+        return Method(**{**fields, "values": numbers_at(places, fields["values"])})
     except ValueError as error:
-        raise ValueError(f"{method}: {error}") from None
+        raise ValueError(f"{fields['method']}: {error}") from None
 
 
 def rows_for(evaluation: Evaluation) -> list[Published]:
@@ -308,7 +310,7 @@ def _rows(table: Table, evaluation: Evaluation) -> list[Published]:
                     computed.append(metric)
         values = {name: numbers for name, numbers in values.items() if numbers}
         if values:
-            rows.append(Published(row.method, row.reference, table, values, tuple(computed)))
+            rows.append(Published(row, table, values, tuple(computed)))
     return rows
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.comparison import compare, markdown
 from experiments.published import parse, rows_for, tables
 from tests.experiments.evaluations_of import SIX, TEN, evaluation, sized
 
@@ -27,7 +28,7 @@ def test_every_table_is_there():
         "dada_ablation": 3,
         "dada_table1": 7,
         "dada_table2": 6,
-        "dada_table_a1": 1,
+        "dada_table_a1": 2,
         "dada_table_a4": 7,
         "dscsan_table1_x2": 1,
         "dscsan_table1_x4": 10,
@@ -36,7 +37,7 @@ def test_every_table_is_there():
         "dscsan_table3": 8,
         "dscsan_table4": 5,
         "dscsan_table5": 9,
-        "dsdmsr_images": 5,
+        "dsdmsr_images": 7,
     }
 
 
@@ -157,9 +158,41 @@ def test_the_caveats_are_there():
         ("ahmf_table1", "cannot come from MATLAB's bicubic"),
         ("ahmf_table2", "cannot come from bicubic"),
         ("ahmf_table4", "inherited"),
-        ("dsdmsr_images", "measured from"),
     ):
         assert any(says in caveat for caveat in tables()[name].caveats), name
+
+
+DADA = [
+    (f"{year}/FullSize/{scene}/{view}", 256, 256)
+    for year, scene, views in (
+        ("2005", "Reindeer", ("view1", "view5")),
+        ("2006", "Bowling1", ("view1", "view5")),
+        ("2006", "Bowling2", ("view1", "view5")),
+        ("2014", "Adirondack-perfect", ("im0", "im1")),
+        ("2014", "Motorcycle-perfect", ("im0", "im1")),
+    )
+    for view in views
+]
+
+
+def test_what_one_must_know_reaches_the_page():
+    def page(images, protocol, scale, **fields):
+        (comparison,) = compare([evaluation(images, protocol, scale, **fields)])
+        return comparison, markdown(comparison)
+
+    lu = [(f"RGBD_0{i}", 432, 640) for i in range(1, 7)]
+    comparison, text = page(lu, "ahmf_table3", 8)
+    assert "Note: Table III (Zhong et al.): Image 01 to Image 06 are taken for the files in the order" in text
+    # Unlike a caveat, a remark leaves the rows in the ranking.
+    assert all(row.ranked for row in comparison.rows)
+    _, text = page(DADA, "dada", 8, split="dada/test")
+    assert "The rows of other methods at x4 to x16 are taken over from LGR" in text
+    assert "Bicubic is a cubic surface through the scattered known samples" in text
+    comparison, text = page(lu, "b6", 8)
+    sources = {row.method: row.source for row in comparison.rows if row.kind == "published"}
+    assert sources["DCTNet"] == "Zhao et al., CVPR 2022, RMSE under DKN's protocol, 0.48 million parameters"
+    assert sources["DKN"] == "Kim et al., IJCV 2021, RMSE under DKN's protocol" and "trained on NYU v2 alone" in text
+    assert "PMBAN's published weights" in page(sized(SIX, 4), "ahmf_table1", 4)[1]
 
 
 def beside(*args, **kwargs):
@@ -242,22 +275,19 @@ def test_of_a_set_of_images_there_is_a_mean_alone():
     assert set(beside(middlebury, "b6", 4)) == {("b6", method) for method in ("DCTNet", "SUFT", "SGNet")}
 
 
+def test_what_was_made_from_another_low_resolution_stands_beside_nothing():
+    dtu = [(f"scan{i}_depth_map_0000", 512, 640) for i in range(300)]
+    assert tables()["dsdmsr_images"].columns[0].names(dtu[7][0])
+    for scale in (2, 4, 8):
+        assert beside(dtu, "dsdmsr", scale) == {}
+    assert any("64 x 80 to 512 x 640, is made" in note for note in tables()["dsdmsr_images"].notes)
+
+
 def test_of_dadas_sets_only_the_test_split():
-    middlebury = [
-        (f"{year}/FullSize/{scene}/{view}", 256, 256)
-        for year, scene, views in (
-            ("2005", "Reindeer", ("view1", "view5")),
-            ("2006", "Bowling1", ("view1", "view5")),
-            ("2006", "Bowling2", ("view1", "view5")),
-            ("2014", "Adirondack-perfect", ("im0", "im1")),
-            ("2014", "Motorcycle-perfect", ("im0", "im1")),
-        )
-        for view in views
-    ]
-    rows = beside(middlebury, "dada", 8, split="dada/test")
+    rows = beside(DADA, "dada", 8, split="dada/test")
     assert rows["dada_table1", "DADA"] == {"mean": {"mse": "5.63", "mae": "0.20"}} and len(rows) == 13
-    assert beside(middlebury, "dada", 8, split="test") == {}
-    assert beside([*middlebury, ("2006/FullSize/Aloe/view1", 256, 256)], "dada", 8, split="dada/test") == {}
+    assert beside(DADA, "dada", 8, split="test") == {}
+    assert beside([*DADA, ("2006/FullSize/Aloe/view1", 256, 256)], "dada", 8, split="dada/test") == {}
 
 
 GOOD = """
