@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 
 from data_pipelines.files import write_picture
-from experiments.comparison import Comparison, markdown
+from experiments.comparison import Comparison, code, escape, markdown
 from experiments.pictures import depth_colours, grid, heat_colours
 from experiments.report import images
 from experiments.report.page import GENERATOR, Example, Page, curves, summary
@@ -49,7 +49,7 @@ def write(
         if not training.evaluated:
             parts.append(
                 f"{escape(training.name)} has no evaluation yet: "
-                f"`ahmf evaluate {training.folder} --dataset ...` makes one."
+                f"{code(f'ahmf evaluate {training.folder} --dataset ...')} makes one."
             )
     for i, chart in enumerate(curves(trainings)):
         plot(folder / f"curves_{i}.png", chart)
@@ -58,11 +58,6 @@ def write(
         parts += [f"## {escape(example.title)}", escape(example.text), f"```\n{example.command}\n```"]
         parts.append(f"![{escape(example.alt)}]({quote(example.picture.name)})")
     return "\n\n".join(parts) + "\n"
-
-
-def escape(text: str) -> str:
-    """Text in which nothing is taken for a mark-up."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>|#!" else c for c in " ".join(text.split()))
 
 
 def picture(image: images.Shown, scale: float) -> np.ndarray:

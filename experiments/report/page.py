@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 
 from ahmf_jax.metrics import METRICS
+from ahmf_jax.units import in_metres
 from experiments.comparison import Comparison, heading
 from experiments.evaluations import Evaluation
 from experiments.report import images
@@ -24,8 +25,6 @@ from experiments.report.sources import Training
 
 GENERATOR = "ahmf report"
 SCRIPTS = ("pixels.js", "charts.js", "viewer.js", "page.js")  # in the order of their use of each other
-# Depth in these units grows away from the camera; everything else is taken for disparity, which grows towards it.
-LENGTHS = ("m", "mm", "cm", "metre", "metres", "meter", "meters", "millimetre", "millimetres")
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,8 @@ def view(comparison: Comparison, most: int | None, blobs: images.Blobs) -> tuple
         "unit": comparison.unit,
         "metric": METRICS[comparison.metrics[0]].title,
         "largest": images.error_scale(large),
-        "nearer": "small" if comparison.unit in LENGTHS else "large",
+        # A length grows away from the camera; everything else is taken for disparity, which grows towards it.
+        "nearer": "large" if in_metres(comparison.unit) is None else "small",
         "images": shown,
     }
     return viewer, thumbnails

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from ahmf_jax.errors import InputError
 from experiments.comparison import compare, heading, latex, markdown, number
 from tests.experiments.evaluations_of import SIX, TEN, evaluation, sized
 
@@ -136,6 +137,45 @@ def test_markdown():
     assert "Note: Table I (Zhong et al.): The paper's Bicubic row" in published
 
 
+HOSTILE = "- `a`\n\n# injected\n```\n<script>x</script> ![y](z) | &amp; ~~b~~ $c$ **d** \\"
+
+
+def test_markdown_obeys_no_name():
+    rename = {field: HOSTILE for field in ("dataset", "split", "unit", "protocol", "protocol_text", "method")}
+    one = replace(ours(1, 5, 1.5), **rename, notes=(HOSTILE,))
+    images = tuple(replace(image, name=f"{i}. {HOSTILE}") for i, image in enumerate(one.images))
+    text = markdown(compare([replace(one, images=images)])[0])
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 4 and {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table} == {5}
+    parser = pytest.importorskip("markdown_it").MarkdownIt("gfm-like", {"linkify": False})
+    tokens = parser.parse(text)
+    blocks = [token.type for token in tokens if token.nesting >= 0 and not re.match(r"t[hdr]_|thead|tbody", token.type)]
+    assert blocks == ["heading_open", "inline", "paragraph_open", "inline", "table_open"] + ["inline"] * 12 + [
+        "paragraph_open",
+        "inline",
+    ]
+    inline = [child for token in tokens for child in token.children or ()]
+    assert {child.type for child in inline} <= {
+        "text",
+        "text_special",
+        "code_inline",
+        "strong_open",
+        "strong_close",
+    } | {"html_inline"}
+    assert {child.content for child in inline if child.type == "html_inline"} <= {"<u>", "</u>"}
+    assert {child.content for child in inline if child.type == "code_inline"} == {" ".join(HOSTILE.split())}
+    shown = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
+    flat = " ".join(HOSTILE.split())
+    assert shown[0] == f"{flat}, {flat}, x4" and shown[2] == f"MAE ({flat})" and shown[-1] == f"Note: {flat}"
+    assert shown[3] == f"0. {flat}" and flat in shown
+
+
+@pytest.mark.parametrize(("names", "said"), [(("mean", "b"), "an image is called mean"), ("bb", "several images are")])
+def test_two_columns_of_one_name_are_refused(names, said):
+    with pytest.raises(InputError, match=rf"{said}.*: rename it and evaluate again"):
+        compare([evaluation([(name, 8, 8) for name in names], "float")])
+
+
 def test_latex():
     text = latex(compare([ours(1, 5, 1.5, method="A_1&{b}\\$#~^<\u2020"), ours(2, 1, 9, method="B")])[0])
     assert (
@@ -153,6 +193,9 @@ def test_latex():
     plain = re.sub(r"\\[{}]", "", text)
     assert plain.count("{") == plain.count("}")
     assert text.isascii()
+    # After the end of a row, and after a rule, TeX takes a bracket or an asterisk for an option.
+    starred = latex(compare([ours(1, 5, 1.5, method="[a]"), ours(2, 1, 9, method="*b\n\nc")])[0])
+    assert "\n{[}a] & " in starred and "\n{*}b c & " in starred
     published = latex(compare([evaluation(sized(SIX, 4))])[0])
     assert r"DKN$^\dagger$ & 0.25 &" in published and r"\par $^\dagger$ Bicubic, ATGV," in published
     assert published.isascii()

@@ -15,7 +15,7 @@ from experiments.comparison import compare
 from experiments.evaluations import read, read_image
 from experiments.report import images, pixels
 from experiments.report.make import report
-from experiments.report.page import policy, render
+from experiments.report.page import policy, render, view
 from experiments.report.sources import POINTS, gather, read_training
 from tests.experiments.reports import EVIL, HEIGHT, NAMES, WIDTH, predicted, scene, write_evaluation, write_run
 
@@ -192,6 +192,15 @@ def test_the_maps_are_those_that_were_measured(html, folders):
     assert len(blobs) == 2 + 3 + 5
 
 
+@pytest.mark.parametrize(
+    ("unit", "nearer"),
+    [("um", "small"), ("0.2 mm", "small"), ("ft", "small"), ("Metres", "small"), ("pixels", "large")],
+)
+def test_near_is_in_front(tmp_path, unit, nearer):
+    folder = write_evaluation(tmp_path / "e", names=("art",), keep=0, unit=unit)
+    assert view(compare([read(folder)])[0], None, images.Blobs())[0]["nearer"] == nearer
+
+
 def test_a_page_is_small(places):
     """The code, Plotly and three small images; sizes of real images are in docs/report.md."""
     assert places.page.stat().st_size < 2.2e6
@@ -202,7 +211,7 @@ def test_markdown_and_latex_say_the_same(places, folders):
     comparison = compare(gather(folders).evaluations)[0]
     for row in comparison.rows:
         assert row.text("mean", "mae") in text and row.text("mean", "rmse") in places.latex.read_text()
-    assert "<script>" not in text.replace(comparison.title, "")
+    assert not re.search(r"(?<!\\)<(?!/?u>|!-- ahmf)", text)
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert len(links) == 3 + 2 and all(link.startswith("my%20report_files/") for link in links)
     for link in links:
