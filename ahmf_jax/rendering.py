@@ -1,10 +1,11 @@
 """Depth-image-based rendering: the second view of a rectified pair, from the first view's colour and disparity."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
+
+from ahmf_jax.metrics import Errors
 
 # Of disparities that differ by less than this many pixels, neither hides the other: they are one slanted surface.
 THICKNESS = 1.0
@@ -67,7 +68,5 @@ def psnr(
     image: Num[np.ndarray, "h w 3"], real: Num[np.ndarray, "h w 3"], where: Bool[np.ndarray, "h w"], peak: float = 255.0
 ) -> float:
     """The peak signal-to-noise ratio over all channels of some pixels, in dB; NaN of none, infinite of no error."""
-    if not where.any():
-        return math.nan
-    error = float(np.square(image[where].astype(np.float64) - real[where]).mean())
-    return 10 * math.log10(peak**2 / error) if error else math.inf
+    difference = image[where].astype(np.float64) - real[where]
+    return Errors(squared=float(np.square(difference).sum()), count=difference.size).psnr(peak)

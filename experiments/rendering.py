@@ -2,8 +2,9 @@
 
 The left view is warped by each method's disparity to the right view's place and compared with the real one
 (`ahmf_jax/rendering.py`). Pixels of the left view whose true disparity is unknown are warped by none. What counts are
-the pixels that both the truth's disparity and the method's fill, so that a method is compared with the truth on the
-same pixels; the share of the truth's that a method fills stands beside it.
+the pixels that both the truth's disparity and the method's fill. These are others for each method, and what is hard may
+be what it leaves out: so the truth's PSNR over the very same pixels stands beside it, and the share of the truth's
+pixels that it fills. The truth's own row is over all that it fills, and bounds no other.
 """
 
 import json
@@ -45,11 +46,19 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """A method's rendering of a scene: PSNR in dB, and the part filled of what the truth's disparity fills."""
+    """A method's rendering of a scene.
+
+    Attributes:
+      method, scene: which.
+      psnr: in dB, over the pixels that both the method's disparity and the truth's fill.
+      truth: that of the true disparity over the same pixels.
+      filled: the part that the method fills of what the truth fills.
+    """
 
     method: str
     scene: str
     psnr: float
+    truth: float
     filled: float
 
 
@@ -143,22 +152,25 @@ def measure(dataset: Dataset, pair: Pair, methods: dict[str, Method]) -> list[Sc
     colour, real = left.guide[:height, :width], right.guide[:height, :width]
     to_pixels = dataset.info.range * pair.pixels
     truth = render(colour, batch["depth_hr"][0, ..., 0] * to_pixels, known)
-    scenes = [Scene(TRUTH, pair.scene, psnr(truth.image, real, truth.filled), 1.0)]
+    own = psnr(truth.image, real, truth.filled)
+    scenes = [Scene(TRUTH, pair.scene, own, own, 1.0)]
     for name, method in methods.items():
         disparity = method.batch(batch)[0, ..., 0].astype(np.float32) * np.float32(to_pixels)
         view = render(colour, disparity, known)
         both = view.filled & truth.filled
-        scenes.append(Scene(name, pair.scene, psnr(view.image, real, both), both.sum() / max(truth.filled.sum(), 1)))
+        bound, part = psnr(truth.image, real, both), both.sum() / max(truth.filled.sum(), 1)
+        scenes.append(Scene(name, pair.scene, psnr(view.image, real, both), bound, part))
     return scenes
 
 
 def table(scenes: Sequence[Scene]) -> str:
-    """A row a method: the PSNR of each scene, their mean, and the mean share that is filled."""
+    """A row a method: the PSNR of each scene, their mean, the truth's over the same pixels, and the share filled."""
     names = list(dict.fromkeys(scene.scene for scene in scenes))
-    rows = [["", *names, "mean", "filled"]]
+    rows = [["", *names, "mean", "truth there", "filled"]]
     for method in dict.fromkeys(scene.method for scene in scenes):
         of = [scene for scene in scenes if scene.method == method]
-        values = [*(scene.psnr for scene in of), float(np.mean([scene.psnr for scene in of]))]
+        means = [float(np.mean([getattr(scene, name) for scene in of])) for name in ("psnr", "truth")]
+        values = [*(scene.psnr for scene in of), *means]
         rows.append([method, *(f"{value:.2f}" for value in values), f"{np.mean([s.filled for s in of]):.1%}"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(

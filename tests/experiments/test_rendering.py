@@ -91,6 +91,26 @@ def test_a_wrong_disparity_costs():
     assert ours.filled == pytest.approx(23 / 24)  # the wall ends a pixel further to the left
 
 
+def test_the_truth_stands_beside_a_method_on_the_same_pixels():
+    """A method that leaves out what is hard, as no disparity would render it, has the truth's PSNR without it."""
+
+    class LeavesOut:
+        scale = 4
+
+        def batch(self, batch):
+            disparity = batch["depth_hr"].copy()
+            disparity[:, :, 16:] = np.nan
+            return disparity
+
+    dataset = views()
+    dataset._source._views[1][0][:, 8:] = 255  # of the right view: what the right half of the left lands on
+    (pair,) = rendering.find_pairs(dataset, "")
+    truth, ours = rendering.measure(dataset, pair, {"leaves out": LeavesOut()})
+    assert ours.filled == pytest.approx(8 / 24) and truth.truth == truth.psnr < 12
+    # Above the truth's row, which is no bound, and as good as the truth on these pixels.
+    assert ours.psnr == ours.truth == pytest.approx(20 * math.log10(255))
+
+
 def test_unknown_truth_is_warped_by_no_method():
     """A hole of the truth in which a method sees something near: it must not land on anything."""
 
@@ -109,15 +129,15 @@ def test_unknown_truth_is_warped_by_no_method():
 
 def test_the_table():
     scenes = [
-        rendering.Scene("truth", "Art", 30.0, 1.0),
-        rendering.Scene("ours", "Art", 25.0, 0.9),
-        rendering.Scene("truth", "Books", 40.0, 1.0),
-        rendering.Scene("ours", "Books", 35.5, 0.8),
+        rendering.Scene("truth", "Art", 30.0, 30.0, 1.0),
+        rendering.Scene("ours", "Art", 25.0, 31.0, 0.9),
+        rendering.Scene("truth", "Books", 40.0, 40.0, 1.0),
+        rendering.Scene("ours", "Books", 35.5, 42.0, 0.8),
     ]
     assert rendering.table(scenes).splitlines() == [
-        "         Art  Books   mean  filled",
-        "truth  30.00  40.00  35.00  100.0%",
-        "ours   25.00  35.50  30.25   85.0%",
+        "         Art  Books   mean  truth there  filled",
+        "truth  30.00  40.00  35.00        35.00  100.0%",
+        "ours   25.00  35.50  30.25        36.50   85.0%",
     ]
 
 
