@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parent / "configs"
 
-# Names of `experiments.protocols`, written out, as a command's help needs no more of it; a test compares. Those of whole
-# images, each of which has its number:
+# Names of `experiments.protocols`, written out, as a command's help needs no more of it; a test compares. Those of
+# whole images, each of which has its number:
 WholeImages = Literal[
     "run",
     "float",

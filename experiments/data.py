@@ -106,8 +106,15 @@ def trained_on_tests(data: DataConfig) -> list[str]:
 
 
 def default_split(name: str, data_dir: Path | None = None) -> str:
-    """What is measured on where no split is named: "test"; of a folder without such a folder in it, "": all of it."""
-    folder = _folder(name, data_dir or datasets.default_data_dir())
+    """What is measured on where no split is named: "test", or a prepared set's only split.
+
+    Of a folder without a folder of that name in it "": all of it.
+    """
+    data_dir = data_dir or datasets.default_data_dir()
+    folder = _folder(name, data_dir)
+    if folder is None and name in datasets.prepared_names(data_dir):
+        splits = [split for split, count in datasets.describe(name, data_dir).counts.items() if count]
+        return splits[0] if len(splits) == 1 else "test"
     return "test" if folder is None or (folder / "test").is_dir() else ""
 
 

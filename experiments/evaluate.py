@@ -22,7 +22,9 @@ from ahmf_jax.metrics import METRICS, Errors, errors
 from ahmf_jax.units import in_metres
 from ahmf_jax.writing import unwritable
 from data_pipelines.datasets import Dataset, DatasetInfo, Example
+from data_pipelines.degrade import Degradation
 from experiments import evaluations
+from experiments.comparison import heading
 from experiments.evaluations import (
     EVALUATIONS,
     Evaluation,
@@ -57,6 +59,13 @@ def whole_batch(
     if protocol.mask == "all" and not example.mask.all():
         depth = np.where(example.mask, example.depth, np.float32(0))
         example = example._replace(depth=depth, mask=np.ones_like(example.mask))
+    if protocol.rounding == "uint8" and example.mask.any():
+        low, high = (float(end(example.depth[example.mask])) for end in (np.min, np.max))
+        if low < 0 or high > 255:
+            raise InputError(
+                f"{example.name}: its depth goes from {low:g} to {high:g}, and the protocol rounds to 0..255: prepare "
+                "it in grey levels of 8 bits, or use --protocol float"
+            )
     batch = whole_example(example, info, scale=scale, degradation=protocol.degrade, seed=place)
     if 2 * protocol.border >= min(batch["depth_hr"].shape[1:3]):
         raise InputError(f"{example.name} is smaller than the protocol's border of {protocol.border} pixels twice")
@@ -148,9 +157,10 @@ def measure_all(
     unit, factor = protocol.unit_of(info)
     depth_range = info.range * factor
 
-    def read(place: int) -> list[tuple[Part, Example, dict[str, np.ndarray]]]:
-        parts = tiles(dataset[place], protocol.tile)
-        return [(part, one, whole_batch(one, place, info, method.scale, protocol)) for part, one in parts]
+    def read(place: int) -> tuple[Example, list[tuple[Part, Example, dict[str, np.ndarray]]]]:
+        whole = dataset[place]
+        parts = tiles(whole, protocol.tile)
+        return whole, [(part, one, whole_batch(one, place, info, method.scale, protocol)) for part, one in parts]
 
     def keep_image(path: Path, batch: Mapping[str, np.ndarray], maps: Mapping[str, np.ndarray]) -> None:
         measured = {k: as_measured(v[0, ..., 0], depth_range, protocol).astype(np.float32) for k, v in maps.items()}
@@ -167,17 +177,20 @@ def measure_all(
         both = (measure(depth, batch, depth_range, protocol) for depth in (prediction, floor))
         return Measured(example.name, *prediction.shape[1:3], *both)
 
+    remarks: list[str] = []
+    pixels = [0, 0]  # of the images, and of their parts
     measured: list[Future[Measured]] = []
     saved: list[Future[None]] = []
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as measurer, ThreadPoolExecutor(1) as saver:
         coming = reader.submit(read, 0) if len(dataset) else None
         for place in range(len(dataset)):
             assert coming is not None
-            parts = coming.result()
+            whole, parts = coming.result()
             coming = reader.submit(read, place + 1) if place + 1 < len(dataset) else None
             for part, example, batch in parts:
                 if isinstance(method, Predictions):
-                    prediction = _read_prediction(method, dataset[place], part, batch, info)
+                    prediction, remark = _read_prediction(method, whole, part, batch, info)
+                    remarks += [remark] if remark else []
                 else:
                     prediction = method.batch(batch)
                 _check_numbers(method, example.name, prediction, batch)
@@ -186,6 +199,8 @@ def measure_all(
                     if len(waiting) > 1:
                         waiting[-2].result()
                 measured.append(measurer.submit(found, len(measured), example, batch, prediction))
+            pixels[0] += whole.depth.size
+            pixels[1] += sum(example.depth.size for _, example, _ in parts)
             progress(place + 1, len(dataset))
         results = [future.result() for future in measured]
         for written in saved:
@@ -212,7 +227,7 @@ def measure_all(
         images=images,
         mean=_averaged(results, depth_range, protocol.averaging, protocol.batch),
         pixels=_averaged(results, depth_range, "pixels", 0),
-        notes=_notes(results, protocol),
+        notes=(*_notes(results, protocol), *_share_of_tiles(pixels, protocol), *remarks),
     )
 
 
@@ -228,8 +243,11 @@ def _check_numbers(method: Method | Predictions, name: str, depth: np.ndarray, b
 
 def _read_prediction(
     method: Predictions, example: Example, part: Part, batch: Mapping[str, np.ndarray], info: DatasetInfo
-) -> np.ndarray:
-    """Another program's result, or a part of it, as a method gives it; refused where it is in another unit."""
+) -> tuple[np.ndarray, str]:
+    """Another program's result, or a part of it, as a method gives it, and what is strange about it.
+
+    Refused where it is in another unit.
+    """
     truth, mask = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0]
     whole = part == (slice(None), slice(None))
     depth = method.read(example.name, truth.shape if whole else example.depth.shape, example.depth.shape)[part]
@@ -240,13 +258,16 @@ def _read_prediction(
     if off > STRANGE * max(floor_off, 1e-6):
         left = {factor: float(np.abs(depth * factor - truth).mean(where=mask)) for factor in FACTORS}
         factor = min(left, key=left.__getitem__)
+        far = f"{example.name} is {off / max(floor_off, 1e-9):.0f} times as far from the truth as interpolation"
         if left[factor] < max(ALIKE * off, floor_off):
+            remedy = "convert them" if in_metres(info.unit) is None else "say what they are in with --predictions-unit"
             raise InputError(
-                f"{method.origin}: {example.name} is {off / max(floor_off, 1e-9):.0f} times as far from the truth as "
-                f"interpolation, and is not once multiplied by {factor:g}: its values are {FACTORS[factor]}; the "
-                f"data are in {info.unit}: say what they are in with --predictions-unit, or convert them"
+                f"{method.origin}: {far}, and is not once multiplied by {factor:g}: its values are {FACTORS[factor]}; "
+                f"the data are in {info.unit}: {remedy}"
             )
-    return depth[None, ..., None]
+        return depth[None, ..., None], f"{far}, and no factor explains it: is it another image, or an inverse?"
+    same = bool(mask.any()) and off < 1e-6  # of the range, which float32 tells no further
+    return depth[None, ..., None], f"{example.name} is the truth itself" if same else ""
 
 
 def _averaged(results: Sequence[Measured], depth_range: float, averaging: str, batch: int) -> ImageNumbers:
@@ -267,6 +288,13 @@ def _mean(values: Sequence[float]) -> float:
     return sum(there) / len(there) if there else math.nan
 
 
+def _share_of_tiles(pixels: Sequence[int], protocol: Protocol) -> list[str]:
+    """How much of the images is in the protocol's tiles."""
+    if not protocol.tile:
+        return []
+    return [f"{pixels[1] / pixels[0]:.1%} of the pixels are in tiles of {protocol.tile} x {protocol.tile}"]
+
+
 def _notes(results: Sequence[Measured], protocol: Protocol) -> tuple[str, ...]:
     """What there is to know of the truth."""
     b = 2 * protocol.border
@@ -280,10 +308,10 @@ def _notes(results: Sequence[Measured], protocol: Protocol) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def table(evaluation: Evaluation, metrics: Sequence[str] = ()) -> str:
+def table(evaluation: Evaluation) -> str:
     """The numbers as text, the floor in brackets; errors with four significant digits or more, points aligned."""
     rows = [*evaluation.images, evaluation.mean]
-    names = metrics or evaluation.metrics
+    names = evaluation.metrics
     in_unit = [name for name in names if METRICS[name].digits is None]
     values = (x for r in rows for part in (r.metrics, r.floor) for x in (part[name] for name in in_unit))
     smallest = min((x for x in values if 0 < x < math.inf), default=1)
@@ -299,12 +327,11 @@ def table(evaluation: Evaluation, metrics: Sequence[str] = ()) -> str:
             for parts in zip(*((r.metrics, r.floor) for r in rows), strict=True)
         )
         width = max(map(len, floors))
-        title = metric.title if metric.unit in ("depth", "depth2") else f"{metric.title} {metric.unit}"
-        cells = [title, *(f"{o} ({f:>{width}})" for o, f in zip(ours, floors, strict=True))]
+        cells = [heading(name, evaluation.unit), *(f"{o} ({f:>{width}})" for o, f in zip(ours, floors, strict=True))]
         width = max(map(len, cells))
         columns.append([cell.rjust(width) for cell in cells])
     head, *lines = map("  ".join, zip(*columns, strict=True))
-    return "\n".join([f"{head}    ({evaluation.unit}; in brackets the floor)", *lines])
+    return "\n".join([f"{head}    (in brackets the floor)", *lines])
 
 
 def evaluate(command: "Evaluate") -> Evaluation:
@@ -330,11 +357,19 @@ def evaluate(command: "Evaluate") -> Evaluation:
     data = str(Path(command.dataset).resolve()) if Path(command.dataset).is_dir() else command.dataset
     if out is None and run is not None:
         out = run / EVALUATIONS / _record_name(info.name, split, name, method.scale)
+    if out is not None:
         _make_folder(out.parent)
-        if is_evaluation(out) and (other := evaluations.read(out).made.get("data", data)) != data:
-            raise InputError(f"{out} is there already, of the data in {other}: name another folder with --out")
+    if out is not None and command.out is None and is_evaluation(out):
+        earlier = evaluations.read(out)
+        if earlier.made.get("data", data) != data or (
+            not protocol.tile and {image.name for image in earlier.images} != {*dataset.names}
+        ):
+            raise InputError(
+                f"{out} is there already, of {len(earlier.images)} images in {earlier.made.get('data')}, which are "
+                "others: name another folder with --out"
+            )
     notes = list(published(command.dataset, split, dataset, method.scale, command.data_dir))
-    if learned not in (None, protocol.degrade):
+    if learned is not None and not _alike(learned, protocol.degrade):
         notes.append(f"note: trained on {learned}, measured on {protocol.degrade}; see --protocol run")
 
     started = time.perf_counter()
@@ -356,6 +391,7 @@ def evaluate(command: "Evaluate") -> Evaluation:
         found = dataclasses.replace(
             found,
             method=command.name or found.method,
+            metrics=command.metrics or found.metrics,
             notes=(*(note.removeprefix("note: ") for note in notes), *found.notes),
             made=made,
         )
@@ -365,11 +401,13 @@ def evaluate(command: "Evaluate") -> Evaluation:
     print(f"protocol {name}: {protocol}")
     for note in found.notes:
         print(note if note.startswith("images measured") else f"note: {note}")
-    print(table(found, command.metrics))
+    print(table(found))
     if protocol.averaging == "batches" and found.pixels is not None:
-        shown = command.metrics or found.metrics
-        print("over all pixels: " + ", ".join(f"{METRICS[m].title} {found.pixels.metrics[m]:#.4g}" for m in shown))
-    if out is not None:
+        shown = (f"{heading(m, found.unit)} {found.pixels.metrics[m]:#.4g}" for m in found.metrics)
+        print("over all pixels: " + ", ".join(shown))
+    if out is None:
+        print("not kept for a report: add --out FOLDER")
+    else:
         print(f"kept in {out}: ahmf report {command.method if command.out is None else out}")
     return dataclasses.replace(found, folder=out)
 
@@ -381,9 +419,9 @@ def _record_name(dataset: str, split: str, protocol: str, scale: int) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    """Makes it; InputError where that cannot be."""
+    """Makes it and those above it; InputError where that cannot be."""
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
 
@@ -393,11 +431,19 @@ def _unit_factor(unit: str | None, info: DatasetInfo) -> float:
     if unit is None:
         return 1.0
     theirs, ours = in_metres(unit), in_metres(info.unit)
-    if theirs is None or ours is None:
+    if ours is None:
         raise InputError(
-            f"--predictions-unit {unit}: is not known, or {info.name} is in {info.unit}, which is no length"
+            f"--predictions-unit {unit}: {info.name} is in {info.unit}, which is no length: convert the files instead"
         )
+    if theirs is None:
+        raise InputError(f"--predictions-unit {unit}: is no length that is known: give mm, cm, m, or as in '0.2 mm'")
     return theirs / ours
+
+
+def _alike(one: Degradation, other: Degradation) -> bool:
+    """Whether both make the same low resolution: 0.0196078 of the range is 5 grey levels."""
+    fields = zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True)
+    return all(a == b or (isinstance(a, float) and math.isclose(a, b, rel_tol=1e-4)) for a, b in fields)
 
 
 def how_made() -> dict[str, Any]:
@@ -409,6 +455,6 @@ def how_made() -> dict[str, Any]:
         "command": "ahmf " + shlex.join(sys.argv[1:]),
         "version": importlib.metadata.version("ahmf-jax"),
         "device": f"{len(jax.devices())} x {device.device_kind}",
-        "jax": jax.__version__,
+        **{name: importlib.metadata.version(name) for name in ("jax", "numpy", "opencv-contrib-python-headless")},
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

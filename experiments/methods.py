@@ -101,8 +101,8 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
     if kernel in resample.KERNELS or kernel in classical.FILTERS:
         if scale is None:
             raise InputError(f"{name} fits any scale: give one with --scale, as in --scale 4")
-        if scale < 1:
-            raise InputError(f"--scale {scale}: must be at least 1")
+        if scale < 2:
+            raise InputError(f"--scale {scale}: must be at least 2")
         if kernel in classical.FILTERS:
             return classical.Classical(name, scale, noisy=protocol.degrade.noise_sigma > 0)
         return Interpolation(kernel, scale, name)

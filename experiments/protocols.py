@@ -87,7 +87,7 @@ class Protocol:
         """
         length = in_metres(info.unit)
         grey = is_grey(info)
-        there, remedy = f"{info.name} has a range of {info.range:g} {info.unit}", "use --protocol float or run"
+        there, remedy = f"{info.name} has a range of {info.range:g} {info.unit}", "use --protocol float"
         if self.rounding == "uint8" and not grey:
             raise InputError(f"this protocol rounds to uint8, and {there}: {remedy}")
         if self.unit == "data":

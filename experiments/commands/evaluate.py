@@ -58,8 +58,10 @@ class Evaluate:
         """Checks what can be checked without reading anything."""
         from ahmf_jax.metrics import METRICS
 
-        if bool(self.method) == (self.predictions is not None):
+        if not self.method and self.predictions is None:
             raise InputError("name what to evaluate: a run, weights, an interpolation or a filter; or --predictions")
+        if self.method and self.predictions is not None:
+            raise InputError(f"--predictions stands in place of a method: leave out either it or {self.method}")
         if not self.dataset:
             raise InputError("--dataset: name a prepared data set, or a folder of image pairs")
         if self.predictions is not None and self.scale is None:

@@ -151,6 +151,7 @@ def test_lengths_are_printed_in_centimetres(tmp_path):
     off = Fake(8, lambda batch: batch["depth_hr"] + np.float32(0.01))
     found = measured(off, dataset, PROTOCOLS["dada"])
     assert found.unit == "cm" and found.mean.metrics["mae"] == pytest.approx(1, rel=1e-5)
+    assert found.notes == ("100.0% of the pixels are in tiles of 256 x 256",)
     assert found.mean.metrics["mse"] == pytest.approx(1, rel=1e-4)
     assert found.mean.metrics["psnr"] == pytest.approx(40, rel=1e-4)
 
@@ -216,7 +217,7 @@ def test_the_table_has_four_significant_digits_and_straight_columns():
 
     rows = [row("a", 0.01234567, 2.5, 30.0, 1.0, 12.5, 100.0, 9.0, 100.0), row("mean", *[0.5] * 8)]
     assert table("m", *rows).splitlines() == [
-        "                     MAE                 RMSE       PSNR dB             PE %    (m; in brackets the floor)",
+        "                 MAE (m)             RMSE (m)     PSNR (dB)           PE (%)    (in brackets the floor)",
         "a     0.01235 (12.50000)  2.50000 (100.00000)  30.00 (9.00)  1.000 (100.000)",
         "mean  0.50000 ( 0.50000)  0.50000 (  0.50000)   0.50 (0.50)  0.500 (  0.500)",
     ]
@@ -243,14 +244,15 @@ def test_the_command_prints_and_records_what_it_measured(ahmf, run, tmp_path, da
         mae, floor_mae = re.match(r"\S+ +(\S+) \( *(\S+)\)", line).groups()
         assert float(mae) == pytest.approx(image.metrics["mae"], rel=1e-3)
         assert float(floor_mae) == pytest.approx(image.floor["mae"], rel=1e-3)
-    assert "scenes, test" in ended.out and "m; in brackets the floor" in ended.out
+    assert "scenes, test" in ended.out and "MAE (m) " in ended.out and "in brackets the floor" in ended.out
     assert str(PROTOCOLS["float"]) in ended.out
     # The same command again replaces the record.
     given = ("--dataset", "scenes", "--data-dir", data_dir, "--keep", 1, "--metrics", "edge_mae", "delta1")
     ended = ahmf("evaluate", run, *given, "--name", "tiny & quick")
     (again,) = evaluations.find(run)
     assert len(again.kept()) == 1 and again.method == "tiny & quick"
-    assert "MAE at edges" in ended.out and "delta1 %" in ended.out and "RMSE" not in ended.out
+    assert "MAE at edges (m)" in ended.out and "delta1 (%)" in ended.out and "RMSE" not in ended.out
+    assert again.metrics == ("edge_mae", "delta1")
 
 
 @pytest.mark.parametrize("name", ["bicubic", "matlab_bicubic", "bilinear", "nearest"])
@@ -262,7 +264,7 @@ def test_an_interpolation_in_place_of_weights(ahmf, refused, data_dir, tmp_path,
     mean = evaluations.read(out).mean
     assert (mean.metrics["mae"] == mean.floor["mae"]) == name.endswith("bicubic")
     refused(*given, said=r"fits any scale: give one with --scale")
-    refused(*given, "--scale", 0, said=r"^ahmf: --scale 0: must be at least 1$")
+    refused(*given, "--scale", 0, said=r"^ahmf: --scale 0: must be at least 2$")
 
 
 def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents):
@@ -279,7 +281,7 @@ def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents)
     refused(*given, "--dataset", "scenes", "--split", "tset", said=r"no split 'tset': it has .*test")
     refused(*given, "--dataset", "middlebury", said=r"ahmf data prepare middlebury --from DIR")
     refused(*given, "--dataset", pairs, "--pairs.names", "zebra", said=r"zebra_depth.png: is missing")
-    refused(*given, "--dataset", pairs, "--out", pairs / "no" / "x", said=r"x: there is no folder")
+    refused(*given, "--dataset", pairs, "--out", pairs / "a_rgb.png" / "x", said=r"a_rgb.png: cannot be written")
     refused(*given, "--dataset", pairs, "--out", pairs, said=r"pairs is there already and is no evaluation")
     refused(*given, "--dataset", pairs, "--protocol", "b6", said=r"border of 6")
     refused("evaluate", "bicubix", "--dataset", pairs, "--scale", 2, said=r"bicubix is no method \(bicubic, nearest,")
@@ -311,6 +313,8 @@ def test_the_split_of_a_folder_and_the_protocol_follow_the_data(ahmf, bundle, pa
 
 
 def test_a_run_is_measured_on_what_it_was_trained_for(ahmf, refused, recipe, run, bundle, data_dir, tmp_path):
+    assert evaluate._alike(Degradation(noise_sigma=0.0196078), PROTOCOLS["ahmf_table2"].degrade)
+    assert not evaluate._alike(Degradation(noise_sigma=0.0195), PROTOCOLS["ahmf_table2"].degrade)
     noisy, out = tmp_path / "noisy", tmp_path / "x"
     degrade = ("--data.degrade.kernel", "area", "--data.degrade.dropouts", 0.25, "--steps", 1)
     ended = ahmf("train", recipe, *degrade, "--data-dir", data_dir, "--out", noisy)
@@ -343,7 +347,7 @@ def test_a_published_split_comes_with_its_note(ahmf, data_dir, monkeypatch):
     given = ("evaluate", "bicubic", "--scale", 3, "--dataset", "scenes", "--data-dir", data_dir, "--split")
     _, _, note, sizes, *table = ahmf(*given, "paper/test").out.splitlines()
     assert note == "note: At another size."
-    assert sizes.startswith("images measured (height x width): 1 of 63 x 78; ") and len(table) == 3
+    assert sizes.startswith("images measured (height x width): 1 of 63 x 78; ") and len(table) == 4
     assert "note: " not in ahmf(*given, "test").out
 
 
@@ -389,10 +393,14 @@ def test_predictions_that_cannot_be_measured(refused, pairs, predictions, conten
     refused(*given, said=r"b may be any of B.npy, b.npy: leave one of them there")
     refused(*given[:-2], "--predictions", folder / "no", said=r"no: there is no such folder")
     refused(
-        *given, "--predictions-unit", "mm", said=r"--predictions-unit mm: .* pairs is in grey level, which is no len"
+        *given,
+        "--predictions-unit",
+        "mm",
+        said=r"--predictions-unit mm: pairs is in grey level, which is no length: conv",
     )
     refused(*given[:5], "--predictions", folder, said=r"--predictions: say with --scale from how many times")
     refused(*given[:-2], "bicubic", "--predictions-unit", "mm", said=r"--predictions-unit: goes with --predictions")
+    refused(*given, "bicubic", said=r"--predictions stands in place of a method: leave out either it or bicubic")
 
 
 @pytest.mark.parametrize(
@@ -408,8 +416,11 @@ def test_another_unit_is_caught_by_the_floor(refused, ahmf, tmp_path, prediction
         refused(*given, said=rf"a is \d+ times as far .* once multiplied by 10: its values are {said}")
     else:
         refused(*given, said=rf"a is \d+ times as far from the truth as interpolation.* are {said}")
-    predictions(a=depth[::-1])  # wrong, but not by its unit: it is measured as it is
-    assert ahmf(*given).code == 0
+    predictions(a=depth[::-1])  # wrong, but not by its unit: it is measured as it is, with a note
+    said = r"note: a is \d+ times as far from the truth as interpolation, and no factor explains it"
+    assert re.search(said, ahmf(*given).out)
+    predictions(a=depth)
+    assert "note: a is the truth itself" in ahmf(*given).out
 
 
 def test_predictions_in_a_unit_of_their_own(ahmf, tmp_path, predictions):
@@ -473,3 +484,20 @@ def test_a_record_of_other_data_is_kept(ahmf, refused, run, pairs, data_dir, tmp
         *given, other, said=r"pairs-float-x4 is there already, of the data in \S+pairs: name another folder with --o"
     )
     assert ahmf(*given, other, "--out", tmp_path / "x").code == 0
+
+
+def test_values_that_do_not_fit_into_8_bits_are_not_cut_off(tmp_path):
+    """Truth and output would both be 255, and everything would agree."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    Image.fromarray(np.full((4, 4), 25600, np.uint16)).save(folder / "a_depth.png")
+    Image.new("RGB", (4, 4)).save(folder / "a_rgb.png")
+    with pytest.raises(InputError, match=r"a: its depth goes from 25600 to 25600, and the protocol rounds to 0..255"):
+        measured(constant(1), open_pairs(folder), NEAREST)
+
+
+def test_the_only_split_of_a_prepared_set(ahmf, tmp_path, pairs):
+    given = ("data", "prepare", "pairs", "--from", pairs, "--name", "ours", "--data-dir", tmp_path / "data")
+    assert ahmf(*given, "--unit", "grey level", "--range", 255).code == 0
+    ended = ahmf("evaluate", "bicubic", "--scale", 2, "--dataset", "ours", "--data-dir", tmp_path / "data")
+    assert ended.code == 0 and "on ours, train" in ended.out and "not kept for a report: add --out" in ended.out
