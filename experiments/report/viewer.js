@@ -2,6 +2,7 @@
 // A viewer of a comparison's images: two maps with a divide between them, and the error maps, all in step.
 
 const ZOOM_MOST = 64;
+const CLOUD_DELAY = 300; // ms: 50,000 points are not drawn for every step of the wheel
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 /** A new element with its text; nothing of the page's data is ever read as HTML. */
@@ -10,6 +11,13 @@ function element(tag, text = "", className = "") {
   made.textContent = text;
   if (className) made.className = className;
   return made;
+}
+
+/** Colours, ABGR words, from left to right. */
+function gradient(words) {
+  const stops = words.filter((_, i) => i % 15 === 0);
+  const colours = Array.from(stops, (c) => `rgb(${c & 255} ${(c >> 8) & 255} ${(c >> 16) & 255})`);
+  return `linear-gradient(to right, ${colours.join(", ")})`;
 }
 
 class Viewer {
@@ -22,6 +30,7 @@ class Viewer {
     this.divide = 0.5; // of the pane's width
     this.sides = ["floor", "m0"]; // what is left and right of the divide, by key
     this.pointers = new Map();
+    this.chosen = new Set(); // the choices of a map that the user made, which follow the right side no longer
     this.shows = 0; // counts the calls of `show`, so that one that was overtaken stops
     this.compare = { canvas: this.part("compare"), draw: (place) => this.drawCompare(place) };
     this.listen();
@@ -52,6 +61,7 @@ class Viewer {
     this.fillReadout();
     this.fillErrors();
     this.fillRegions();
+    this.showDepthLegend();
     for (const name of ["profile", "cloud"]) this.part(name).hidden = true;
     this.look(1, image.width / 2, image.height / 2);
     await Promise.all(this.sides.map((key) => this.loadPicture(key)));
@@ -127,15 +137,27 @@ class Viewer {
       for (const { key, name } of [...this.depths, { key: "guide", name: "guide" }]) choice.add(new Option(name, key));
       choice.value = this.sides[side];
     }
-    const cloudOf = this.part("cloud-of");
-    cloudOf.replaceChildren();
-    for (const { key, name, kind } of this.depths) if (kind !== "lr") cloudOf.add(new Option(name, key));
-    cloudOf.value = this.layer("m0") ? "m0" : "floor";
-    const regionsOf = this.part("regions-of");
-    regionsOf.replaceChildren();
-    for (const { key, name } of this.estimates) regionsOf.add(new Option(name, key));
-    regionsOf.value = this.layer("m0") ? "m0" : "floor";
+    for (const [part, layers] of [
+      ["cloud-of", this.depths.filter(({ kind }) => kind !== "lr")],
+      ["regions-of", this.estimates],
+    ]) {
+      const choice = this.part(part);
+      const last = choice.value;
+      choice.replaceChildren();
+      for (const { key, name } of layers) choice.add(new Option(name, key));
+      choice.value = layers.some(({ key }) => key === last) ? last : this.layer("m0") ? "m0" : "floor";
+    }
+    this.followRight();
     this.nameSides();
+  }
+
+  /** Shows the regions and the relief of the estimate on the right, where the user has not chosen another. */
+  followRight() {
+    const key = this.sides[1];
+    if (!this.estimates.some((layer) => layer.key === key)) return;
+    for (const part of ["cloud-of", "regions-of"]) if (!this.chosen.has(part)) this.part(part).value = key;
+    this.fillRegions();
+    this.refreshCloud();
   }
 
   nameSides() {
@@ -194,10 +216,15 @@ class Viewer {
     this.showLegend();
   }
 
+  showDepthLegend() {
+    const { low, high, step } = this.image;
+    this.part("depth-bar").style.background = gradient(DEPTH_COLOURS);
+    this.part("depth-low").textContent = `\u2264 ${valueText(low, step)}`;
+    this.part("depth-high").textContent = `\u2265 ${valueText(high, step)} ${this.spec.unit}`;
+  }
+
   showLegend() {
-    const stops = ERROR_COLOURS.filter((_, i) => i % 15 === 0);
-    const colours = Array.from(stops, (c) => `rgb(${c & 255} ${(c >> 8) & 255} ${(c >> 16) & 255})`);
-    this.part("legend-bar").style.background = `linear-gradient(to right, ${colours.join(", ")})`;
+    this.part("legend-bar").style.background = gradient(ERROR_COLOURS);
     this.part("legend-half").textContent = String(Number((this.largest / 2).toPrecision(3)));
     this.part("legend-end").textContent = `\u2265 ${this.largest} ${this.spec.unit}`;
   }
@@ -248,6 +275,7 @@ class Viewer {
     this.part("zoom").textContent = `${Math.round(zoom * 100)} %`;
     this.root.classList.toggle("zoomed", zoom > 1);
     this.paint();
+    this.refreshCloud();
   }
 
   /** Zooms by a factor; the point stays where it is. */
@@ -372,8 +400,12 @@ class Viewer {
     on("draw", () => this.setDrawing(!this.drawing));
     on("across", () => this.profileAcross());
     on("show-cloud", () => this.showCloud());
-    on("cloud-of", () => this.showCloud(), "change");
-    on("regions-of", () => this.fillRegions(), "change");
+    for (const [part, act] of [["cloud-of", () => this.showCloud()], ["regions-of", () => this.fillRegions()]]) {
+      on(part, () => {
+        this.chosen.add(part);
+        act();
+      }, "change");
+    }
     on("error-less", () => this.rescale(-1));
     on("error-more", () => this.rescale(1));
     this.listenPane(this.compare);
@@ -384,6 +416,7 @@ class Viewer {
 
   async choose(side, key) {
     this.sides[side] = key;
+    this.followRight();
     this.nameSides();
     await this.loadPicture(key);
     this.paint();
@@ -393,6 +426,7 @@ class Viewer {
     this.sides.reverse();
     this.part("left").value = this.sides[0];
     this.part("right").value = this.sides[1];
+    this.followRight();
     this.nameSides();
     this.paint();
   }
@@ -553,13 +587,20 @@ class Viewer {
     });
   }
 
-  /** The part of the image that is in view as points in space. */
+  /** Draws the relief anew, if there is one, once the view rests. */
+  refreshCloud() {
+    clearTimeout(this.cloudTimer);
+    if (this.part("cloud").hidden) return;
+    this.cloudTimer = setTimeout(() => this.part("cloud").hidden || this.showCloud(), CLOUD_DELAY);
+  }
+
+  /** The part of the image that is in view as relief. */
   async showCloud() {
     const turn = this.shows;
-    const layer = this.layer(this.part("cloud-of").value);
     this.part("cloud").hidden = false;
+    const layer = this.layer(this.part("cloud-of").value);
     await Promise.all([this.loadCodes(layer.key), this.loadPicture("guide")]);
-    if (turn !== this.shows) return;
+    if (turn !== this.shows || layer.key !== this.part("cloud-of").value) return;
     const { zoom, x, y } = this.view;
     const [halfWidth, halfHeight] = [this.image.width / zoom / 2, this.image.height / zoom / 2];
     const area = {
@@ -568,6 +609,9 @@ class Viewer {
       right: Math.min(Math.ceil(x + halfWidth), this.image.width),
       bottom: Math.min(Math.ceil(y + halfHeight), this.image.height),
     };
+    const ends = `x ${area.left}\u2013${area.right - 1}, y ${area.top}\u2013${area.bottom - 1}`;
+    const way = this.spec.nearer === "large" ? "towards" : "away from";
+    this.part("cloud-title").textContent = `In view, as relief (${ends}; ${this.spec.unit} ${way} the eye)`;
     await drawCloud(this.part("cloud-chart"), this, layer, area);
   }
 }

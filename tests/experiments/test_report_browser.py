@@ -11,7 +11,7 @@ from experiments.evaluations import find, read_image
 from experiments.pictures import depth_colours
 from experiments.report.make import report
 from experiments.report.sources import read_training
-from tests.experiments.reports import EVIL, HEIGHT, WIDTH, write_evaluation, write_run
+from tests.experiments.reports import EVIL, HEIGHT, WIDTH, write_sources
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # SwiftShader draws the 3D view where no graphics card is, and the driver then says that reading it back is slow; Plotly
@@ -35,12 +35,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two methods on three images, and the run of one of them."""
-    folder = tmp_path_factory.mktemp("report")
-    run = write_run(folder / "run")
-    write_evaluation(run / "evaluations" / "a")
-    write_evaluation(folder / "b", method=f"B {EVIL}", factor=2.0)
-    return [run, folder / "b"]
+    return write_sources(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +212,16 @@ def test_the_worst_region_is_where_the_error_is(opened):
     button.click()
     zoom, x, y = map(float, opened.views()[0].split())
     assert zoom > 1.5 and (x, y) == (44, 20)
-    opened.part("regions-of").select_option("m1")
+    # The list is of what is on the right, until another is chosen there.
+    opened.part("right").select_option("m1")
+    assert opened.part("regions-of").input_value() == opened.part("cloud-of").input_value() == "m1"
     assert opened.part("regions").locator("button").first.inner_text().startswith("24 grey levels")
+    opened.part("right").select_option("truth")
+    assert opened.part("regions-of").input_value() == "m1", "the truth has no errors"
+    opened.part("regions-of").select_option("m0")
+    assert opened.part("regions").locator("button").first.inner_text().startswith("12 grey levels")
+    opened.part("right").select_option("floor")
+    assert (opened.part("regions-of").input_value(), opened.part("cloud-of").input_value()) == ("m0", "floor")
     # One scale for all error maps; twice as coarse, and a legend that says so.
     before = opened.part("legend-end").inner_text()
     opened.part("error-more").click()
@@ -255,7 +258,35 @@ def test_a_line_that_is_drawn_gives_its_profile(opened, folders):
     assert opened.part("draw").get_attribute("aria-pressed") == "false"
 
 
-def test_the_points_in_space_are_those_of_the_map(opened, folders):
+def test_the_colours_of_depth_have_a_scale(opened, folders):
+    image = read_image(next(iter(find(folders[0]))).kept()["hard"])
+    known = image["depth_hr"][image["mask_hr"]]
+    assert opened.part("depth-low").inner_text() == f"\u2264 {known.min():.0f}"
+    assert opened.part("depth-high").inner_text() == f"\u2265 {known.max():.0f} grey levels"
+    assert "linear-gradient" in opened.part("depth-bar").evaluate("bar => bar.style.background")
+
+
+def test_nothing_is_larger_than_is_of_use(opened):
+    """One error map alone, and a bar of many comparisons: all of it is in sight or scrolls down."""
+    sizes = opened.part("errors").evaluate(
+        """(grid) => {
+          for (const figure of [...grid.children].slice(1)) figure.hidden = true;
+          const { width, height } = grid.children[0].getBoundingClientRect();
+          return [width, height, grid.getBoundingClientRect().width];
+        }"""
+    )
+    assert sizes[0] <= 576 < sizes[2] and sizes[1] < 0.9 * 900
+    right = opened.page.evaluate(
+        """() => {
+          const nav = document.querySelector("nav");
+          for (let i = 0; i < 9; i++) nav.prepend(nav.firstElementChild.cloneNode(true));
+          return [...nav.children].map((a) => a.getBoundingClientRect().right - nav.getBoundingClientRect().right);
+        }"""
+    )
+    assert max(right) <= 0
+
+
+def test_the_points_of_the_relief_are_those_of_the_map(opened, folders):
     image = read_image(next(iter(find(folders[0]))).kept()["hard"])
     assert opened.page.evaluate("typeof Plotly") == "undefined", "Plotly is text until it is asked for"
     opened.part("show-cloud").click()
@@ -267,6 +298,15 @@ def test_the_points_in_space_are_those_of_the_map(opened, folders):
     opened.part("cloud-of").select_option("truth")
     opened.page.wait_for_selector('[data-part="cloud-chart"][aria-label^="truth"]')
     points = WIDTH * HEIGHT - 30  # where the truth is unknown there is none
+    opened.until(f"document.querySelector('[data-part=cloud-chart]').data[0].x.length === {points}")
+    assert opened.part("cloud-title").inner_text().startswith(f"In view, as relief (x 0\u2013{WIDTH - 1}, y 0")
+    # It is of what is in view, also when that changes.
+    opened.part("regions").locator("button").first.click()
+    opened.until(f"document.querySelector('[data-part=cloud-chart]').data[0].x.length < {points // 2}")
+    x, y = opened.part("cloud-chart").evaluate("div => [div.data[0].x, div.data[0].z]")
+    ends = f"x {min(x)}\u2013{max(x)}, y {min(y)}\u2013{max(y)}"
+    assert ends in opened.part("cloud-title").inner_text()
+    opened.part("reset").click()
     opened.until(f"document.querySelector('[data-part=cloud-chart]').data[0].x.length === {points}")
 
 
