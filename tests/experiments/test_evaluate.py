@@ -480,9 +480,9 @@ def test_a_record_of_other_data_is_kept(ahmf, refused, run, pairs, data_dir, tmp
         (other / file.name).write_bytes(file.read_bytes())
     given = ("evaluate", run, "--pairs.range", 255, "--protocol", "float", "--dataset")
     assert ahmf(*given, pairs).code == 0 and ahmf(*given, pairs).code == 0
-    refused(
-        *given, other, said=r"pairs-float-x4 is there already, of the data in \S+pairs: name another folder with --o"
-    )
+    said = r"pairs-float-x4 is there already, of 2 images in \S+pairs, which are others: name another folder with --o"
+    refused(*given, other, said=said)
+    refused(*given, pairs, "--pairs.names", "a", said=said)
     assert ahmf(*given, other, "--out", tmp_path / "x").code == 0
 
 
