@@ -6,6 +6,7 @@ for comparison in compare([evaluations.read(folder) for folder in folders]):
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -106,11 +107,11 @@ def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
       InputError: an evaluation has an image twice, or one that is called as the column of the means.
     """
     for evaluation in evaluations:
-        names = [MEAN, *(image.name for image in evaluation.images)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            what = "an image is" if names.count(twice) == 2 and twice == MEAN else "several images are"
-            raise InputError(f"{evaluation.folder}: {what} called {twice}: rename it and evaluate again")
+        counts = Counter([MEAN, *(image.name for image in evaluation.images)])
+        name, count = counts.most_common(1)[0]
+        if count > 1:
+            what = "an image is" if name == MEAN else "several images are"
+            raise InputError(f"{evaluation.folder}: {what} called {name}: rename it and evaluate again")
     groups: dict[tuple[Any, ...], list[Evaluation]] = {}
     for evaluation in evaluations:
         groups.setdefault(evaluation.subject, []).append(evaluation)

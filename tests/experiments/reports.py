@@ -87,6 +87,14 @@ def write_evaluation(folder, method="AHMF", factor=1.0, names=NAMES, keep=None, 
     return folder
 
 
+def write_sources(folder):
+    """Writes two methods on three images, and the run of one of them; gives what a report is made of."""
+    run = write_run(folder / "run")
+    write_evaluation(run / "evaluations" / "a")
+    write_evaluation(folder / "b", method=f"B {EVIL}", factor=2.0)
+    return [run, folder / "b"]
+
+
 def write_run(folder, steps=6):
     """Writes what a run leaves of its training."""
     folder.mkdir(parents=True)

@@ -17,7 +17,17 @@ from experiments.report import images, pixels
 from experiments.report.make import report
 from experiments.report.page import policy, render, view
 from experiments.report.sources import POINTS, gather, read_training
-from tests.experiments.reports import EVIL, HEIGHT, NAMES, WIDTH, predicted, scene, write_evaluation, write_run
+from tests.experiments.reports import (
+    EVIL,
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    predicted,
+    scene,
+    write_evaluation,
+    write_run,
+    write_sources,
+)
 
 
 def unpack(text, height, width):
@@ -88,11 +98,7 @@ def test_scales_end_at_round_numbers(value, expected):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sources")
-    run = write_run(folder / "run")
-    write_evaluation(run / "evaluations" / "a")
-    write_evaluation(folder / "b", method=f"B {EVIL}", factor=2.0)
-    return [run, folder / "b"]
+    return write_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")
