@@ -85,10 +85,14 @@ class Comparison:
     def places(self, column: str, metric: str) -> dict[int, Literal[1, 2]]:
         """The rows with the best and the second best number, by index; what is shown alike is equal, and shares.
 
-        Of the rows that are `ranked`; empty where there are not two different numbers.
+        Of the rows that are `ranked`; empty where there are not two different numbers, or a published row that has the
+        metric elsewhere has no number here: it might be the best.
         """
         texts = {i: row.text(column, metric) for i, row in enumerate(self.rows) if row.ranked}
         shown = {i: float(text) for i, text in texts.items() if text}
+        absent = (self.rows[i] for i, text in texts.items() if not text and self.rows[i].kind == "published")
+        if any(row.text(other, metric) for row in absent for other in self.columns):
+            return {}
         order = sorted(set(shown.values()), reverse=METRICS[metric].better == "higher")
         if len(order) < 2:
             return {}
