@@ -201,6 +201,14 @@ def test_the_bilateral_solver_minimises_what_it_says():
     np.testing.assert_allclose(result.ravel(), expected, atol=1e-4)
 
 
+def test_a_solver_that_does_not_converge_says_so(monkeypatch):
+    sides = {"sigma_space": 2, "sigma_luma": 128, "sigma_chroma": 128}
+    filtered("fast_bilateral_solver", small(h=8, w=8), **sides, smoothness=32.0)
+    monkeypatch.setattr(classical, "SOLVER_STEPS", 3)
+    with pytest.raises(InputError, match=r"smoothness 32: not solved after 3 steps: choose less smoothness, or larger"):
+        filtered("fast_bilateral_solver", small(h=8, w=8), **sides, smoothness=32.0)
+
+
 @pytest.mark.parametrize("table", [classical.PARAMETERS, classical.NOISY])
 def test_parameters_of_every_filter_and_scale(table):
     assert table.keys() == FILTERS.keys()
