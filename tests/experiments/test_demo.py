@@ -1,5 +1,6 @@
 """The demo, at a small size: a page that shows what it names, in a folder that was empty or a demo's."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -13,7 +14,8 @@ from experiments.evaluations import read
 
 
 def test_the_whole_story(ahmf, monkeypatch, tiny, tmp_path):
-    monkeypatch.setattr(configs, "load", lambda name: tiny)
+    whole = dataclasses.replace(tiny.model, fusion="feb_frb", recurrence="both")  # the network that PyTorch's twin is
+    monkeypatch.setattr(configs, "load", lambda name: dataclasses.replace(tiny, model=whole))
     small = functools.partial(datasets.prepare, height=64, width=80, train=3, validation=1, test=2)
     monkeypatch.setattr(datasets, "prepare", small)
     out = tmp_path / "demo"
