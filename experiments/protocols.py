@@ -91,7 +91,7 @@ class Protocol:
         if self.rounding == "uint8" and not grey:
             raise InputError(f"this protocol rounds to uint8, and {there}: {remedy}")
         if self.unit == "data":
-            return info.unit, 1.0
+            return "grey levels" if info.unit == "grey level" else info.unit, 1.0
         if self.unit != "cm" and grey:
             return "grey levels", 1.0
         if self.unit != "grey" and length is not None:
