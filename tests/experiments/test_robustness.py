@@ -109,7 +109,7 @@ def test_the_command(ahmf, pairs, bundle, tmp_path):
     assert ended.code == 0, ended.err
     record = json.loads(out.read_text())
     assert list(record["methods"]) == ["bicubic", "guided_filter", "tiny"] and record["scale"] == 4
-    assert record["images"] == ["a", "b"] and record["unit"] == "grey level"
+    assert record["images"] == ["a", "b"] and record["unit"] == "grey levels"
     assert len(record["points"]) == 3 * (2 + 2 + 3 + 2)
     assert {p["level"] for p in record["points"] if p["effect"] == "dropouts"} == {0, 20, 40}
     zeros = {(p["method"], p["mae"]) for p in record["points"] if p["level"] == 0}
