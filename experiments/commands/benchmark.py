@@ -171,7 +171,7 @@ class BenchmarkBaselines:
     dataset: str = "middlebury"
     """A data set's name, or a folder of image pairs."""
     split: str = "train"
-    """The split; none that is called a test, and no scene that is one."""
+    """The split; none that is called a test. Scenes that any published split tests on are passed over."""
     scale: tuple[int, ...] = (4, 8, 16)
     """The factors."""
     methods: tuple[str, ...] = ()
