@@ -297,7 +297,11 @@ def test_what_does_not_fit_together(
 
 
 def test_ctrl_c_ends_the_waiting_for_others() -> None:
-    script = "from ahmf_jax import distributed\nprint(0, flush=True)\ndistributed.initialise('localhost:9', 2, 1)"
+    # What a shell runs in the background is started with Ctrl-C ignored, and so are these tests then.
+    script = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ahmf_jax import distributed\nprint(0, flush=True)\ndistributed.initialise('localhost:9', 2, 1)"
+    )
     process = start(["-c", script], environment(1))
     assert process.stdout is not None and process.stdout.readline() == "0\n"
     process.send_signal(signal.SIGINT)
