@@ -62,17 +62,26 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Gives a new folder beside `path`, which is renamed to `path` at the end.
 
+    Args:
+      path: the folder.
+      replace: whether a folder that is there already gives way, when the new one is whole and not before.
+
     Raises:
-      InputError: as `atomic_write`; `path` is there already, and is no empty folder.
+      InputError: as `atomic_write`; `path` is there already, and is no empty folder, or cannot be removed.
     """
     path = Path(path)
     with _renamed(path) as temp:
         # Not tempfile's: its folders are for one user alone, and this one stays.
         temp.mkdir()
         yield temp
+        if replace and path.is_dir():
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> InputError:

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -193,7 +193,7 @@ def measure_all(
                     remarks += [remark] if remark else []
                 else:
                     prediction = method.batch(batch)
-                _check_numbers(method, example.name, prediction, batch)
+                    _check_numbers(method, example.name, prediction, batch)
                 # No further ahead than that: large images fill the memory.
                 for waiting in (measured, saved):
                     if len(waiting) > 1:
@@ -308,15 +308,19 @@ def _notes(results: Sequence[Measured], protocol: Protocol) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def decimal_places(values: Iterable[float]) -> int:
+    """So many that the smallest of them has four significant digits."""
+    smallest = min((x for x in values if 0 < x < math.inf), default=1.0)
+    # Of metres the first digits are zeros. Beyond the eighth place it is the rounding of float32 that one would read.
+    return min(max(3 - math.floor(math.log10(smallest)), 0), 8)
+
+
 def table(evaluation: Evaluation) -> str:
     """The numbers as text, the floor in brackets; errors with four significant digits or more, points aligned."""
     rows = [*evaluation.images, evaluation.mean]
     names = evaluation.metrics
     in_unit = [name for name in names if METRICS[name].digits is None]
-    values = (x for r in rows for part in (r.metrics, r.floor) for x in (part[name] for name in in_unit))
-    smallest = min((x for x in values if 0 < x < math.inf), default=1)
-    # Of metres the first digits are zeros. Beyond the eighth place it is the rounding of float32 that one would read.
-    places = min(max(3 - math.floor(math.log10(smallest)), 0), 8)
+    places = decimal_places(part[name] for r in rows for part in (r.metrics, r.floor) for name in in_unit)
     width = max(len(r.name) for r in rows)
     columns = [["".ljust(width), *(r.name.ljust(width) for r in rows)]]
     for name in names:

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +72,7 @@ class Evaluation:
       images: the numbers of each image.
       mean: over the images as the protocol averages, `name` being "mean".
       pixels: over all of their pixels together.
-      made: how it was made: command, version, commit, device, seconds, date.
+      made: how it was made: command, versions, device, data, seconds, date.
       notes: what one must know before the numbers are compared.
       folder: where it was read from; None before it is written.
     """
@@ -229,11 +228,9 @@ def new_record(folder: Path) -> Iterator[Path]:
         raise InputError(
             f"{folder} is there already and is no evaluation, or holds more than one: choose another folder"
         )
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder, replace=True) as new:
         (new / IMAGES).mkdir()
         yield new
-        if folder.exists():
-            shutil.rmtree(folder)
 
 
 def write(evaluation: Evaluation, folder: Path, images: Mapping[int, Mapping[str, np.ndarray]]) -> None:

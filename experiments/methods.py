@@ -75,12 +75,16 @@ def trained_on(weights: Path) -> Degradation | None:
     return configs.of_run(weights).data.degrade if weights.is_dir() else None
 
 
-def run_folder(name: str) -> Path | None:
-    """The run that a method's name means; None where it is no folder, or the name of something else."""
+def named_methods() -> tuple[str, ...]:
+    """The methods that have a name and are no path, whatever lies in the working folder."""
     from ahmf_jax.models import classical
 
-    named = name in ("", "bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS)
-    return Path(name) if not named and Path(name).is_dir() else None
+    return "bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS
+
+
+def run_folder(name: str) -> Path | None:
+    """The run that a method's name means; None where it is no folder, or the name of something else."""
+    return Path(name) if name and name not in named_methods() and Path(name).is_dir() else None
 
 
 def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
@@ -107,7 +111,7 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
             return classical.Classical(name, scale, noisy=protocol.degrade.noise_sigma > 0)
         return Interpolation(kernel, scale, name)
     if not Path(name).exists():
-        known = ", ".join(("bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS))
+        known = ", ".join(named_methods())
         raise InputError(f"{name} is no method ({known}), and no run's folder or weights file is there: check the name")
     network = Network(Path(name))
     if scale not in (None, network.scale):
@@ -126,7 +130,7 @@ def open_methods(names: Sequence[str], scale: int | None, protocol: HowMeasured)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]} is named twice: name it once")
-    models = {name: open_method(name, scale, protocol) for name in names if Path(name).exists()}
+    models = {name: open_method(name, scale, protocol) for name in names if name not in named_methods()}
     scales = {name: model.scale for name, model in models.items()}
     if len(set(scales.values())) > 1:
         listed = ", ".join(f"{name} is x{of}" for name, of in scales.items())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_write, write_whole
 from data_pipelines.datasets import Dataset
 from experiments.data import default_split, open_named
-from experiments.evaluate import how_made, measure_all
+from experiments.evaluate import decimal_places, how_made, measure_all
 from experiments.evaluations import finite
 from experiments.methods import Method, open_methods
 from experiments.protocols import PROTOCOLS, Protocol
@@ -158,8 +157,7 @@ def measure(
 
 def tables(points: Sequence[Point], methods: Sequence[str], unit: str) -> str:
     """A table an effect: a row a level, MAE and RMSE of each method, with four significant digits or more."""
-    smallest = min((v for p in points for v in (p.mae, p.rmse) if 0 < v < math.inf), default=1.0)
-    places = min(max(3 - math.floor(math.log10(smallest)), 0), 8)
+    places = decimal_places(v for p in points for v in (p.mae, p.rmse))
     lines = []
     for effect in EFFECTS:
         of = [point for point in points if point.effect == effect.option]

@@ -1,7 +1,6 @@
 """Writes a report: the page, the same as Markdown with its pictures, and the tables as LaTeX."""
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +98,7 @@ def report(
     title = title or _title(compared, [t.name for t in sources.trainings])
     made = page.render(compared, sources.trainings, title=title, lead=lead, most=most, example=example)
     texts = {places.page: made.html, places.markdown: ""}
-    if places.pictures.exists():
-        try:
-            shutil.rmtree(places.pictures)
-        except OSError as error:
-            raise unwritable(places.pictures, error) from None
-    with atomic_folder(places.pictures) as pictures:
+    with atomic_folder(places.pictures, replace=True) as pictures:
         (pictures / MARK).touch()
         texts[places.markdown] = markdown.write(
             pictures,

@@ -199,3 +199,22 @@ def test_a_folder_replaces_nothing(tmp_path: Path) -> None:
         refused(tmp_path / name, functools.partial(make, tmp_path / name), said)
     assert sorted(os.listdir(tmp_path)) == ["file", "full"] and os.listdir(tmp_path / "full") == ["mine"]
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_gives_way_only_to_a_whole_one(tmp_path: Path) -> None:
+    place = tmp_path / "pictures"
+    with atomic_folder(place) as folder:
+        (folder / "old").touch()
+
+    def fails() -> None:
+        with atomic_folder(place, replace=True) as folder:
+            (folder / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert [path.name for path in place.iterdir()] == ["old"]
+    with atomic_folder(place, replace=True) as folder:
+        (folder / "new").touch()
+        assert (place / "old").exists()
+    assert [path.name for path in place.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [place]
