@@ -12,9 +12,9 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import unwritable, write_whole
@@ -23,6 +23,11 @@ from experiments.config import Stopped, TrainConfig
 from experiments.data import open_training, open_validation, trained_on_tests
 from experiments.run_log import RunLog, open_log
 
+if TYPE_CHECKING:
+    from ahmf_jax.stopping import Stop
+
+# Told of a validation: the step, and its means ("mae", "rmse", "floor_mae", "floor_rmse", in the data's unit).
+OnValidation = Callable[[int, Mapping[str, float]], None]
 NONFINITE, PROFILE = "nonfinite", "profile"
 # Changing these changes no number (but for rounding): a run may be gone on with by others.
 INDIFFERENT = {"mesh", "fsdp", "on_save_error", "keep_last", "keep_best", "samples"} | {
@@ -30,8 +35,18 @@ INDIFFERENT = {"mesh", "fsdp", "on_save_error", "keep_last", "keep_best", "sampl
 }
 
 
+def untold(step: int, means: Mapping[str, float]) -> None:
+    """The `OnValidation` of a run whose validations nobody waits for."""
+
+
 def train(
-    config: TrainConfig, out: Path, *, data_dir: Path | None = None, profile: tuple[int, int] | None = None
+    config: TrainConfig,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    profile: tuple[int, int] | None = None,
+    on_validation: OnValidation = untold,
+    stop: "Stop | None" = None,
 ) -> Path:
     """Trains the run in folder `out`: a new one, or the rest of one of this configuration.
 
@@ -40,6 +55,9 @@ def train(
       out: the run's folder; where several processes train, all of them must see it.
       data_dir: where data sets are prepared.
       profile: the first and the last step of which to write a trace.
+      on_validation: called in the main process after each validation that this call makes. What it raises ends the run
+        when the validation's checkpoint is complete, and comes out of here; the run may be gone on with.
+      stop: of a caller who hears signals itself, as one with many runs does; without, they are heard here.
 
     Returns:
       `out`.
@@ -70,7 +88,7 @@ def train(
                 folder.enter_context(lock_run(out))
                 if standing(config, out) == "new":  # looked at again, now that no other process may write there
                     folder.enter_context(_new_run(config, out, task.trained, made))
-        _train(task, out, profile)
+        _train(task, out, profile, on_validation, stop)
     return out
 
 
@@ -292,7 +310,9 @@ class _Task:
         )
 
 
-def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
+def _train(
+    task: _Task, out: Path, profile: tuple[int, int] | None, on_validation: OnValidation, stop: "Stop | None"
+) -> None:
     """Trains the run in folder `out`, which is there and locked, until it is done or stopped."""
     from ahmf_jax import distributed
     from ahmf_jax.checkpoint import Checkpoints, latest_step
@@ -308,7 +328,7 @@ def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
         _note(f"warning: {problem}; the run goes on, as --on-save-error continue asks")
 
     with (
-        stop_on_signal() as stop,
+        contextlib.nullcontext(stop) if stop else stop_on_signal() as stop,
         Checkpoints(out, config.keep_last, config.keep_best, unwritten) as checkpoints,
         contextlib.closing(task.batches) as batches,
     ):
@@ -323,7 +343,7 @@ def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
             reporter = _Reporter(task, out, log, first, stop)
 
             def on_checkpoint(state: Any, rows: Sequence[dict[str, float]], due: bool) -> None:
-                error = reporter.validate(state) if due else None
+                means = reporter.validate(state) if due else None
                 step = int(state.step)
                 facts = {
                     # Not the loader's own place: it is ahead of the training.
@@ -331,15 +351,23 @@ def _train(task: _Task, out: Path, profile: tuple[int, int] | None) -> None:
                     "config": {"train": configs.to_json(config)},
                     "rows": list(rows),
                     "lines": log.lines,
-                    "validated": not due or error is not None,
+                    "validated": not due or means is not None,
                 }
-                checkpoints.save(state, facts, error)
+                checkpoints.save(state, facts, means and means["mae"])
+                tell(step, means)
+
+            def tell(step: int, means: dict[str, float] | None) -> None:
+                if means is not None:
+                    with distributed.agreed():
+                        if distributed.is_main():
+                            on_validation(step, means)
 
             with reporter:
                 if not facts["validated"]:  # a signal was in the way
-                    error = reporter.validate(state)
-                    if error is not None:
-                        checkpoints.amend(first, {"lines": log.lines, "validated": True}, error)
+                    means = reporter.validate(state)
+                    if means is not None:
+                        checkpoints.amend(first, {"lines": log.lines, "validated": True}, means["mae"])
+                    tell(first, means)
                 try:
                     state, stopped = fit(
                         state,
@@ -455,8 +483,8 @@ class _Reporter:
         write_whole(path, json.dumps(dump, indent=1).encode())
         _note(f"warning: the loss or the gradient at step {step} is no number; its batch: {path}")
 
-    def validate(self, state: Any) -> float | None:
-        """Writes how good the state is, and returns its error; None where a signal was in the way."""
+    def validate(self, state: Any) -> dict[str, float] | None:
+        """Writes how good the state is, and returns the means; None where a signal was in the way."""
         import jax
 
         from ahmf_jax import distributed
@@ -489,7 +517,7 @@ class _Reporter:
             f"step {step}: validation MAE {values['mae']:#.4g} {task.held_out.info.unit} "
             f"({task.protocol.floor} {values['floor_mae']:#.4g}){self._leak}"
         )
-        return values["mae"]
+        return values
 
 
 def _note(line: str) -> None:

@@ -18,11 +18,13 @@ import pytest
 
 from ahmf_jax import checkpoint, train, upsample
 from ahmf_jax.locks import lock_run
+from ahmf_jax.stopping import Stop
 from data_pipelines import loader
 from data_pipelines.cache import ByteCache
 from data_pipelines.files import write_depth, write_picture
 from experiments import train as train_module
 from experiments import validation
+from experiments.config import Stopped
 from tests.kill_resume import CLOCK
 
 ROOT = Path(__file__).parents[2]
@@ -333,6 +335,44 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(ahmf, reci
         assert found == pytest.approx(wanted, rel=1e-6)
     wanted, found = checkpoint.read_params(run, 6)[0], checkpoint.read_params(out, 6)[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), wanted, found)
+
+
+class Enough(Exception):
+    """What a caller ends a run with."""
+
+
+def test_a_caller_is_told_of_each_validation_and_may_end_the_run(tiny, run, tmp_path, data_dir):
+    """After its checkpoint is complete; and who goes on with it is not told again."""
+    out, told = tmp_path / "run", []
+
+    def on_validation(step, means):
+        told.append((step, dict(means)))
+        if step == 4:
+            raise Enough("not promising")
+
+    with pytest.raises(Enough, match="not promising"):
+        train_module.train(tiny, out, data_dir=data_dir, on_validation=on_validation)
+    assert checkpoint.latest_step(out) == 4
+    checkpoint.verify(out, 4)
+    assert train_module.standing(tiny, out) == "unfinished"
+    train_module.train(tiny, out, data_dir=data_dir, on_validation=on_validation)
+    logged = [line for line in lines(run) if "validation_mae" in line]
+    assert [{"step": step} | {f"validation_{k}": v for k, v in means.items()} for step, means in told] == logged
+    assert timeless(out) == timeless(run)
+    assert_same_end(run, out)
+
+
+def test_a_caller_hears_signals_itself(tiny, tmp_path, data_dir):
+    """With a `stop` of its own no handler is installed, and what it has heard stops every run."""
+    stop, handler = Stop(), signal.getsignal(signal.SIGTERM)
+
+    def on_validation(step, means):
+        assert signal.getsignal(signal.SIGTERM) is handler
+        stop.hear()
+
+    for number, said in enumerate(("stopped at step 2 of 6, saved", "stopped before the first step")):
+        with pytest.raises(Stopped, match=said):
+            train_module.train(tiny, tmp_path / str(number), data_dir=data_dir, on_validation=on_validation, stop=stop)
 
 
 @pytest.mark.parametrize("changed", [("--workers", 2, "--cache", "memory", "--on-corrupt", "skip"), ()])
