@@ -40,7 +40,7 @@ import orbax.checkpoint as ocp
 from ahmf_jax import distributed
 from ahmf_jax.errors import InputError
 from ahmf_jax.state import TrainState
-from ahmf_jax.writing import unwritable, write_whole
+from ahmf_jax.writing import Unwritable, unwritable, write_whole
 
 CHECKPOINTS, DAMAGED, CONFIG = "checkpoints", "damaged", "config.json"
 STATE, MANIFEST = "state", "manifest.json"
@@ -446,7 +446,7 @@ def _failed(folder: Path, error: OSError | ValueError) -> InputError:
     if distributed.is_main():
         with contextlib.suppress(OSError):
             _remove(folder)
-    return InputError(
+    return Unwritable(
         f"{folder} cannot be written ({reason}): the checkpoints before it are kept; make room or change the rights of "
         "the folder, then resume the run"
     )

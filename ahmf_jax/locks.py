@@ -19,6 +19,10 @@ LOCK = "run.lock"
 MAX_OWNER = 200  # bytes of the lock file that are read for a message
 
 
+class InUse(InputError):
+    """Another process holds the folder."""
+
+
 @contextlib.contextmanager
 def lock_run(run: str | os.PathLike[str]) -> Iterator[None]:
     """Holds the folder of a run, which must be there, so that no other process trains in it.
@@ -28,7 +32,8 @@ def lock_run(run: str | os.PathLike[str]) -> Iterator[None]:
     that train together, one holds it for all.
 
     Raises:
-      InputError: another process holds it; the folder cannot be written.
+      InUse: another process holds it.
+      InputError: the folder cannot be written.
     """
     path = Path(run) / LOCK
     try:
@@ -43,7 +48,7 @@ def lock_run(run: str | os.PathLike[str]) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             owner = file.read(MAX_OWNER).decode(errors="replace").strip() or "process unknown"
-            raise InputError(
+            raise InUse(
                 f"{run} is in use by another run ({owner}): wait until it ends or stop it, or choose another folder"
             ) from None
         except OSError as error:

@@ -84,10 +84,14 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
                 raise unwritable(path, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
+class Unwritable(InputError):
+    """The system fails to write, which is no fault of what was to be written."""
+
+
+def unwritable(path: Path, error: OSError) -> Unwritable:
     """What to raise where the system fails to write."""
     remedy = REMEDIES.get(error.errno or 0, "write elsewhere")
-    return InputError(f"{path}: cannot be written ({error.strerror or error}): {remedy}")
+    return Unwritable(f"{path}: cannot be written ({error.strerror or error}): {remedy}")
 
 
 @contextlib.contextmanager

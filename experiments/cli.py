@@ -5,6 +5,7 @@ by a signal, and resumable. Everything heavy is imported by the command that nee
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import logging
@@ -12,6 +13,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -27,12 +29,15 @@ from experiments.commands.doctor import Doctor
 from experiments.commands.evaluate import Evaluate
 from experiments.commands.export import Export
 from experiments.commands.report import Report
+from experiments.commands.study import StudyAblation, StudyCommand, StudyLevels
 from experiments.commands.train import Train, TrainRun, as_options
 from experiments.commands.upsample import Upsample
 from experiments.config import TrainConfig
 from experiments.pages import restart_with_large_pages
 
 STOPPED = 75  # EX_TEMPFAIL: try again, with --resume
+STUDY_RECIPE = "ahmf_study_x4"
+PLANNED = {"levels": StudyLevels, "ablation": StudyAblation}
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ Command = (
     | Annotated[Upsample, tyro.conf.subcommand("upsample")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
@@ -77,7 +83,11 @@ def parse(args: list[str]) -> Any:
     options: dict[str, Any] = {"prog": "ahmf", "description": "Guided depth super-resolution."}
     command: Any = Command
     if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
-        return _parse_training(args[1], args[2:])
+        return _of_recipe(functools.partial(TrainRun, name=args[1]), "train", args[1], args[2:])
+    elif args[:1] == ["study"] and args[1:2] and args[1] in PLANNED:
+        recipe = args[2:3] if args[2:3] and not args[2].startswith("-") else [STUDY_RECIPE]
+        rest = args[3:] if recipe == args[2:3] else args[2:]
+        return _of_recipe(PLANNED[args[1]], f"study {args[1]}", recipe[0], rest)
     elif args[:2] == ["data", "prepare"] and len(args) > 2 and not args[2].startswith("-"):
         from data_pipelines import datasets
 
@@ -111,11 +121,12 @@ def _parsed(command: Any, args: list[str], **options: Any) -> Any:
         raise InputError(one_line(errors.getvalue()) or "usage: see `ahmf --help`") from None
 
 
-def _parse_training(name: str, args: list[str]) -> TrainRun:
-    """The training that the arguments make of the configuration of that name."""
+def _of_recipe(make: Callable[..., Any], words: str, name: str, args: list[str]) -> Any:
+    """The training or study that the arguments make of the configuration of that name."""
 
-    def parsed(config: TrainConfig) -> TrainRun:
-        return _parsed(TrainRun, args, prog=f"ahmf train {name}", default=TrainRun(config=config, name=name))
+    def parsed(config: TrainConfig) -> Any:
+        default = make(config=config)
+        return _parsed(type(default), args, prog=f"ahmf {words} {name}", default=default)
 
     recipe = configs.load(name)
     with as_options():
@@ -129,7 +140,7 @@ def main(args: list[str] | None = None) -> None:
     """The console script."""
     if args is None:
         args = sys.argv[1:]
-        if args[:1] in (["train"], ["demo"]):
+        if args[:1] in (["train"], ["demo"], ["study"]):
             restart_with_large_pages()
     try:
         parse(args or ["--help"])()

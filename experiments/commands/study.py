@@ -1,0 +1,168 @@
+"""`ahmf study`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from ahmf_jax.errors import InputError
+from experiments.config import PairsConfig, TrainConfig, WholeImages
+
+if TYPE_CHECKING:
+    from experiments.studies.study import Row, Spec, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Where studies are."""
+
+    storage: str | None = None
+    """URL of the database that the workers share: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE (default:
+    $AHMF_STUDIES or sqlite:///studies/studies.db)."""
+
+    def study(self, name: str) -> "Study":
+        """The study of that name."""
+        from experiments.studies.storage import default_url, open_storage
+        from experiments.studies.study import open_study
+
+        return open_study(open_storage(self.storage or default_url()), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Works(Kept):
+    """How a worker does its trials."""
+
+    data_dir: Path | None = None
+    """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
+    most: int | None = None
+    """Stop after so many trials."""
+    wait: bool = True
+    """While other workers have trials, stay, to take those whose worker dies."""
+    max_failures: int = 3
+    """So many trials that fail in a row end the worker."""
+
+    def work(self, study: "Study", folder: Path | None = None) -> None:
+        """Does trials until none is left, and shows the study."""
+        from experiments.studies.show import table
+        from experiments.studies.worker import work
+
+        work(
+            study,
+            folder=folder,
+            data_dir=self.data_dir,
+            most=self.most,
+            max_failures=self.max_failures,
+            wait=self.wait,
+        )
+        print(table(study))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Works):
+    """A study whose trials are known beforehand."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    seeds: int = 3
+    """Trainings of each row, with seeds 0, 1, ..."""
+    name: str
+    """The study's name: the same command again goes on with it, and adds what is new."""
+    out: Path | None = None
+    """Folder of its runs (default: studies/NAME)."""
+    dataset: str = ""
+    """What the trained networks are measured on, as in `ahmf evaluate`; by default what they validate on."""
+    split: str | None = None
+    """Its split, as in `ahmf evaluate`."""
+    protocol: WholeImages | None = None
+    """How, as in `ahmf evaluate`."""
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    create_only: bool = False
+    """Only queue the trials, for `ahmf study worker`."""
+
+    def spec(self, kind: Literal["levels", "ablation"]) -> "Spec":
+        """What its trials have in common."""
+        from experiments.studies.study import Measured, Spec
+
+        if self.seeds < 1:
+            raise InputError(f"--seeds {self.seeds}: give at least 1")
+        out = (self.out or Path("studies") / self.name).resolve()
+        return Spec(kind, self.config, Measured(self.dataset, self.split, self.pairs, self.protocol), str(out))
+
+    def carry_out(self, spec: "Spec", rows: "list[Row]") -> None:
+        """Queues the rows, and does what is left to do."""
+        from experiments.studies.storage import default_url, open_storage
+        from experiments.studies.study import make_study
+
+        study = make_study(open_storage(self.storage or default_url(), create=True), self.name, spec, rows=rows)
+        if self.create_only:
+            print(f"study {study.name}: {len(study.trials())} trials; ahmf study worker --study {study.name}")
+        else:
+            self.work(study)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyLevels(Planned):
+    """Train a network for each number of levels, the paper's m, and measure what it costs and what it brings."""
+
+    name: str = "levels"
+    """The study's name: the same command again goes on with it, and adds what is new."""
+    levels: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    """The numbers of levels."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        from experiments.studies.study import levels
+
+        self.carry_out(self.spec("levels"), levels(self.levels, self.seeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyAblation(Planned):
+    """Train Models 0-6 of the paper's Table VI in both variants, and the release with each part as in the paper."""
+
+    name: str = "ablation"
+    """The study's name: the same command again goes on with it, and adds what is new."""
+    parts: tuple[str, ...] = ()
+    """The parts."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        from experiments.studies.study import ablation
+
+        self.carry_out(self.spec("ablation"), ablation(self.seeds, self.parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyWorker(Works):
+    """Do a study's trials, beside any number of other workers; may be killed at any time."""
+
+    study_name: Annotated[str, tyro.conf.arg(name="study")]
+    """The study."""
+    out: Path | None = None
+    """Folder of its runs, where this machine has it elsewhere."""
+
+    def __call__(self) -> None:
+        """Does them."""
+        self.work(self.study(self.study_name), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyShow(Kept):
+    """A study's trials and what they found so far."""
+
+    name: tyro.conf.Positional[str]
+    """The study."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from experiments.studies.show import table
+
+        print(table(self.study(self.name)))
+
+
+StudyCommand = (
+    Annotated[StudyLevels, tyro.conf.subcommand("levels")]
+    | Annotated[StudyAblation, tyro.conf.subcommand("ablation")]
+    | Annotated[StudyWorker, tyro.conf.subcommand("worker")]
+    | Annotated[StudyShow, tyro.conf.subcommand("show")]
+)

@@ -1,0 +1,61 @@
+"""What a number was made with: the program's commit and version, the libraries', and the hardware."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-contrib-python-headless")
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """`version`, `commit` (None where the program is not run from a checkout), `versions`, `hardware`."""
+    return {
+        "version": importlib.metadata.version("ahmf-jax"),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in LIBRARIES}},
+        "hardware": hardware(),
+    }
+
+
+def hardware() -> str:
+    """The devices that JAX has, and the processor."""
+    import jax
+
+    kinds = [device.device_kind for device in jax.devices()]
+    found = f"{len(kinds)} x {kinds[0]}"
+    return f"{_processor()}, {found}" if jax.default_backend() == "cpu" else f"{found}, {_processor()}"
+
+
+def _processor() -> str:
+    """Its name where Linux tells it, and how many of them this process may use."""
+    name = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {count} processors"
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is in, with -dirty where tracked files are changed."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        if git("ls-files", "--", Path(__file__).name) == "":
+            return None  # installed below somebody else's checkout
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
