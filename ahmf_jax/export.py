@@ -70,7 +70,10 @@ class Trained:
 
 def model_fields(model: Any) -> dict[str, Any]:
     """The fields that make the network what it is, as JSON values (how it is computed is left to who loads it)."""
-    return {name: getattr(model, name) for name in _field_names(type(model))}
+    fields = {name: getattr(model, name) for name in _field_names(type(model))}
+    # Left out where it says nothing: versions before it read the file too, as this one reads theirs.
+    swapped = list(fields.pop("swapped", ()))
+    return fields | ({"swapped": swapped} if swapped else {})
 
 
 def build_model(fields: Mapping[str, Any]) -> AHMF:
@@ -86,6 +89,10 @@ def build_model(fields: Mapping[str, Any]) -> AHMF:
     for name in ("scale", "num_levels", "features"):
         if type(given.get(name, 0)) is not int:  # 4.0 and True pass for integers elsewhere
             raise TypeError(f"{name} is {given[name]!r}")
+    if "swapped" in given:
+        if type(given["swapped"]) is not list:
+            raise TypeError(f"swapped is {given['swapped']!r}")
+        given["swapped"] = tuple(given["swapped"])
     return cls(**given)
 
 

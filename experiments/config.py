@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ahmf_jax import variants
 from ahmf_jax.errors import InputError
 from data_pipelines.degrade import Degradation
 
@@ -88,6 +89,8 @@ class ModelConfig:
     """Channels of every intermediate feature."""
     variant: Literal["release", "paper"] = "release"
     """The authors' program, or the paper's equations."""
+    swapped: tuple[variants.Part, ...] = ()
+    """Parts that are as in the other one."""
     fusion: Literal["feb_frb", "feb", "frb", "concat"] = "feb_frb"
     """The blocks of the fusion (Table VI)."""
     recurrence: Literal["both", "forward", "backward", "none"] = "both"
@@ -104,6 +107,10 @@ class ModelConfig:
         """Checks the choices; the rest is checked by the model."""
         _check_choices(self)
         _positive(self, "num_levels", "features")
+        try:
+            object.__setattr__(self, "swapped", variants.Forms(self.variant, self.swapped).swapped)
+        except InputError as error:
+            raise InputError(f"ModelConfig.{error}") from None
 
     def build(self) -> "AHMF":
         """The module."""
@@ -522,7 +529,8 @@ def from_json(values: dict[str, Any], cls: type[Any] = TrainConfig) -> Any:
             continue
         allowed = _parts(hint)
         if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):  # JSON has lists alone
-            if not all(type(v) is typing.get_args(hint)[0] for v in value):
+            member = typing.get_args(hint)[0]
+            if not all(typing.get_origin(member) is Literal or type(v) is member for v in value):
                 raise InputError(f"{cls.__name__}.{name} is {value!r}: it must be {hint}")
             arguments[name] = tuple(value)
             continue

@@ -4,10 +4,9 @@ Zhong, Liu, Jiang, Zhao, Chen, Ji: "High-resolution Depth Maps Imaging via Atten
 Multi-modal Fusion", IEEE TIP 2022 (arXiv 2104.01530). Section and equation numbers below are the paper's.
 
 The paper's equations and the authors' released program describe two different networks. Both are here:
-`variant="release"`, the graph of the published weights and the default, and `variant="paper"`. A
-`release` network differs in its guidance head (full resolution first), its attention (half the channels,
-variance in place of standard deviation, sigmoid in place of PReLU, halved products, a residual block
-after the fusion), its recurrence (two layers, deepest level first) and its reconstruction.
+`variant="release"`, the graph of the published weights and the default, and `variant="paper"`. The parts in
+which they differ, and which can be swapped one by one, are told in `ahmf_jax.variants`; every block here is
+given the variant whose form it has.
 """
 
 import functools
@@ -35,8 +34,8 @@ from ahmf_jax.layers import (
     recomputed,
 )
 from ahmf_jax.resample import resize
+from ahmf_jax.variants import Forms, Part, Variant
 
-Variant = Literal["release", "paper"]
 Fusion = Literal["feb_frb", "feb", "frb", "concat"]
 Recurrence = Literal["both", "forward", "backward", "none"]
 Unroll = int | Literal["auto"]
@@ -44,10 +43,12 @@ SCALES = (2, 4, 8, 16, 32)
 # Kernel of the down- and up-sampling convolutions by log2(scale). The paper has 1, 3, 5 for x4, x8, x16;
 # x2 takes the smallest, x32 the largest.
 STAGE_KERNEL = {1: 1, 2: 1, 3: 3, 4: 5, 5: 5}
+# Layers of a ConvGRU.
+GRU_LAYERS: dict[Variant, int] = {"release": 2, "paper": 1}
 
 Image = Float[Array, "b h w c"]
 Levels = Float[Array, "m b h w c"]  # an image a level, level 1 first
-Part = Int[Array, "4"]  # of an image: top, bottom, left, right in low-resolution samples
+Region = Int[Array, "4"]  # of an image: top, bottom, left, right in low-resolution samples
 Pooled = dict[str, Float[Array, "..."]]  # "mean" and "variance" of the FRB's channels: (B, c), or (m, B, c) by level
 
 
@@ -117,12 +118,12 @@ class FeatureRecalibrationBlock(nn.Module):
     """
 
     features: int
-    variant: Variant = "release"
+    forms: Forms = Forms()
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, depth: Image, guide: Image, part: Part | None = None, pooled: Pooled | None = None
+        self, depth: Image, guide: Image, part: Region | None = None, pooled: Pooled | None = None
     ) -> tuple[Image, Float[Array, "b c"], Float[Array, "b c"], Pooled]:
         """Fuses a level.
 
@@ -134,27 +135,26 @@ class FeatureRecalibrationBlock(nn.Module):
         Returns:
           The fused features, the two excitations `E_d` and `E_y`, and the statistics that were used.
         """
-        release = self.variant == "release"
-        squeezed = self.features // 2 if release else self.features
+        squeezed = self.features // 2 if self.forms("squeeze") == "release" else self.features
         both = jnp.concatenate([depth, guide], -1)
         stack = ConvPReLU(2 * self.features, squeezed, 3, self.dtype, name="squeeze")(both).astype(jnp.float32)
         pooled = moments(stack, part) if pooled is None else pooled
         mean, spread = (pooled[name][:, None, None] for name in ("mean", "variance"))
-        if not release:
+        if self.forms("statistics") == "paper":
             spread = jnp.sqrt(spread + 1e-12)  # the epsilon keeps the gradient finite on a constant map
         excitations = []
         for name in ("excite_depth", "excite_guide"):
             excitation = Conv(squeezed, self.features, 1, name=name)(mean + spread)
-            excitation = nn.sigmoid(excitation) if release else PReLU(name=f"{name}_prelu")(excitation)
-            excitations.append(excitation)
+            gate = nn.sigmoid if self.forms("excitation") == "release" else PReLU(name=f"{name}_prelu")
+            excitations.append(gate(excitation))
         # Spread over the map before the rounding, so that their gradients, sums over the map, are float32 as well.
         e_depth, e_guide = (jnp.broadcast_to(e, depth.shape).astype(self.dtype) for e in excitations)
         fused = e_depth * depth + e_guide * guide
-        fused = fused / 2 if release else fused
+        fused = fused / 2 if self.forms("halving") == "release" else fused
         return fused, e_depth[:, 0, 0], e_guide[:, 0, 0], pooled
 
 
-def moments(x: Image, part: Part | None = None) -> Pooled:
+def moments(x: Image, part: Region | None = None) -> Pooled:
     """Mean and (biased) variance of every channel, over the whole map or a part of it: (B, c) each."""
     if part is None:
         return {"mean": jnp.mean(x, (1, 2)), "variance": jnp.var(x, (1, 2))}
@@ -171,7 +171,7 @@ class ResidualBlock(nn.Module):
     """Res(.) of Eq. 17: x + conv(PReLU(conv x)); in the release with one more PReLU around the sum."""
 
     features: int
-    variant: Variant = "release"
+    form: Variant = "release"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -179,7 +179,7 @@ class ResidualBlock(nn.Module):
         """Keeps size and channels."""
         y = ConvPReLU(self.features, self.features, 3, self.dtype, name="conv_1")(x)
         x = x + Conv(self.features, self.features, 3, self.dtype, name="conv_2")(y)
-        return PReLU(name="prelu")(x) if self.variant == "release" else x
+        return PReLU(name="prelu")(x) if self.form == "release" else x
 
 
 class MMAF(nn.Module):
@@ -190,13 +190,13 @@ class MMAF(nn.Module):
     """
 
     features: int
-    variant: Variant = "release"
+    forms: Forms = Forms()
     fusion: Fusion = "feb_frb"
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, depth: Image, guide: Image, part: Part | None = None, pooled: Pooled | None = None
+        self, depth: Image, guide: Image, part: Region | None = None, pooled: Pooled | None = None
     ) -> tuple[Image, dict[str, Any], Pooled]:
         """Returns the fused features, the excitations by name, and the FRB's statistics (both empty without FRB)."""
         attention: dict[str, Any] = {}
@@ -205,14 +205,14 @@ class MMAF(nn.Module):
             depth = FeatureEnhancementBlock(self.features, self.dtype, name="depth_feb")(depth)
             guide = FeatureEnhancementBlock(self.features, self.dtype, name="guide_feb")(guide)
         if self.fusion in ("frb", "feb_frb"):
-            frb = FeatureRecalibrationBlock(self.features, self.variant, self.dtype, name="frb")
+            frb = FeatureRecalibrationBlock(self.features, self.forms, self.dtype, name="frb")
             fused, e_depth, e_guide, used = frb(depth, guide, part, pooled)
             attention = {"depth": e_depth, "guide": e_guide}
         else:
             both = jnp.concatenate([depth, guide], -1)
             fused = Conv(2 * self.features, self.features, 1, self.dtype, name="reduce")(both)
-        if self.variant == "release":
-            fused = ResidualBlock(self.features, self.variant, self.dtype, name="residual")(fused)
+        if self.forms("residual") == "release":
+            fused = ResidualBlock(self.features, self.forms("activation"), self.dtype, name="residual")(fused)
         return fused, attention, used
 
 
@@ -290,13 +290,12 @@ class ConvGRU(nn.Module):
 class BHFC(nn.Module):
     """Bi-directional hierarchical feature collaboration (section V, Eq. 7 and 17-21).
 
-    One ConvGRU runs over the levels in the variant's order, the release's deepest first, and one against it; the
-    sum of their states goes through a residual block per level. With `recurrence="none"` the fused features go
-    straight there.
+    One ConvGRU runs over the levels in order, the release's deepest first, and one against it; the sum of their
+    states goes through a residual block per level. With `recurrence="none"` the fused features go straight there.
     """
 
     features: int
-    variant: Variant = "release"
+    forms: Forms = Forms()
     recurrence: Recurrence = "both"
     dtype: Dtype = jnp.float32
     unroll: Unroll = "auto"
@@ -305,17 +304,16 @@ class BHFC(nn.Module):
     @nn.compact
     def __call__(self, fused: Levels) -> Levels:
         """Refines the fused features."""
-        release = self.variant == "release"
         if self.recurrence != "none":
+            deepest_first = self.forms("order") == "release"
+            layers = GRU_LAYERS[self.forms("gru_layers")]
             states = []
-            for direction, deepest_first in (("forward", release), ("backward", not release)):
+            for direction, reverse in (("forward", deepest_first), ("backward", not deepest_first)):
                 if self.recurrence in (direction, "both"):
-                    gru = ConvGRU(
-                        self.features, 2 if release else 1, self.dtype, self.unroll, self.remat, name=f"{direction}_gru"
-                    )
-                    states.append(gru(fused, reverse=deepest_first))
+                    gru = ConvGRU(self.features, layers, self.dtype, self.unroll, self.remat, name=f"{direction}_gru")
+                    states.append(gru(fused, reverse=reverse))
             fused = sum(states[1:], states[0])
-        refine = ResidualBlock(self.features, self.variant, self.dtype, name="refine")
+        refine = ResidualBlock(self.features, self.forms("activation"), self.dtype, name="refine")
         return over_levels(each_level, len(fused), self.unroll, self.remat)(refine, None, fused)[1]
 
 
@@ -324,7 +322,7 @@ class GuidanceHead(nn.Module):
 
     scale: int
     features: int
-    variant: Variant = "release"
+    form: Variant = "release"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -333,11 +331,11 @@ class GuidanceHead(nn.Module):
         stages = int(math.log2(self.scale))
         k = STAGE_KERNEL[stages]
         x, c = guide.astype(self.dtype), guide.shape[-1]
-        if self.variant == "release":
+        if self.form == "release":
             x, c = ConvPReLU(c, self.features, 3, self.dtype, name="input")(x), self.features
         for stage in range(stages):
             # In the paper the last unshuffle feeds level 1's own 3x3 convolution.
-            size = 3 if self.variant == "paper" and stage == stages - 1 else k
+            size = 3 if self.form == "paper" and stage == stages - 1 else k
             x = UnshuffleConv(c, self.features, size, self.dtype, name=f"down_{stage}")(x)
             x, c = PReLU(name=f"down_{stage}_prelu")(x), self.features
         return x
@@ -352,7 +350,7 @@ class Reconstruction(nn.Module):
 
     scale: int
     features: int
-    variant: Variant = "release"
+    form: Variant = "release"
     dtype: Dtype = jnp.float32
     remat: Remat = "none"
 
@@ -361,7 +359,7 @@ class Reconstruction(nn.Module):
         """(B, h, w, levels * features) -> (B, s*h, s*w, 1)."""
         stages = int(math.log2(self.scale))
         k = STAGE_KERNEL[stages]
-        release = self.variant == "release"
+        release = self.form == "release"
 
         def reduce(module: nn.Module, x: Image) -> Float[Array, "b h w f"]:
             x = Conv(x.shape[-1], self.features, 1, self.dtype, name="reduce")(x)
@@ -387,6 +385,7 @@ class AHMF(nn.Module):
       num_levels: the paper's m, the number of feature levels, at least 1.
       features: channels of every intermediate feature.
       variant: `"release"` (the published weights' graph) or `"paper"` (its equations).
+      swapped: the parts that are the other variant's (`ahmf_jax.variants`), kept in the order that they have there.
       fusion: the blocks of MMAF: `"feb_frb"`, only `"feb"` or `"frb"`, or plain `"concat"`.
       recurrence: the directions of BHFC: `"both"`, `"forward"`, `"backward"` or `"none"`.
         Table VI's Models 0-6 are concat/none, feb/none, frb/none, feb_frb/none, feb_frb/forward,
@@ -408,6 +407,7 @@ class AHMF(nn.Module):
     dtype: Dtype = jnp.float32
     unroll: Unroll = "auto"
     remat: Remat = "none"
+    swapped: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong value fails where it is written."""
@@ -427,13 +427,19 @@ class AHMF(nn.Module):
             raise InputError(f"features is {self.features}: an even number of channels is needed (the FRB halves it)")
         if self.unroll != "auto" and self.unroll < 1:
             raise InputError(f'unroll is {self.unroll}: give a number of steps, at least 1, or "auto"')
+        self.swapped = Forms(self.variant, self.swapped).swapped
         super().__post_init__()
+
+    @property
+    def forms(self) -> Forms:
+        """Whose form each part has."""
+        return Forms(self.variant, self.swapped)
 
     @property
     def level_order(self) -> list[int]:
         """The levels, 1-based, in the order in which BHFC sees them: the release runs deepest first."""
         levels = list(self._levels)
-        return levels[::-1] if self.variant == "release" else levels
+        return levels[::-1] if self.forms("order") == "release" else levels
 
     @property
     def pools(self) -> bool:
@@ -443,25 +449,16 @@ class AHMF(nn.Module):
     @property
     def reach(self) -> int:
         """How many low-resolution samples away an input can be that an output depends on, the statistics given."""
-        fused = [self._enhanced_reach(level) + (2 if self.variant == "release" else 0) for level in self._levels]
-        states = [fused]
-        for reverse in (False, True):
-            xs = fused
-            for _ in range(2 if self.variant == "release" else 1):
-                # An input passes two convolutions, the reset gate's and the output's; the first has no state to reset.
-                state, after = 0, []
-                for i, x in enumerate(xs[::-1] if reverse else xs):
-                    state = max(state, x) + 2 if i else x + 1
-                    after.append(state)
-                xs = after[::-1] if reverse else after
-            states.append(xs)
-        kept = {"none": (0,), "forward": (1,), "backward": (2,), "both": (1, 2)}[self.recurrence]
-        if self.variant == "release" and kept in ((1,), (2,)):
-            kept = (3 - kept[0],)  # its forward direction starts at the deepest level
-        refined = max(max(states[i]) for i in kept) + 2
+        forms = self.forms
+        block = 2 if forms("residual") == "release" else 0
+        fused = [self._enhanced_reach(level) + block for level in self.level_order]
+        forward = self._recurrent_reach(fused)
+        backward = self._recurrent_reach(fused[::-1])
+        states = {"none": fused, "forward": forward, "backward": backward, "both": forward + backward}
         stages = int(math.log2(self.scale))
         up = sum(STAGE_KERNEL[stages] // 2 / 2**stage for stage in range(stages))
-        return max(refined + math.ceil(up + (1 / self.scale if self.variant == "release" else 0)), 2)
+        up += 1 / self.scale if forms("reconstruction") == "release" else 0
+        return max(max(states[self.recurrence]) + 2 + math.ceil(up), 2)
 
     @property
     def pooled_reach(self) -> int:
@@ -475,11 +472,21 @@ class AHMF(nn.Module):
     def _enhanced_reach(self, level: int) -> int:
         stages = int(math.log2(self.scale))
         sizes = [STAGE_KERNEL[stages]] * stages
-        if self.variant == "paper":
+        release = self.forms("guidance_head") == "release"
+        if not release:
             sizes[-1] = 3
-        pixels = sum(size // 2 * 2 ** (stage + 1) for stage, size in enumerate(sizes)) + (self.variant == "release")
+        pixels = sum(size // 2 * 2 ** (stage + 1) for stage, size in enumerate(sizes)) + release
         head = max(1, math.ceil(pixels / self.scale))
         return head + level - 1 + (self.fusion in ("feb", "feb_frb"))
+
+    def _recurrent_reach(self, xs: list[int]) -> list[int]:
+        for _ in range(GRU_LAYERS[self.forms("gru_layers")]):
+            # An input passes two convolutions, the reset gate's and the output's; the first has no state to reset.
+            after = [xs[0] + 1]
+            for x in xs[1:]:
+                after.append(max(after[-1], x) + 2)
+            xs = after
+        return xs
 
     @nn.compact
     def __call__(
@@ -488,7 +495,7 @@ class AHMF(nn.Module):
         guide: Float[Array, "b H W c"],
         *,
         size: Int[Array, "2"] | None = None,
-        part: Part | None = None,
+        part: Region | None = None,
         pooled: Pooled | None = None,
     ) -> tuple[Float[Array, "b H W 1"], dict[str, Any]]:
         """Super-resolves a batch.
@@ -530,7 +537,7 @@ class AHMF(nn.Module):
         self,
         depth_lr: Float[Array, "b h w 1"],
         guide: Float[Array, "b H W c"],
-        part: Part | None,
+        part: Region | None,
         pooled: Pooled | None,
     ) -> tuple[Float[Array, "b H W 1"], dict[str, Any]]:
         def block(cls: Callable[..., Any], *args: Any, name: str) -> Any:
@@ -539,9 +546,9 @@ class AHMF(nn.Module):
         def scan(step: Callable[..., Any], length: int) -> Any:
             return over_levels(step, length, self.unroll, self.remat)
 
-        m, f, variant = self.num_levels, self.features, self.variant
+        m, f, forms = self.num_levels, self.features, self.forms
         depth = block(ConvPReLU, 1, f, name="depth_level_1")(depth_lr)
-        guide = block(GuidanceHead, self.scale, f, variant, name="guide_level_1")(guide)
+        guide = block(GuidanceHead, self.scale, f, forms("guidance_head"), name="guide_level_1")(guide)
         depths, guides = depth[None], guide[None]
         if m > 1:
             depth_level = ConvPReLU(f, f, dtype=self.dtype, name="depth_levels")
@@ -549,14 +556,17 @@ class AHMF(nn.Module):
             depths = jnp.concatenate([depths, scan(next_level, m - 1)(depth_level, depth, None)[1]])
             guides = jnp.concatenate([guides, scan(next_level, m - 1)(guide_level, guide, None)[1]])
 
-        mmaf = MMAF(f, variant, self.fusion, self.dtype, name="mmaf")
+        mmaf = MMAF(f, forms, self.fusion, self.dtype, name="mmaf")
         parts = None if part is None else jnp.broadcast_to(part, (m, 4))
         _, (fused, attention, pooled) = scan(each_level, m)(mmaf, None, (depths, guides, parts, pooled))
 
-        refined = BHFC(f, variant, self.recurrence, self.dtype, self.unroll, self.remat, name="bhfc")(fused)
+        refined = BHFC(f, forms, self.recurrence, self.dtype, self.unroll, self.remat, name="bhfc")(fused)
         order = [level - 1 for level in self.level_order]
         joined = jnp.concatenate([refined[i] for i in order], -1)
-        residual = Reconstruction(self.scale, f, variant, self.dtype, self.remat, name="reconstruction")(joined)
+        reconstruction = Reconstruction(
+            self.scale, f, forms("reconstruction"), self.dtype, self.remat, name="reconstruction"
+        )
+        residual = reconstruction(joined)
 
         # float32 whatever `dtype` is: the depth itself must not be rounded to bfloat16.
         residual = residual.astype(jnp.float32)

@@ -36,7 +36,7 @@ def seen(model: AHMF) -> tuple[int, int]:
     params = jax.tree.map(lambda x: rng.normal(0, 0.15, x.shape).astype(np.float32), shapes(model))
     middle, scale = model.reach + 1, model.scale
     rows = 2 * middle + 1
-    channels = model.features // 2 if model.variant == "release" else model.features
+    channels = model.features // 2 if model.forms("squeeze") == "release" else model.features
     pooled = {k: jnp.full((model.num_levels, 1, channels), 0.2) for k in ("mean", "variance")} if model.pools else None
     inputs = rng.random((1, rows, 3, 1), np.float32), rng.random((1, rows * scale, 3 * scale, 3), np.float32)
     step = [np.zeros_like(x) for x in inputs]
@@ -67,6 +67,28 @@ def test_the_reach_is_what_an_output_depends_on_and_no_more(
     scale: int, num_levels: int, variant: Any, fusion: Any, recurrence: Any
 ) -> None:
     model = AHMF(scale, num_levels, 4, variant, fusion, recurrence)
+    assert seen(model) == (model.reach, model.reach)
+
+
+# The parts that the reach depends on, each where the two forms differ in it.
+@pytest.mark.parametrize("variant", ["release", "paper"])
+@pytest.mark.parametrize(
+    ("part", "scale", "num_levels", "recurrence"),
+    [
+        ("guidance_head", 16, 1, "none"),
+        ("residual", 2, 1, "none"),
+        ("order", 2, 2, "forward"),
+        ("gru_layers", 2, 2, "backward"),
+        ("reconstruction", 2, 1, "none"),
+    ],
+)
+def test_the_reach_of_a_network_with_a_part_swapped(
+    part: Any, scale: int, num_levels: int, recurrence: Any, variant: Any
+) -> None:
+    whole, model = (
+        AHMF(scale, num_levels, 4, variant, "frb", recurrence, swapped=swapped) for swapped in ((), (part,))
+    )
+    assert model.reach != whole.reach
     assert seen(model) == (model.reach, model.reach)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import typing
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -41,7 +42,7 @@ def test_the_recipes_that_others_name_are_there():
 
 def test_what_json_cannot_tell_apart_comes_back():
     config = TrainConfig(
-        model=ModelConfig(unroll=2),
+        model=ModelConfig(unroll=2, swapped=("order", "squeeze")),
         data=DataConfig(
             pairs=PairsConfig(names=("b", "a"), invalid=0.0), degrade=Degradation("area", dropouts=0.5), mix=("scenes",)
         ),
@@ -50,6 +51,8 @@ def test_what_json_cannot_tell_apart_comes_back():
     again = through_json(config)
     assert again == config and type(again.data.pairs.names) is type(again.data.mix) is tuple
     assert type(again.optimiser.options) is tuple
+    assert again.model.swapped == again.model.build().swapped == ("squeeze", "order")
+    assert configs.from_json({"model": {}}).model.swapped == ()  # of a run from before there were parts to swap
     assert type(again.optimiser.clip) is float
     assert configs.from_json({"output_scale": 1}).output_scale == 1.0  # as a person would write it
 
@@ -96,6 +99,13 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"model": {"num_levels": 0}}, "ModelConfig.num_levels is 0"),
         ({"model": {"unroll": "some"}}, "ModelConfig.unroll is 'some'"),
         ({"model": {"remat": 1}}, "ModelConfig.remat is 1"),
+        ({"model": {"swapped": "order"}}, "ModelConfig.swapped is 'order': it must be"),
+        (
+            {"model": {"swapped": ["std"]}},
+            "ModelConfig.swapped has 'std', which is no part: choose among guidance_head, ",
+        ),
+        ({"model": {"swapped": [3]}}, "ModelConfig.swapped has 3, which is no part"),
+        ({"model": {"swapped": ["order", "order"]}}, "ModelConfig.swapped has 'order' more than once"),
         ({"data": {"degrade": {"kernel": "bicubic"}}}, "kernel is 'bicubic': choose one of matlab_bicubic, "),
         ({"data": {"degrade": {"noise_sigma": -1.0}}}, "noise_sigma is -1.0"),
         ({"data": {"workers": -1}}, "DataConfig.workers is -1"),
@@ -143,12 +153,14 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
     ],
 )
-def test_what_is_wrong_is_named(values, said):
+def test_what_is_wrong_is_named(values, said, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse some first
     with pytest.raises(InputError, match=said):
         configs.from_json(values)
 
 
 def test_lists_that_are_written_twice_agree():
+    from ahmf_jax import variants
     from ahmf_jax.losses import LOSSES
     from ahmf_jax.models import AHMF, ahmf
     from ahmf_jax.scaling import Scaling
@@ -158,7 +170,7 @@ def test_lists_that_are_written_twice_agree():
 
     assert choices(ModelConfig, "scale") == ahmf.SCALES
     for name, type_ in (
-        ("variant", ahmf.Variant),
+        ("variant", variants.Variant),
         ("fusion", ahmf.Fusion),
         ("recurrence", ahmf.Recurrence),
         ("remat", ahmf.Remat),
@@ -179,12 +191,14 @@ def test_everything_can_be_said_on_the_command_line():
     import tyro
 
     said = (
-        "--model.remat convs --optimiser.name sgd --optimiser.options momentum=0.9 nesterov=true --optimiser.schedule "
-        "cosine --optimiser.warmup 0.05 --mesh data=4,spatial=2 --fsdp --accumulate 2 --ema 0.999 --edge-weight 0.1 "
-        "--on-nonfinite skip --on-save-error continue --keep-last 3 --keep-best 2 --start-from runs/a --samples 0"
+        "--model.remat convs --model.swapped order squeeze --optimiser.name sgd --optimiser.options momentum=0.9 "
+        "nesterov=true --optimiser.schedule cosine --optimiser.warmup 0.05 --mesh data=4,spatial=2 --fsdp --accumulate 2 "
+        "--ema 0.999 --edge-weight 0.1 --on-nonfinite skip --on-save-error continue --keep-last 3 --keep-best 2 "
+        "--start-from runs/a --samples 0"
     )
     found = tyro.cli(TrainConfig, args=said.split())
     assert found.optimiser == OptimiserConfig("sgd", ("momentum=0.9", "nesterov=true"), schedule="cosine", warmup=0.05)
+    assert found.model.swapped == ("squeeze", "order")
     assert (found.model.remat, found.mesh, found.fsdp, found.accumulate) == ("convs", "data=4,spatial=2", True, 2)
     assert (found.start_from, found.ema, found.samples) == ("runs/a", 0.999, 0)
 
