@@ -1,6 +1,7 @@
 """The training step, a pure function, and the loop around it, which knows iterators and no data set."""
 
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         # Before the loss, not after: what stands in a hole may be NaN, and its gradient would be as well.
         target = jnp.where(mask, (part["depth_hr"] - offset) / span, output)
         loss = jnp.sum(jnp.where(mask, LOSSES[state.loss](output, target), 0.0)) / known
-        if state.edge_weight:
+        if isinstance(state.edge_weight, Array) or state.edge_weight:  # one that is traced may be anything
             loss += state.edge_weight * jnp.sum(edge_values(output, target, mask)) / known_edges
         return loss, jnp.sum(jnp.where(mask, jnp.abs(output - target) * span, 0.0)) / known
 
@@ -139,134 +140,130 @@ def lowered_step(state: TrainState, batch: Batch) -> jax.stages.Lowered:
         return step.lower(state, batch)
 
 
-def fit(
-    state: TrainState,
-    batches: Iterator[Batch],
-    *,
-    steps: int,
-    mesh: Mesh,
-    stop: Stop,
-    log_every: int,
-    on_log: Callable[[int, Row], None],
-    save_every: int,
-    validate_every: int,
-    on_checkpoint: Callable[[TrainState, Sequence[Row], bool], None],
-    on_nonfinite: Literal["stop", "skip"] = "stop",
-    on_skip: Callable[[int, Row], None] = lambda step, row: None,
-    rows: Sequence[Row] = (),
-    profile: Profile | None = None,
-) -> tuple[TrainState, bool]:
-    """Trains until `state.step` is `steps`, or a signal stops it.
+class Progress:
+    """How far a run is, and what is due after each of its steps: looks at its losses, lines of its log, checkpoints.
 
-    Args:
-      state: on `mesh`; its buffers are donated, so use only the state that comes back.
-      batches: infinite; this process's rows of each batch. It is drawn from in a thread, ahead of the training, but
-        never beyond the last step.
-      steps: of the whole run, those already done included.
-      mesh: from `sharding.choose_mesh`.
-      stop: from `stopping.stop_on_signal`.
-      log_every: steps between two calls of `on_log`, and between two looks at whether the losses are numbers.
-      on_log: called with the step and the means since the last call of `train_step`'s metrics, and with what is of
-        this machine: `data_wait`, the share of the time in which the devices stood idle because the next batch was
-        not there, and `step_seconds`.
-      save_every: steps between two calls of `on_checkpoint`.
-      validate_every: steps between two calls of `on_checkpoint` that ask for a validation too.
-      on_checkpoint: called with the state, the metrics of the steps since the last log, and whether to validate; at the
-        end too, and when a signal stops the run. The losses so far are looked at before.
-      on_nonfinite: what to do when a loss or a gradient is no number. Such a step changes nothing in either case.
-      on_skip: called with each such step and its metrics, before anything is raised.
-      rows: the metrics of the steps since the last log, of the run that this one goes on with.
-      profile: steps to trace.
-
-    Returns:
-      the last state, and whether a signal stopped it.
-
-    Raises:
-      NonFiniteLoss: with "stop", found at the next look after it came; with "skip", after `MAX_SKIPS` in a row.
+    Attributes:
+      step: how many have been done.
+      steps: of the whole run.
     """
-    pending: list[dict[str, Array]] = []  # metrics on their way from the devices
-    since_log = list(rows)
-    first = step = int(state.step)
-    saved, in_a_row = -1, 0
-    clock = _Clock(first)
 
-    def look() -> None:
-        nonlocal in_a_row
-        start = step - len(pending) + 1
-        found = [{name: float(x) for name, x in metrics.items()} for metrics in pending]
-        pending.clear()
+    def __init__(
+        self,
+        step: int,
+        steps: int,
+        *,
+        log_every: int,
+        on_log: Callable[[int, Row], None],
+        save_every: int,
+        validate_every: int,
+        on_checkpoint: Callable[[TrainState, Sequence[Row], bool], None],
+        on_nonfinite: Literal["stop", "skip"] = "stop",
+        on_skip: Callable[[int, Row], None] = lambda step, row: None,
+        rows: Sequence[Row] = (),
+    ) -> None:
+        """Of a run that goes on from step `step`.
+
+        Args:
+          step, steps: see above.
+          log_every: steps between two calls of `on_log`, and between two looks at whether the losses are numbers.
+          on_log: called with the step and the means since the last call of `train_step`'s metrics, and with what is of
+            this machine: `data_wait`, the share of the time in which the devices stood idle because the next batch was
+            not there, and `step_seconds`.
+          save_every: steps between two calls of `on_checkpoint`.
+          validate_every: steps between two calls of `on_checkpoint` that ask for a validation too.
+          on_checkpoint: called with the state, the metrics of the steps since the last log, and whether to validate; at
+            the end too, and when a signal stops the run. The losses so far are looked at before.
+          on_nonfinite: what to do when a loss or a gradient is no number. Such a step changes nothing in either case.
+          on_skip: called with each such step and its metrics, before anything is raised.
+          rows: the metrics of the steps since the last log, of the run that this one goes on with.
+        """
+        self.step, self.steps = step, steps
+        self._log_every, self._on_log = log_every, on_log
+        self._save_every, self._validate_every, self._on_checkpoint = save_every, validate_every, on_checkpoint
+        self._on_nonfinite, self._on_skip = on_nonfinite, on_skip
+        self._pending: list[Callable[[], Row]] = []  # metrics on their way from the devices
+        self._rows = list(rows)  # of the steps since the last log
+        self._saved, self._in_a_row = step, 0
+
+    def begin(self, clock: "Clock") -> None:
+        """Steps are counted from now on, by a clock that may be that of other runs too."""
+        self._clock = clock
+        self._read = (self.step, clock.seconds, clock.waited)
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left to do."""
+        return self.step >= self.steps
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there are steps that no checkpoint holds."""
+        return self._saved != self.step
+
+    def add(self, metrics: Callable[[], Row]) -> None:
+        """Counts a step, of which `metrics` waits for what `train_step` returned."""
+        self._pending.append(metrics)
+        self.step += 1
+
+    def due(self) -> bool | None:
+        """Logs, if it is time to; and whether it is time for a checkpoint: None, or whether to validate, too.
+
+        Raises:
+          NonFiniteLoss: with "stop", found at the next look after it came; with "skip", after `MAX_SKIPS` in a row.
+        """
+        if self.step % self._log_every == 0 or self.done:
+            self._look()
+            self._on_log(self.step, _means(self._rows) | self._speed())
+            self._rows.clear()
+        validate = self.step % self._validate_every == 0 or self.done
+        return validate if validate or self.step % self._save_every == 0 else None
+
+    def checkpoint(self, state: TrainState, validate: bool) -> None:
+        """Hands the state over; raises as `due` does."""
+        self._look()
+        with self._clock.stopped():
+            self._on_checkpoint(state, self._rows, validate)
+        self._saved = self.step
+
+    def _look(self) -> None:
+        start = self.step - len(self._pending) + 1
+        found = [metrics() for metrics in self._pending]
+        self._pending.clear()
         for at, row in enumerate(found, start):
-            in_a_row = in_a_row + 1 if row["skipped"] else 0
+            self._in_a_row = self._in_a_row + 1 if row["skipped"] else 0
             if row["skipped"]:
-                on_skip(at, row)
-                if on_nonfinite == "stop" or in_a_row == MAX_SKIPS:
+                self._on_skip(at, row)
+                if self._on_nonfinite == "stop" or self._in_a_row == MAX_SKIPS:
                     raise NonFiniteLoss(at, row)
-        since_log.extend(found)
+        self._rows.extend(found)
 
-    def checkpoint(validate: bool) -> None:
-        nonlocal saved
-        look()
-        with clock.stopped():
-            on_checkpoint(state, since_log, validate)
-        saved = step
-
-    with contextlib.closing(on_mesh(batches, steps - step, mesh)) as coming, contextlib.ExitStack() as trace:
-        step_fn = None
-        for future in coming:
-            if stop(step):
-                break
-            if profile and step + 1 == profile.first:
-                trace.enter_context(jax.profiler.trace(profile.folder, create_perfetto_trace=True))
-            if pending and not future.done():
-                jax.block_until_ready(pending[-1])  # as long as the devices work, nothing is waited for
-            with clock.waiting():
-                batch = future.result()
-            if step_fn is None:
-                with clock.stopped():
-                    step_fn = stop.unless(lowered_step(state, batch).compile)
-                if step_fn is None:
-                    break
-            state, metrics = step_fn(state, batch)
-            if pending:
-                jax.block_until_ready(pending[-1])  # or batches would pile up on the devices
-            pending.append(metrics)
-            step += 1
-            if profile and step == profile.last:
-                jax.block_until_ready(metrics)
-                trace.close()
-            if step % log_every == 0 or step == steps:
-                look()
-                on_log(step, _means(since_log) | clock.read(step))
-                since_log.clear()
-            validate = step % validate_every == 0 or step == steps
-            if validate or step % save_every == 0:
-                checkpoint(validate)
-    if saved != step and step > first:
-        checkpoint(False)
-    return state, step < steps
+    def _speed(self) -> Row:
+        """`data_wait` and `step_seconds` since the last time."""
+        before, now = self._read, (self.step, self._clock.seconds, self._clock.waited)
+        steps, seconds, waited = (b - a for a, b in zip(before, now, strict=True))
+        self._read = now
+        return {"data_wait": waited / seconds, "step_seconds": seconds / steps}
 
 
-def _means(rows: Sequence[Row]) -> Row:
-    """Of the steps that counted; the sum of those that were skipped."""
-    counted = [row for row in rows if not row["skipped"]] or rows
-    means = {name: float(np.mean([row[name] for row in counted])) for name in rows[0]}
-    return means | {"skipped": sum(row["skipped"] for row in rows)}
+class Clock:
+    """Seconds since it was made, without what is not training, and how many of them went into waiting for batches."""
 
-
-class _Clock:
-    """Time since the last reading, without what is not training: how long a step took, and what of it was waiting."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
+    def __init__(self) -> None:
         self._since = time.perf_counter()
-        self._waited = 0.0
+        self.waited = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All of them."""
+        return time.perf_counter() - self._since
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """For a batch."""
         start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - start
+        self.waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -275,10 +272,73 @@ class _Clock:
         yield
         self._since += time.perf_counter() - start
 
-    def read(self, step: int) -> Row:
-        """`data_wait` and `step_seconds`, and starts anew."""
-        now = time.perf_counter()
-        seconds, steps = now - self._since, step - self._step
-        values = {"data_wait": self._waited / seconds, "step_seconds": seconds / steps}
-        self._step, self._since, self._waited = step, now, 0.0
-        return values
+
+def fit(
+    state: TrainState,
+    batches: Iterator[Batch],
+    progress: Progress,
+    *,
+    mesh: Mesh,
+    stop: Stop,
+    profile: Profile | None = None,
+) -> TrainState:
+    """Trains until `progress` is done, or a signal stops it.
+
+    Args:
+      state: on `mesh`; its buffers are donated, so use only the state that comes back.
+      batches: infinite; this process's rows of each batch. It is drawn from in a thread, ahead of the training, but
+        never beyond the last step.
+      progress: of the run, at the state's step.
+      mesh: from `sharding.choose_mesh`.
+      stop: from `stopping.stop_on_signal`.
+      profile: steps to trace.
+
+    Returns:
+      the last state.
+
+    Raises:
+      NonFiniteLoss: as `Progress.due`.
+    """
+    clock = Clock()
+    progress.begin(clock)
+    coming = on_mesh(batches, progress.steps - progress.step, mesh)
+    with contextlib.closing(coming), contextlib.ExitStack() as trace:
+        step_fn, metrics = None, dict[str, Array]()
+        for future in coming:
+            if stop(progress.step):
+                break
+            if profile and progress.step + 1 == profile.first:
+                trace.enter_context(jax.profiler.trace(profile.folder, create_perfetto_trace=True))
+            if not future.done():
+                jax.block_until_ready(metrics)  # as long as the devices work, nothing is waited for
+            with clock.waiting():
+                batch = future.result()
+            if step_fn is None:
+                with clock.stopped():
+                    step_fn = stop.unless(lowered_step(state, batch).compile)
+                if step_fn is None:
+                    break
+            before = metrics
+            state, metrics = step_fn(state, batch)
+            jax.block_until_ready(before)  # or batches would pile up on the devices
+            progress.add(functools.partial(_row, metrics))
+            if profile and progress.step == profile.last:
+                jax.block_until_ready(metrics)
+                trace.close()
+            if (validate := progress.due()) is not None:
+                progress.checkpoint(state, validate)
+    if progress.unsaved:
+        progress.checkpoint(state, False)
+    return state
+
+
+def _row(metrics: Mapping[str, Any]) -> Row:
+    """The numbers, when they are there."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _means(rows: Sequence[Row]) -> Row:
+    """Of the steps that counted; the sum of those that were skipped."""
+    counted = [row for row in rows if not row["skipped"]] or rows
+    means = {name: float(np.mean([row[name] for row in counted])) for name in rows[0]}
+    return means | {"skipped": sum(row["skipped"] for row in rows)}

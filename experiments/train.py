@@ -25,6 +25,7 @@ from experiments.run_log import RunLog, open_log
 
 if TYPE_CHECKING:
     from ahmf_jax.stopping import Stop
+    from ahmf_jax.train import Progress
 
 # Told of a validation: the step, and its means ("mae", "rmse", "floor_mae", "floor_rmse", in the data's unit).
 OnValidation = Callable[[int, Mapping[str, float]], None]
@@ -67,7 +68,8 @@ def train(
       Stopped: by a signal, after saving.
     """
     from ahmf_jax import distributed
-    from ahmf_jax.locks import lock_run
+    from ahmf_jax.stopping import stop_on_signal
+    from ahmf_jax.train import Profile, fit
 
     out = Path(out)
     for process, other in enumerate(distributed.gather(configs.to_json(config))):
@@ -76,19 +78,17 @@ def train(
     with distributed.agreed():
         finished = standing(config, out) == "done"
     if finished:
-        _say(f"{out} is done: all of its {config.steps} steps are trained")
+        say(f"{out} is done: all of its {config.steps} steps are trained")
         return out
     with distributed.main_first():  # what is generated or cached for it, is so once
-        task = _Task(config, data_dir)
-    with contextlib.ExitStack() as folder:
-        with distributed.agreed():
-            made = not out.exists()
-            if distributed.is_main():
-                _make(out)
-                folder.enter_context(lock_run(out))
-                if standing(config, out) == "new":  # looked at again, now that no other process may write there
-                    folder.enter_context(_new_run(config, out, task.trained, made))
-        _train(task, out, profile, on_validation, stop)
+        task = Task(config, data_dir)
+    with (
+        contextlib.nullcontext(stop) if stop else stop_on_signal() as stop,
+        Bar() as bar,
+        open_run(task, out, on_validation=on_validation, stop=stop, bar=bar) as (state, progress),
+    ):
+        traced = Profile(*profile, out / PROFILE) if profile else None
+        fit(state, task.batches, progress, mesh=task.mesh, stop=stop, profile=traced)
     return out
 
 
@@ -199,15 +199,28 @@ def _new_run(config: TrainConfig, out: Path, trained: dict[str, Any], made: bool
         raise
 
 
-def _say(text: str) -> None:
-    """Prints, in the first process alone."""
+def say(line: str) -> None:
+    """A line on stdout, above the bar; of the first process alone."""
+    from tqdm import tqdm
+
     from ahmf_jax import distributed
 
     if distributed.is_main():
-        print(text, flush=True)
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
 
 
-class _Task:
+def note(line: str) -> None:
+    """A line on stderr, above the bar; of the first process alone."""
+    from tqdm import tqdm
+
+    from ahmf_jax import distributed
+
+    if distributed.is_main():
+        tqdm.write(line, file=sys.stderr)
+
+
+class Task:
     """What a configuration needs before its folder is touched: mesh, model, optimiser, and data, all checked."""
 
     def __init__(self, config: TrainConfig, data_dir: Path | None) -> None:
@@ -271,20 +284,20 @@ class _Task:
         devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
         if mesh.size > 1:
             devices += f" (data={mesh.shape['data']}, spatial={mesh.shape['spatial']}{', FSDP' * config.fsdp})"
-        _say(
+        say(
             f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, "
             f"{' + '.join(map(str, self.images))} images to train on, {len(self.held_out)} to validate, {devices}, "
             f"steps {int(state.step)} to {config.steps}; {config.data.degrade}"
         )
         if config.mesh == "auto" and mesh.size < jax.device_count():
-            _note(
+            note(
                 f"warning: {mesh.size} of the {jax.device_count()} devices are used, as neither the batch nor the "
                 "height of the patches can be divided further: change --data.batch-size or --data.patch-size"
             )
         if is_leak(config.scaling):
-            _say(f"{out}: scaling {config.scaling} is a leak: the network is told the ground truth's span")
+            say(f"{out}: scaling {config.scaling} is a leak: the network is told the ground truth's span")
         if tests := trained_on_tests(config.data):
-            _note(f"warning: {', '.join(tests)} is trained on: figures on it are not of unseen images")
+            note(f"warning: {', '.join(tests)} is trained on: figures on it are not of unseen images")
 
     def state(self, abstract: bool = False) -> Any:
         """The run's state before its first step, or what describes it."""
@@ -292,7 +305,7 @@ class _Task:
         from experiments import finetune
 
         config = self.config
-        start = functools.partial(finetune.start, config.start_from, tell=_say) if config.start_from else None
+        start = functools.partial(finetune.start, config.start_from, tell=say) if config.start_from else None
         return create_state(
             self.model,
             self.optimiser,
@@ -310,14 +323,31 @@ class _Task:
         )
 
 
-def _train(
-    task: _Task, out: Path, profile: tuple[int, int] | None, on_validation: OnValidation, stop: "Stop | None"
-) -> None:
-    """Trains the run in folder `out`, which is there and locked, until it is done or stopped."""
+@contextlib.contextmanager
+def open_run(
+    task: "Task", out: Path, *, on_validation: OnValidation, stop: "Stop", bar: "Bar", prefix: str = ""
+) -> Iterator[tuple[Any, "Progress"]]:
+    """The run in folder `out`, new or not, and nobody else's: its state, and how far it is; in here it is trained.
+
+    What it leaves is complete at the end: checkpoints, log. An exception that ends it early does not take away what was
+    saved, but a folder in which nothing was.
+
+    Args:
+      task: of the run.
+      out: its folder.
+      on_validation: as in `train`.
+      stop: asked in a validation.
+      bar: shows how far it is.
+      prefix: of the lines that it prints, where several runs do.
+
+    Raises:
+      InputError: the folder cannot be used or written, what is in it cannot be gone on with, or a loss is no number.
+      Stopped: at the end, where steps are left to do or a validation was interrupted.
+    """
     from ahmf_jax import distributed
     from ahmf_jax.checkpoint import Checkpoints, latest_step
-    from ahmf_jax.stopping import stop_on_signal
-    from ahmf_jax.train import NonFiniteLoss, Profile, fit
+    from ahmf_jax.locks import lock_run
+    from ahmf_jax.train import NonFiniteLoss, Progress
 
     config = task.config
 
@@ -325,123 +355,162 @@ def _train(
         """A checkpoint or a line of the log is lost."""
         if config.on_save_error == "stop":
             raise problem
-        _note(f"warning: {problem}; the run goes on, as --on-save-error continue asks")
+        note(f"{prefix}warning: {problem}; the run goes on, as --on-save-error continue asks")
 
-    with (
-        contextlib.nullcontext(stop) if stop else stop_on_signal() as stop,
-        Checkpoints(out, config.keep_last, config.keep_best, unwritten) as checkpoints,
-        contextlib.closing(task.batches) as batches,
-    ):
-        if distributed.gather(has_checkpoint(out))[0]:
-            state, facts = checkpoints.restore(task.state(abstract=True))
-            batches.set_state(facts["data"])
-        else:
-            state, facts = task.state(), {"rows": [], "lines": [], "validated": True}
-        first = int(state.step)
-        task.announce(out, state)
-        with open_log(out, first, facts["lines"], distributed.is_main(), unwritten) as log:
-            reporter = _Reporter(task, out, log, first, stop)
+    def tell(step: int, means: Mapping[str, float] | None) -> None:
+        if means is not None:
+            with distributed.agreed():
+                if distributed.is_main():
+                    on_validation(step, means)
 
-            def on_checkpoint(state: Any, rows: Sequence[dict[str, float]], due: bool) -> None:
-                means = reporter.validate(state) if due else None
-                step = int(state.step)
-                facts = {
-                    # Not the loader's own place: it is ahead of the training.
-                    "data": {"examples": step * config.data.batch_size},
-                    "config": {"train": configs.to_json(config)},
-                    "rows": list(rows),
-                    "lines": log.lines,
-                    "validated": not due or means is not None,
-                }
-                checkpoints.save(state, facts, means and means["mae"])
-                tell(step, means)
+    with contextlib.ExitStack() as folder:
+        with distributed.agreed():
+            made = not out.exists()
+            if distributed.is_main():
+                _make(out)
+                folder.enter_context(lock_run(out))
+                if standing(config, out) == "new":  # looked at again, now that no other process may write there
+                    folder.enter_context(_new_run(config, out, task.trained, made))
+        with (
+            Checkpoints(out, config.keep_last, config.keep_best, unwritten) as checkpoints,
+            contextlib.closing(task.batches) as batches,
+        ):
+            if distributed.gather(has_checkpoint(out))[0]:
+                state, facts = checkpoints.restore(task.state(abstract=True))
+                batches.set_state(facts["data"])
+            else:
+                state, facts = task.state(), {"rows": [], "lines": [], "validated": True}
+            first = int(state.step)
+            task.announce(out, state)
+            with (
+                open_log(out, first, facts["lines"], distributed.is_main(), unwritten) as log,
+                bar.of(first, config.steps) as show,
+            ):
+                reporter = _Reporter(task, out, log, stop, show, prefix)
 
-            def tell(step: int, means: dict[str, float] | None) -> None:
-                if means is not None:
-                    with distributed.agreed():
-                        if distributed.is_main():
-                            on_validation(step, means)
+                def on_checkpoint(state: Any, rows: Sequence[dict[str, float]], due: bool) -> None:
+                    means = reporter.validate(state) if due else None
+                    step = int(state.step)
+                    facts = {
+                        # Not the loader's own place: it is ahead of the training.
+                        "data": {"examples": step * config.data.batch_size},
+                        "config": {"train": configs.to_json(config)},
+                        "rows": list(rows),
+                        "lines": log.lines,
+                        "validated": not due or means is not None,
+                    }
+                    checkpoints.save(state, facts, None if means is None else means["mae"])
+                    tell(step, means)
 
-            with reporter:
+                progress = Progress(
+                    first,
+                    config.steps,
+                    log_every=config.log_every,
+                    on_log=reporter.log,
+                    save_every=config.checkpoint_every,
+                    validate_every=config.validate_every,
+                    on_checkpoint=on_checkpoint,
+                    on_nonfinite=config.on_nonfinite,
+                    on_skip=reporter.skip,
+                    rows=facts["rows"],
+                )
                 if not facts["validated"]:  # a signal was in the way
                     means = reporter.validate(state)
                     if means is not None:
                         checkpoints.amend(first, {"lines": log.lines, "validated": True}, means["mae"])
                     tell(first, means)
                 try:
-                    state, stopped = fit(
-                        state,
-                        batches,
-                        steps=config.steps,
-                        mesh=task.mesh,
-                        stop=stop,
-                        log_every=config.log_every,
-                        on_log=reporter.log,
-                        save_every=config.checkpoint_every,
-                        validate_every=config.validate_every,
-                        on_checkpoint=on_checkpoint,
-                        on_nonfinite=config.on_nonfinite,
-                        on_skip=reporter.skip,
-                        rows=facts["rows"],
-                        profile=Profile(*profile, out / PROFILE) if profile else None,
-                    )
+                    yield state, progress
                 except NonFiniteLoss as error:
                     checkpoints.wait()  # the last may still be on its way
                     kept = f"the last good checkpoint in {out} is kept"
                     raise InputError(
-                        f"{error}: training stopped, {kept if has_checkpoint(out) else 'there is no checkpoint'}; use "
-                        f"a smaller --optimiser.learning-rate (now {config.optimiser.learning_rate:g}), "
+                        f"{error}: training stopped, {kept if has_checkpoint(out) else 'there is no checkpoint'}; "
+                        f"use a smaller --optimiser.learning-rate (now {config.optimiser.learning_rate:g}), "
                         "--optimiser.clip, or --on-nonfinite skip"
                     ) from None
-            checkpoints.wait()
-    step = int(state.step)
-    if batches.skipped:
-        _say(f"{out}: {len(batches.skipped)} images could not be read and were passed over")
-    if step > first and latest_step(out) != step:
-        raise InputError(f"{out}: the last of its {step} steps could not be saved: make room, then resume the run")
-    if stopped or reporter.interrupted:
-        raise Stopped(
-            f"stopped at step {step} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
-            if step
-            else "stopped before the first step, of which nothing needs to be saved: the same command starts it again"
-        )
+                checkpoints.wait()
+        step = progress.step
+        if batches.skipped:
+            say(f"{out}: {len(batches.skipped)} images could not be read and were passed over")
+        if step > first and latest_step(out) != step:
+            raise InputError(f"{out}: the last of its {step} steps could not be saved: make room, then resume the run")
+        if not progress.done or reporter.interrupted:
+            raise Stopped(
+                f"stopped at step {step} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
+                if step
+                else "stopped before the first step, of which nothing needs to be saved: the same command starts it "
+                "again"
+            )
+
+
+class Bar:
+    """Steps done and left, of one run or of several together, on stderr; of the first process alone."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._runs = 0
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @contextlib.contextmanager
+    def of(self, first: int, steps: int) -> Iterator[Callable[[int, str], None]]:
+        """A run that goes on from step `first` to `steps`: gives what is told its step, and something to show.
+
+        A run that ends early beside others takes what it leaves undone with it: the time left is theirs.
+        """
+        from tqdm import tqdm
+
+        from ahmf_jax import distributed
+
+        if self._bar is None:
+            interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
+            self._bar = tqdm(
+                total=0, unit="step", mininterval=interval, maxinterval=interval, disable=not distributed.is_main()
+            )
+        bar, at = self._bar, first
+        bar.total, bar.n, bar.initial = bar.total + steps, bar.n + first, bar.initial + first
+        self._runs += 1
+
+        def show(step: int, facts: str) -> None:
+            nonlocal at
+            bar.set_postfix_str(facts, refresh=False)
+            bar.update(step - at)
+            at = step
+
+        try:
+            yield show
+        finally:
+            self._runs -= 1
+            if self._runs:
+                bar.total -= steps - at
 
 
 class _Reporter:
     """What a run tells while it trains: a bar, the log, validations; of several processes, the first alone shows it."""
 
-    def __init__(self, task: _Task, out: Path, log: RunLog, first: int, stop: Any) -> None:
-        from tqdm import tqdm
-
+    def __init__(
+        self, task: Task, out: Path, log: RunLog, stop: "Stop", show: Callable[[int, str], None], prefix: str
+    ) -> None:
         from ahmf_jax import distributed, flops
         from ahmf_jax.scaling import is_leak
 
         config = task.config
-        self._task, self._out, self._log, self._stop = task, out, log, stop
+        self._task, self._out, self._log, self._stop, self._show, self._prefix = task, out, log, stop, show, prefix
         self._started = time.perf_counter()
         self._main = distributed.is_main()
         self._leak = f" (scaling {config.scaling}: a leak)" if is_leak(config.scaling) else ""
         self._rate = config.optimiser.rate(config.steps)
         self._flops = flops.train_flops(task.model, task.shapes())
         self._peak = flops.peak(list(task.mesh.devices.flat), task.model.dtype)
-        _say(f"{out}: mfu is the share of {self._peak.flops / 1e12:.3g} TFLOP/s, the {self._peak.meaning}")
+        say(f"{out}: mfu is the share of {self._peak.flops / 1e12:.3g} TFLOP/s, the {self._peak.meaning}")
         self.interrupted = False  # whether a signal was in the way of the last validation
         self._floors: dict[int, Any] = {}  # the interpolation's errors, which no training changes
-        interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
-        self._bar = tqdm(
-            total=config.steps,
-            initial=first,
-            unit="step",
-            mininterval=interval,
-            maxinterval=interval,
-            disable=not self._main,
-        )
-
-    def __enter__(self) -> "_Reporter":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Writes a line: the step's metrics, and how fast the run is."""
@@ -464,8 +533,7 @@ class _Reporter:
             facts += f", {values['skipped']:.0f} steps skipped"
         if skipped:
             facts += f", {skipped} unreadable"
-        self._bar.set_postfix_str(facts, refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._show(step, self._prefix + facts)
 
     def skip(self, step: int, row: dict[str, float]) -> None:
         """Writes down what the batch of a step without a finite loss and gradient was made of."""
@@ -481,7 +549,7 @@ class _Reporter:
         }
         _make(path.parent)
         write_whole(path, json.dumps(dump, indent=1).encode())
-        _note(f"warning: the loss or the gradient at step {step} is no number; its batch: {path}")
+        note(f"{self._prefix}warning: the loss or the gradient at step {step} is no number; its batch: {path}")
 
     def validate(self, state: Any) -> dict[str, float] | None:
         """Writes how good the state is, and returns the means; None where a signal was in the way."""
@@ -513,18 +581,8 @@ class _Reporter:
         self._log.write(step, {f"validation_{name}": value for name, value in values.items()})
         for sample in found.samples:
             self._log.image(step, f"validation/{sample.name}", validation_picture(sample.batch, sample.prediction))
-        _note(
-            f"step {step}: validation MAE {values['mae']:#.4g} {task.held_out.info.unit} "
+        note(
+            f"{self._prefix}step {step}: validation MAE {values['mae']:#.4g} {task.held_out.info.unit} "
             f"({task.protocol.floor} {values['floor_mae']:#.4g}){self._leak}"
         )
         return values
-
-
-def _note(line: str) -> None:
-    """A line on stderr, above the bar; of the first process alone."""
-    from tqdm import tqdm
-
-    from ahmf_jax import distributed
-
-    if distributed.is_main():
-        tqdm.write(line, file=sys.stderr)

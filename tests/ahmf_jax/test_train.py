@@ -19,7 +19,7 @@ from ahmf_jax.models import AHMF
 from ahmf_jax.sharding import make_mesh, replicated
 from ahmf_jax.state import TrainState, create_state, init_params
 from ahmf_jax.stopping import Stop
-from ahmf_jax.train import AHEAD, NonFiniteLoss, Profile, fit, train_step
+from ahmf_jax.train import AHEAD, NonFiniteLoss, Profile, Progress, fit, train_step
 
 OPTIMISER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 # The smallest network there is; compiling is what takes the time here.
@@ -83,16 +83,15 @@ class Journal:
 
     def run(self, state: TrainState, source: Iterator[Any], mesh: Any, **options: Any) -> tuple[TrainState, bool]:
         settings: dict[str, Any] = {"steps": 5, "log_every": 2, "save_every": 100, "validate_every": 100, **options}
-        return fit(
-            state,
-            source,
-            mesh=mesh,
-            stop=settings.pop("stop", Due()),
+        looped = {name: settings.pop(name) for name in ("stop", "profile") if name in settings}
+        progress = Progress(
+            int(state.step),
             on_log=self.log,
             on_checkpoint=self.checkpoint,
             on_skip=lambda step, row: self.skips.append(step),
             **settings,
         )
+        return fit(state, source, progress, mesh=mesh, **({"stop": Due()} | looped)), not progress.done
 
     @property
     def losses(self) -> list[tuple[int, float]]:
