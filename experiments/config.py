@@ -290,16 +290,12 @@ class OptimiserConfig:
         Raises:
           InputError: Optax has no optimiser of that name, or that optimiser no such option.
         """
-        import optax
-
         optimisers = _optimisers()
         if self.name not in optimisers:
             raise InputError(f"OptimiserConfig.name is {self.name!r}: choose one of {', '.join(sorted(optimisers))}")
-        make, options = optimisers[self.name], self._options()
-        parameters = inspect.signature(make).parameters
-        masks = {name: _kernels for name in _MASKS if name in parameters}
-        decay = {"weight_decay": self.weight_decay} if masks and "weight_decay" in parameters else {}
-        if self.weight_decay and not decay:
+        options = self._options()
+        parameters = inspect.signature(optimisers[self.name]).parameters
+        if self.weight_decay and not _decays(parameters):
             raise InputError(
                 f"OptimiserConfig.weight_decay is {self.weight_decay}, but {self.name} has none for kernels alone: "
                 "choose one that has, as adamw"
@@ -313,7 +309,7 @@ class OptimiserConfig:
             if known[name] is not None and isinstance(known[name], bool) != isinstance(value, bool):
                 raise InputError(f"OptimiserConfig.options has {name}={value}: {self.name} has {name}={known[name]}")
         try:
-            optimiser = make(self.rate(steps), **options, **masks, **decay)
+            optimiser = self.made(self.rate(steps), {})
             _try(optimiser)
         except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
             reason = str(error).strip().partition("\n")[0]
@@ -321,13 +317,64 @@ class OptimiserConfig:
                 f"OptimiserConfig.name {self.name} with options {' '.join(self.options) or '(none)'} cannot be used "
                 f"({reason}): it must do with a schedule, gradients and parameters; choose another, as adam"
             ) from None
-        return optax.chain(optax.clip_by_global_norm(self.clip), optimiser) if self.clip else optimiser
+        return optimiser
+
+    def made(self, rate: "optax.Schedule", numbers: Mapping[str, Any]) -> "optax.GradientTransformation":
+        """The optimiser with this learning rate, and with `numbers` in place of its own of those names.
+
+        What it keeps of the steps before, the same tree whatever they are, is that of `build`.
+
+        Args:
+          rate: of each step.
+          numbers: names of `numbers`, values that may be traced.
+        """
+        import optax
+
+        make = _optimisers()[self.name]
+        parameters = inspect.signature(make).parameters
+        given = self._options() | {name: _kernels for name in _MASKS if name in parameters}
+        if _decays(parameters):
+            given["weight_decay"] = self.weight_decay
+        optimiser = make(rate, **(given | {name: number for name, number in numbers.items() if name != "clip"}))
+        if not self.clip:
+            return optimiser
+        return optax.chain(optax.clip_by_global_norm(numbers.get("clip", self.clip)), optimiser)
+
+    def numbers(self) -> dict[str, float]:
+        """Its numbers, by name, that one program can be given as it runs, each time others; the rate is not among them.
+
+        Weight decay, `clip` where there is one, and `options`: those of them that Optax only computes with, and asks
+        nothing of.
+        """
+        parameters = inspect.signature(_optimisers()[self.name]).parameters
+        defaults = _numbers(parameters)
+        found = {"weight_decay": self.weight_decay} if _decays(parameters) else {}
+        found |= {"clip": self.clip} if self.clip else {}
+        for name, value in self._options().items():
+            if isinstance(value, float) or (type(value) is int and isinstance(defaults[name], float)):
+                found[name] = float(value)
+        return {name: value for name, value in found.items() if self._computes_with(name)}
+
+    def _computes_with(self, name: str) -> bool:
+        """Whether that number can be traced."""
+        import jax
+
+        try:
+            jax.eval_shape(lambda number: _try(self.made(lambda _: 1.0, {name: number})), 0.5)
+        except (TypeError, ValueError, AttributeError, NotImplementedError):
+            return False
+        return True
 
 
 # What Optax's optimisers call the choice of parameters that decay.
 _MASKS = ("mask", "weight_decay_mask")
 # Arguments that are no options: fields say the first two, and Adam's rate inside Muon is Muon's.
 _NO_OPTIONS = ("learning_rate", "weight_decay", "adam_learning_rate", *_MASKS)
+
+
+def _decays(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether an optimiser of these arguments shrinks the parameters that it is told to."""
+    return "weight_decay" in parameters and any(name in parameters for name in _MASKS)
 
 
 def _number(text: str) -> float | int | bool | None:
