@@ -15,9 +15,9 @@ config = TrainConfig(
     model=ModelConfig(scale=4, num_levels=4, features=16),
     data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=64, batch_size=8, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=1e-2, schedule="onecycle"),
-    steps=800,
+    steps=600,
     scaling="sample",
     output_scale=0.1,
-    checkpoint_every=200,
-    validate_every=400,
+    checkpoint_every=300,
+    validate_every=300,
 )
