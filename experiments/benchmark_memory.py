@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ahmf_jax import memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_write
-from experiments.benchmark_programs import answer_of, environment
+from experiments.benchmark_programs import answer_of, answers_alone, environment
 
 Unroll = Literal["rolled", "unrolled"]
 Remat = Literal["none", "convs", "blocks"]
@@ -206,7 +206,5 @@ def compile_and_run(row: Row) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # What a library prints goes to stderr: stdout is for the answer alone.
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    answer = answers_alone()
     print(json.dumps(compile_and_run(Row(**json.load(sys.stdin)))), file=answer, flush=True)

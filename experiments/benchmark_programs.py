@@ -16,6 +16,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
 import signal
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 
@@ -186,12 +187,28 @@ def worker(setting: Setting, sizes: Sizes, threads: int, folder: Path) -> Iterat
     else:
         env.pop("JAX_PLATFORMS", None)  # several programs share the card, so none takes it whole
         env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    with conversation("experiments.benchmark_programs", setting.program, env | setting.environment) as ask:
+        setup = {"setting": asdict(setting), "sizes": asdict(sizes), "threads": threads, "folder": str(folder)}
+        missing = ask(setup)["missing"]
+        if missing:
+            raise InputError(f"--device {setting.device}: {missing}")
+        yield ask
+
+
+@contextlib.contextmanager
+def conversation(module: str, name: str, env: dict[str, str]) -> Iterator[Ask]:
+    """Runs `python -m module` for as long as it has something to be asked; requests and answers are lines of JSON.
+
+    Args:
+      module: which.
+      name: of the process, for its error.
+      env: its environment.
+
+    Raises:
+      RuntimeError: by the function that is given, where the process ended.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.benchmark_programs"],
-        env=env | setting.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", module], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None and process.stdout is not None
     requests, answers = process.stdin, process.stdout
@@ -202,14 +219,10 @@ def worker(setting: Setting, sizes: Sizes, threads: int, folder: Path) -> Iterat
         line = answers.readline()
         if not line:
             status = process.wait()
-            raise RuntimeError(f"the {setting.program} process ended with status {status}; its messages are above")
+            raise RuntimeError(f"the {name} process ended with status {status}; its messages are above")
         return json.loads(line)
 
     try:
-        setup = {"setting": asdict(setting), "sizes": asdict(sizes), "threads": threads, "folder": str(folder)}
-        missing = ask(setup)["missing"]
-        if missing:
-            raise InputError(f"--device {setting.device}: {missing}")
         yield ask
     finally:
         process.kill()
@@ -217,6 +230,13 @@ def worker(setting: Setting, sizes: Sizes, threads: int, folder: Path) -> Iterat
         with contextlib.suppress(BrokenPipeError):
             requests.close()
         answers.close()
+
+
+def answers_alone() -> TextIO:
+    """This process's stdout, for its answers; what a library prints goes to stderr from now on."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
 
 
 def serve() -> None:
@@ -228,10 +248,7 @@ def serve() -> None:
     task's facts; or, where it failed, the `error`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # at ctrl-C the parent ends this process
-    # What a library prints goes to stderr: stdout is for answers alone.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
+    answers = answers_alone()
     setup = json.loads(sys.stdin.readline())
     setting, sizes = Setting(**setup["setting"]), Sizes(**setup["sizes"])
     # Before either library is imported and counts processors.
@@ -283,6 +300,25 @@ def _timed(task: Task, tasks: Tasks, steps: int) -> dict[str, Any]:
 
 class NoDevice(Exception):
     """The program finds no device of the kind asked for."""
+
+
+def random_params(model: Any) -> Any:
+    """Weights at random that keep the size of what passes through, NumPy arrays: Flax would compile to draw them."""
+    import jax
+
+    from ahmf_jax.state import init_params
+
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        if "prelu" in jax.tree_util.keystr(path):
+            return np.full(leaf.shape, 0.25, np.float32)
+        if leaf.ndim < 4:
+            return np.zeros(leaf.shape, np.float32)
+        fan_in = math.prod(leaf.shape[-4:-1])
+        return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: init_params(model)))
 
 
 def _nothing() -> None:

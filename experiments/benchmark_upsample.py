@@ -35,10 +35,12 @@ from experiments.benchmark_programs import (
     Setting,
     Sizes,
     answer_of,
+    answers_alone,
     check,
     environment,
     machine,
     processors,
+    random_params,
     verdict,
 )
 from experiments.benchmark_rows import median_ms, name_of, time_rows
@@ -213,26 +215,12 @@ def perform(what: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trained(what: dict[str, Any]) -> Any:
-    """A network of random weights that keep the size of what passes through. Drawn here: Flax would compile for it."""
-    import jax
-
+    """A network of random weights."""
     from ahmf_jax.export import Trained
     from ahmf_jax.models import AHMF
-    from ahmf_jax.state import init_params
 
     model = AHMF(scale=what["scale"], num_levels=what["num_levels"], features=what["features"])
-    rng = np.random.default_rng(0)
-
-    def draw(path: Any, leaf: Any) -> np.ndarray:
-        if "prelu" in jax.tree_util.keystr(path):
-            return np.full(leaf.shape, 0.25, np.float32)
-        if leaf.ndim < 4:
-            return np.zeros(leaf.shape, np.float32)
-        fan_in = math.prod(leaf.shape[-4:-1])
-        return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
-
-    shapes = jax.eval_shape(lambda: init_params(model))
-    return Trained(model, jax.tree_util.tree_map_with_path(draw, shapes), "range", "m", 1.0)
+    return Trained(model, random_params(model), "range", "m", 1.0)
 
 
 def _image(height: int, width: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -439,7 +427,5 @@ def _cost_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    # What a library prints goes to stderr: stdout is for the answer alone.
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    answer = answers_alone()
     print(json.dumps(perform(json.load(sys.stdin))), file=answer, flush=True)

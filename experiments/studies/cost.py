@@ -1,0 +1,309 @@
+"""What a configuration costs: parameters, arithmetic, and the time and memory of inference and of a training step.
+
+Inference is a user's, of one image from NumPy to NumPy; the step is that of `ahmf train`, on a batch at random. Nothing
+needs to be trained for it: what is computed does not depend on the weights. Every configuration has a process of its
+own for either, without a compilation cache, so that neither memory nor compiled programs are another's. They are warmed
+up, and then asked in turn, one timed run each in every round while the others wait: what else the machine does falls on
+all of them alike, and the medians are comparable where the times are not.
+
+Memory is the most in use: of the device's memory since the process began, or, on the CPU, resident in the process
+during warm runs, which includes what Python, the libraries and the compiler have taken before.
+
+`python -m experiments.studies.cost` is such a process, and of no use by itself.
+"""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ahmf_jax import memory
+from ahmf_jax.errors import InputError
+from experiments import config as configs
+from experiments.benchmark_programs import PAUSE_S, answers_alone, conversation, environment, random_params
+from experiments.config import TrainConfig
+from experiments.provenance import hardware
+
+SIZE, ROUNDS = (480, 640), 5
+MIB = 2**20
+Task = Literal["inference", "training"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a configuration costs; as JSON it is `dataclasses.asdict`.
+
+    Attributes:
+      parameters: numbers of the network.
+      inference_gflop, train_gflop: 10^9 multiplications and additions, of one image and of one step: see `flops`.
+      inference_ms, train_step_ms: medians over the rounds, warm.
+      inference_mib, train_mib: the most in use; None where nothing tells.
+      inference_compile_s, train_compile_s: to trace and compile, without a cache.
+      size: (H, W) of the image at high resolution.
+      hardware: on which.
+      rounds: timed runs.
+    """
+
+    parameters: int
+    inference_gflop: float
+    train_gflop: float
+    inference_ms: float
+    inference_mib: float | None
+    train_step_ms: float
+    train_mib: float | None
+    inference_compile_s: float
+    train_compile_s: float
+    size: tuple[int, int]
+    hardware: str
+    rounds: int
+
+
+class Prepared(NamedTuple):
+    """A task, warm: its facts, and what does it once more, and returns when all is computed."""
+
+    facts: dict[str, Any]
+    run: Callable[[], Any]
+
+
+def key(config: TrainConfig) -> str:
+    """The same for configurations that cost the same: rates, steps, seeds and data have no say."""
+    data, optimiser = config.data, config.optimiser
+    fields = {
+        "model": dataclasses.asdict(config.model),
+        "batch_size": data.batch_size,
+        "patch_size": data.patch_size,
+        "optimiser": [optimiser.name, *optimiser.options],
+        "loss": config.loss,
+        "scaling": config.scaling,
+        "accumulate": config.accumulate,
+        "mesh": config.mesh,
+        "fsdp": config.fsdp,
+        # Of these only whether they are there.
+        "edge_loss": config.edge_weight > 0,
+        "weight_decay": optimiser.weight_decay > 0,
+        "clip": optimiser.clip > 0,
+        "ema": config.ema > 0,
+    }
+    return json.dumps(fields, sort_keys=True)
+
+
+def from_json(values: Mapping[str, Any]) -> Cost:
+    """The cost that `dataclasses.asdict` was given."""
+    return Cost(**{**values, "size": tuple(values["size"])})
+
+
+def measure(
+    configs: Sequence[TrainConfig], *, size: tuple[int, int] = SIZE, rounds: int = ROUNDS, progress: bool = True
+) -> list[Cost]:
+    """The cost of each configuration; those of one `key` are measured once.
+
+    Args:
+      configs: which.
+      size: (H, W) of the image, multiples of every scale.
+      rounds: timed runs of each.
+      progress: whether to show it.
+
+    Raises:
+      InputError: a size or number of rounds that is not possible, or there is not enough memory.
+      RuntimeError: a process failed; its messages stand above.
+    """
+    from tqdm import tqdm
+
+    if rounds < 1:
+        raise InputError(f"{rounds} rounds: give at least 1")
+    for scale in {config.model.scale for config in configs}:
+        if min(size) < scale or any(side % scale for side in size):
+            raise InputError(f"an image of {size[0]} x {size[1]}: give multiples of the scale, {scale}")
+    distinct = {key(config): config for config in configs}
+    found: dict[str, dict[str, Any]] = {name: {} for name in distinct}
+    total = 2 * len(distinct) * (1 + rounds)
+    with tqdm(total=total, unit="run", disable=None if progress else True, leave=False) as bar:
+        tasks: tuple[Task, ...] = ("inference", "training")
+        for task in tasks:
+            for name, facts in _in_turn(task, distinct, size, rounds, bar).items():
+                found[name] |= facts
+    costs = {name: Cost(**facts, size=size, rounds=rounds) for name, facts in found.items()}
+    return [costs[key(config)] for config in configs]
+
+
+def _in_turn(
+    task: Task, distinct: Mapping[str, TrainConfig], size: tuple[int, int], rounds: int, bar: Any
+) -> dict[str, dict[str, Any]]:
+    """What the costs have of a task."""
+    env = environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    names = ("inference_ms", "inference_mib") if task == "inference" else ("train_step_ms", "train_mib")
+    with contextlib.ExitStack() as stack:
+        running, found = {}, {}
+        bar.set_description(f"{task}, warming up")
+        for name, config in distinct.items():
+            ask = stack.enter_context(conversation(__name__, task, env))
+            found[name] = _checked(ask({"task": task, "config": configs.to_json(config), "size": size}), config)
+            running[name] = ask
+            bar.update()
+        bar.set_description(task)
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in distinct}
+        for _ in range(rounds):
+            for name, ask in running.items():
+                time.sleep(PAUSE_S)
+                runs[name].append(_checked(ask({}), distinct[name]))
+                bar.update()
+        for name, answers in runs.items():
+            ms, mib = statistics.median(answer["ms"] for answer in answers), answers[-1]["mib"]
+            found[name] |= dict(zip(names, (ms, mib), strict=True))
+        return found
+
+
+def _checked(answer: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """An answer that is no refusal."""
+    if "refused" in answer:
+        model = config.model
+        raise InputError(
+            f"x{model.scale}, m = {model.num_levels}, {model.features} features, batch {config.data.batch_size}: "
+            f"{answer['refused']}"
+        )
+    return answer
+
+
+def serve() -> None:
+    """One of the processes: reads a configuration and a task from stdin, then a line for each run, and answers each.
+
+    The first answer has the facts, those of the runs `ms` and `mib`; or there is `refused`, and why.
+    """
+    from ahmf_jax.engine import out_of_memory
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at ctrl-C the parent ends this process
+    answers = answers_alone()
+    work = _work()
+    while True:
+        try:
+            answer = next(work)
+        except StopIteration:
+            return
+        except InputError as problem:
+            answer = {"refused": str(problem)}
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            answer = {"refused": "there is not enough memory: free some, or make the batch or the network smaller"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _work() -> Iterator[dict[str, Any]]:
+    """The answers to what stdin asks."""
+    import jax
+
+    setup = json.loads(sys.stdin.readline())
+    config, size = configs.from_json(setup["config"]), setup["size"]
+    prepared = _inference(config, size) if setup["task"] == "inference" else _training(config)
+    memory.forget_peak()
+    device = jax.local_devices()[0]
+    yield prepared.facts
+    for _ in sys.stdin:
+        # Untimed: while the other processes ran, caches went cold and the system took free pages back.
+        prepared.run()
+        start = time.perf_counter()
+        prepared.run()
+        ms, peak = 1e3 * (time.perf_counter() - start), memory.peak(device)
+        yield {"ms": ms, "mib": None if peak is None else peak / MIB}
+
+
+def _inference(config: TrainConfig, size: tuple[int, int]) -> Prepared:
+    """What `ahmf upsample` runs, on an image without holes."""
+    import jax
+
+    from ahmf_jax import flops
+    from ahmf_jax.engine import Engine
+    from ahmf_jax.export import Trained
+
+    model, rng = config.model.build(), np.random.default_rng(0)
+    params = random_params(model)
+    engine = Engine(Trained(model, params, config.scaling, "m", 1.0))
+    height, width = size
+    depth = rng.random((height // model.scale, width // model.scale), np.float32)
+    known, guide = np.ones(depth.shape, bool), rng.integers(0, 256, (height, width, 3), np.uint8)
+    span = np.array([0.0, 1.0], np.float32) if config.scaling == "truth" else None
+
+    def run() -> float:
+        start = time.perf_counter()
+        engine(depth, known, guide, span=span)
+        return time.perf_counter() - start
+
+    first = run()
+    shapes = {
+        "depth_lr": jax.ShapeDtypeStruct((1, *depth.shape, 1), np.float32),
+        "guide": jax.ShapeDtypeStruct((1, height, width, 3), np.float32),
+    }
+    facts = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "inference_gflop": flops.train_flops(model, shapes) / 3 / 1e9,  # of which the forward pass is a third
+        "inference_compile_s": max(first - run(), 0.0),
+        "hardware": hardware(),
+    }
+    return Prepared(facts, run)
+
+
+def _training(config: TrainConfig) -> Prepared:
+    """The step that `ahmf train` takes, over the devices that it takes."""
+    import jax
+
+    from ahmf_jax import flops
+    from ahmf_jax.sharding import choose_mesh, place_batch
+    from ahmf_jax.state import create_state
+    from ahmf_jax.train import lowered_step
+
+    data, model = config.data, config.model.build()
+    mesh = choose_mesh(config.mesh, data.batch_size // config.accumulate, data.patch_size // model.scale)
+    arrays = _batch(data.batch_size, data.patch_size, model.scale)
+    batch = place_batch(arrays, mesh)
+    how: dict[str, Any] = {
+        "fsdp": config.fsdp,
+        "loss": config.loss,
+        "edge_weight": config.edge_weight,
+        "scaling": config.scaling,
+        "ema_decay": config.ema,
+        "accumulate": config.accumulate,
+    }
+    optimiser = config.optimiser.build(config.steps)
+    start = time.perf_counter()
+    step = lowered_step(create_state(model, optimiser, mesh, abstract=True, **how), batch).compile()
+    compile_s = time.perf_counter() - start
+    device = mesh.devices.flat[0]
+    planned = step.memory_analysis()
+    if planned is not None and planned.temp_size_in_bytes > memory.free(device):
+        raise InputError(
+            f"a training step takes {planned.temp_size_in_bytes / MIB:.0f} MiB, and {memory.free(device) / MIB:.0f} "
+            "are free: free some, or make the batch or the network smaller"
+        )
+    state = create_state(model, optimiser, mesh, **how)
+
+    def run() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(step(state, batch))
+
+    run()
+    return Prepared({"train_gflop": flops.train_flops(model, arrays) / 1e9, "train_compile_s": compile_s}, run)
+
+
+def _batch(count: int, size: int, scale: int) -> dict[str, np.ndarray]:
+    """A batch at random, all of it known."""
+    rng, low = np.random.default_rng(0), (count, size // scale, size // scale, 1)
+    return {
+        "depth_lr": rng.random(low, np.float32),
+        "guide": rng.random((count, size, size, 3), np.float32),
+        "depth_hr": rng.random((count, size, size, 1), np.float32),
+        "mask_lr": np.ones(low, bool),
+        "mask_hr": np.ones((count, size, size, 1), bool),
+        "depth_span": np.tile(np.array([0, 1], np.float32), (count, 1)),
+    }
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,113 @@
+"""Costs: what has a say in them, who is asked in which order, and the numbers of a network small enough to count."""
+
+import contextlib
+import dataclasses
+import json
+
+import pytest
+
+from ahmf_jax.errors import InputError
+from experiments import provenance
+from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.studies import cost
+
+TINY = TrainConfig(
+    model=ModelConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
+    data=DataConfig(patch_size=8, batch_size=1),
+    mesh="data=1",
+)
+
+
+def with_levels(m, **fields):
+    return dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, num_levels=m), **fields)
+
+
+def test_only_what_changes_a_cost_is_in_its_key():
+    rate = OptimiserConfig(learning_rate=0.5, schedule="cosine", halve_at=0.3, weight_decay=0.0)
+    same = with_levels(1, seed=7, steps=9, optimiser=rate, output_scale=0.1, log_every=3)
+    assert cost.key(same) == cost.key(TINY)
+    different = [
+        with_levels(2),
+        with_levels(1, loss="mse"),
+        with_levels(1, ema=0.9),
+        with_levels(1, edge_weight=0.1),
+        with_levels(1, scaling="sample"),
+        with_levels(1, data=DataConfig(patch_size=16, batch_size=1)),
+        with_levels(1, data=DataConfig(patch_size=8, batch_size=2)),
+        with_levels(1, optimiser=OptimiserConfig(name="lion")),
+        with_levels(1, optimiser=OptimiserConfig(clip=1.0)),
+        with_levels(1, optimiser=OptimiserConfig(options=("nesterov=true",))),
+    ]
+    assert len({cost.key(config) for config in [TINY, *different]}) == 1 + len(different)
+    assert cost.key(with_levels(1, edge_weight=0.1)) == cost.key(with_levels(1, edge_weight=0.2))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Replaces the processes; what was asked of which. A run of m levels takes m ms, the second 10 m."""
+    log: list[tuple] = []
+
+    @contextlib.contextmanager
+    def conversation(module, task, env):
+        assert env["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+        levels, runs = 0, 0
+
+        def ask(request):
+            nonlocal levels, runs
+            if "config" in request:
+                levels = request["config"]["model"]["num_levels"]
+                log.append(("start", task, levels))
+                if levels == 9:
+                    return {"refused": "there is not enough memory"}
+                if task == "training":
+                    return {"train_gflop": 3.0, "train_compile_s": 5.0}
+                return {"parameters": 4, "inference_gflop": 1.0, "inference_compile_s": 2.0, "hardware": "a machine"}
+            log.append((task, levels))
+            runs += 1
+            return {"ms": levels * (10.0 if runs == 2 else 1.0), "mib": 100.0 * levels + runs}
+
+        yield ask
+        log.append(("end", task, levels))
+
+    monkeypatch.setattr(cost, "conversation", conversation)
+    monkeypatch.setattr(cost, "PAUSE_S", 0)
+    return log
+
+
+def test_all_wait_while_one_is_timed_and_medians_count(asked):
+    found = cost.measure([with_levels(1), with_levels(3), with_levels(1, seed=5)], size=(4, 6), rounds=3)
+    begin = [("start", "inference", 1), ("start", "inference", 3)]
+    assert asked[:8] == [*begin, *[("inference", 1), ("inference", 3)] * 3]
+    assert ("end", "inference", 3) in asked[: asked.index(("start", "training", 1))]  # their memory is free again
+    assert len([entry for entry in asked if entry[0] == "start"]) == 4  # the third has the first's key
+    assert found[0] == found[2]
+    assert (found[0].inference_ms, found[1].inference_ms) == (1.0, 3.0)  # the mean would be 4 and 12
+    assert (found[1].train_step_ms, found[1].train_mib) == (3.0, 303.0)
+    assert found[0].size == (4, 6) and found[0].rounds == 3
+    again = cost.from_json(json.loads(json.dumps(dataclasses.asdict(found[0]))))
+    assert again == found[0]
+
+
+def test_what_cannot_be_measured(asked):
+    with pytest.raises(InputError, match="0 rounds: give at least 1"):
+        cost.measure([TINY], rounds=0)
+    with pytest.raises(InputError, match="5 x 6: give multiples of the scale, 2"):
+        cost.measure([TINY], size=(5, 6))
+    with pytest.raises(InputError, match="m = 9, 2 features, batch 1: there is not enough memory"):
+        cost.measure([with_levels(9)], size=(4, 6))
+    assert asked[0] == ("start", "inference", 9)
+
+
+def test_of_a_network_small_enough_to_count():
+    """In processes of their own, as it is used."""
+    (found,) = cost.measure([TINY], size=(16, 24), rounds=1)
+    # Products at the 96 low-resolution samples, a kernel each: depth head; unshuffled guide; fusion, residual block and
+    # Res block; reconstruction and shuffle. And at the 384 pixels: guide head and output, which adds its 9 taps up.
+    low = 9 * 1 * 2 + 8 * 2 + (4 * 2 + 2 * 9 * 2 * 2 + 2 * 9 * 2 * 2) + (2 * 2 + 2 * 8)
+    full = 9 * 3 * 2 + (9 * 2 + 9 * 9)
+    assert found.inference_gflop * 1e9 == pytest.approx(2 * (96 * low + 384 * full), rel=1e-9)
+    assert found.train_gflop == pytest.approx(3 * found.inference_gflop * (8 * 8) / (16 * 24))
+    assert 0 < found.inference_ms < 1e4 and 0 < found.train_step_ms < 1e4
+    assert all(memory is not None and 50 < memory < 5000 for memory in (found.inference_mib, found.train_mib))
+    assert found.train_compile_s > 0 and found.inference_compile_s >= 0
+    assert found.hardware == provenance.hardware()
