@@ -16,13 +16,14 @@ filled by the sampler when a worker takes one. What a trial found is in its user
 `training`     `steps`, `seconds`: of the training alone, without compiling and validating
 `cost`         of its network: see `experiments.studies.cost`
 `reason`       why it failed
+`deaths`       where workers died with it: the step of its last checkpoint then, -1 for none
+`retry_of`     the number of the failed trial that it repeats
 =============  ====================================================================================
 """
 
 import dataclasses
 import itertools
 import json
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,14 +31,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.writing import unwritable, write_whole
 from experiments import config as configs
 from experiments.config import PairsConfig, TrainConfig, WholeImages
-from experiments.studies.storage import Storage, reachable, worker_name
+from experiments.studies.storage import (
+    Storage,
+    default_url,
+    from_anywhere,
+    open_storage,
+    reachable,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import optuna
 
 ATTRIBUTE, FORMAT = "ahmf", 1
+RECORD = "study.json"  # in a study's folder: its name, and where it is kept
+RETRY = "retry_of"
+MOST_LETTERS, MOST_BYTES = 100, 10_000  # of a study's name, and of study.json
 DIGITS = 4  # of a run's folder
 # What a search may minimise, and what it is called in tables.
 OBJECTIVES = {"mae": "MAE", "rmse": "RMSE", "time": "inference time (ms)", "memory": "inference memory (MiB)"}
@@ -168,38 +180,137 @@ def make_study(
     import optuna
     from optuna.exceptions import ExperimentalWarning
 
+    _check_name(name)
     for row in rows:
         with_fields(spec.config, row.fields)  # all are checked before anything is written
-    stored = {"format": FORMAT, "spec": json.loads(json.dumps(dataclasses.asdict(spec))), "space": space}
-    with _alone(storage, f"study/{name}"), reachable(storage.url):
-        names = optuna.get_all_study_names(storage.backend)
-        if name in names:
-            study = open_study(storage, name)
-            problem = _differs(stored, study.backend.user_attrs[ATTRIBUTE])
-            if problem:
-                raise InputError(
-                    f"there is a study {name} in {storage.shown} already, which differs in {problem}: choose another "
-                    "name with --name, or give the same settings to go on with it"
-                )
+    stored = {"format": FORMAT, "spec": _as_json(spec), "space": space}
+    with storage.alone(f"study/{name}") as go_on, reachable(storage.url):
+        if name in optuna.get_all_study_names(storage.backend):
+            found = optuna.load_study(study_name=name, storage=storage.backend)
         else:
-            made = optuna.create_study(
+            found = optuna.create_study(
                 study_name=name, storage=storage.backend, directions=["minimize"] * len(spec.objectives)
             )
+        # One whose maker was killed before it said what the study is.
+        if not found.user_attrs and not found.trials and len(found.directions) == len(spec.objectives):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)  # only the dashboard's labels depend on it
-                made.set_metric_names([OBJECTIVES[objective] for objective in spec.objectives])
-            made.set_user_attr(ATTRIBUTE, stored)
-            study = open_study(storage, name)
+                found.set_metric_names([OBJECTIVES[objective] for objective in spec.objectives])
+            found.set_user_attr(ATTRIBUTE, stored)
+        study = _read(storage, name, found)
+        # As this program reads it: a field that is newer than the study has its default there too.
+        if problem := _differs(stored, {**stored, "spec": _as_json(study.spec), "space": study.space}):
+            raise InputError(
+                f"there is a study {name} in {storage.shown} already, which differs in {problem}: choose another "
+                "name with --name, or give the same settings to go on with it"
+            )
         there = study.trials()
         if spec.kind == "search":
-            for _ in range(trials - len(there)):
-                study.backend.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
+            retried = sum(RETRY in trial.user_attrs for trial in there)
+            missing = [
+                optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING)
+                for _ in range(trials + retried - len(there))
+            ]
         else:
             known = {json.dumps(trial.user_attrs["fields"], sort_keys=True) for trial in there}
-            for row in rows:
-                if json.dumps(dict(row.fields), sort_keys=True) not in known:
-                    study.backend.add_trial(_planned(row))
+            missing = [_planned(row) for row in rows if json.dumps(dict(row.fields), sort_keys=True) not in known]
+        for trial in missing:
+            study.backend.add_trial(trial)
+            go_on()
         return study
+
+
+def _check_name(name: str) -> None:
+    """Of a study: it is shown in lines and tables, and names a folder and the trials' leases."""
+    if not name.strip() or len(name) > MOST_LETTERS or not name.isprintable():
+        raise InputError(f"--name {name[:MOST_LETTERS]!r}: give a name of 1 to {MOST_LETTERS} printable letters")
+
+
+def _as_json(spec: Spec) -> dict[str, Any]:
+    """As it is when it was stored and read again."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
+    return values
+
+
+def retry_failed(study: Study) -> int:
+    """Queues what failed again, each once: as a new trial, beside the old one with its reason; returns how many.
+
+    One that fails again may be queued again in turn.
+    """
+    import optuna
+
+    with study.storage.alone(f"study/{study.name}") as go_on, reachable(study.storage.url):
+        there = study.trials()
+        again = {trial.user_attrs.get(RETRY) for trial in there}
+        failed = [t for t in there if t.state == optuna.trial.TrialState.FAIL and t.number not in again]
+        for trial in failed:
+            # The label of a search's trial is its number.
+            names = ("fields",) if study.spec.kind == "search" else ("fields", "label")
+            kept: dict[str, Any] = {name: trial.user_attrs[name] for name in names if name in trial.user_attrs}
+            study.backend.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState.WAITING,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    user_attrs={**kept, RETRY: trial.number},
+                )
+            )
+            go_on()
+    return len(failed)
+
+
+def note_folder(study: Study, folder: Path | None = None) -> None:
+    """Says in a study's folder which study it is of, for `study_of_folder`.
+
+    Args:
+      study: which.
+      folder: of its runs, where this machine has it elsewhere.
+
+    Raises:
+      InputError: the folder cannot be written, or is another study's.
+    """
+    folder = folder or Path(study.spec.folder)
+    stored = {"name": study.name, "storage": from_anywhere(study.storage)}
+    path = folder / RECORD
+    if path.exists():
+        if (there := _folder_record(folder))["name"] != study.name:
+            raise InputError(f"{folder} is the folder of study {there['name']}: choose another with --out")
+        if there == stored:
+            return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    write_whole(path, (json.dumps(stored, indent=1) + "\n").encode())
+
+
+def study_of_folder(folder: Path) -> Study:
+    """The study whose runs are in that folder, wherever it is now.
+
+    Its storage is the one that study.json names; for a password, $AHMF_STUDIES counts where it names the same.
+    """
+    record = _folder_record(folder)
+    url = record["storage"]
+    if without_password(default_url()) == url:
+        url = default_url()
+    study = open_study(open_storage(url), record["name"])
+    return dataclasses.replace(study, spec=dataclasses.replace(study.spec, folder=str(folder.resolve())))
+
+
+def _folder_record(folder: Path) -> dict[str, str]:
+    """What study.json says: `name` and `storage`."""
+    path = folder / RECORD
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        found = json.loads(text) if len(text) <= MOST_BYTES else None
+    except FileNotFoundError:
+        raise InputError(f"{folder} is no study's folder: it has no {RECORD}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): give the study by its name and --storage") from None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in ("name", "storage")):
+        raise InputError(f"{path}: does not say which study this is: give it by its name and --storage")
+    return {name: found[name] for name in ("name", "storage")}
 
 
 def _planned(row: Row) -> "optuna.trial.FrozenTrial":
@@ -237,25 +348,6 @@ def _differs(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "
         elif a != b:
             return f"{prefix}{name}".removeprefix("spec.") + f" (there {b!r}, here {a!r})"
     return ""
-
-
-class _alone:
-    """What only one worker at a time may do to a study."""
-
-    SECONDS, PATIENCE = 60.0, 120.0
-
-    def __init__(self, storage: Storage, what: str) -> None:
-        self._storage, self._what, self._worker = storage, what, worker_name()
-
-    def __enter__(self) -> None:
-        deadline = time.monotonic() + self.PATIENCE
-        while not self._storage.take(self._what, self._worker, self.SECONDS):
-            if time.monotonic() > deadline:
-                raise InputError(f"{self._what} in {self._storage.shown} is being changed by another: try again")
-            time.sleep(0.2)
-
-    def __exit__(self, *_: object) -> None:
-        self._storage.release(self._what, self._worker)
 
 
 def levels(numbers: Sequence[int], seeds: int, first: int = 0) -> list[Row]:
