@@ -1,7 +1,7 @@
 """Writes a report: the page, the same as Markdown with its pictures, and the tables as LaTeX."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -97,27 +97,35 @@ def report(
     compared = comparisons.compare(sources.evaluations)
     title = title or _title(compared, [t.name for t in sources.trainings])
     made = page.render(compared, sources.trainings, title=title, lead=lead, most=most, example=example)
-    texts = {places.page: made.html, places.markdown: ""}
+
+    def text(pictures: Path, link: str) -> str:
+        return markdown.write(
+            pictures, link, compared, sources.trainings, made, title=title, lead=lead, example=example
+        )
+
+    write(places, made.html, text, "\n\n".join(comparisons.latex(c) for c in compared))
+    return places
+
+
+def write(places: Places, html: str, text: Callable[[Path, str], str], tables: str) -> None:
+    """Writes the parts of a report, each whole, in the place of an earlier one's.
+
+    Args:
+      places: checked.
+      html: the page.
+      text: writes the Markdown's pictures into a folder, and gives the Markdown; it is told what to call the folder.
+      tables: LaTeX; "" where there is none.
+    """
+    texts = {places.page: html}
     with atomic_folder(places.pictures, replace=True) as pictures:
         (pictures / MARK).touch()
-        texts[places.markdown] = markdown.write(
-            pictures,
-            quote(places.pictures.name),
-            compared,
-            sources.trainings,
-            made,
-            title=title,
-            lead=lead,
-            example=example,
-        )
-    if compared:
-        tables = "\n\n".join(comparisons.latex(c) for c in compared)
+        texts[places.markdown] = text(pictures, quote(places.pictures.name))
+    if tables:
         texts[places.latex] = f"{MARKS['.tex']} needs \\usepackage{{booktabs}}\n{tables}"
     else:
         places.latex.unlink(missing_ok=True)  # an earlier report's, which this one has nothing in the place of
-    for path, text in texts.items():
-        write_whole(path, text.encode())
-    return places
+    for path, content in texts.items():
+        write_whole(path, content.encode())
 
 
 def _title(compared: Sequence[comparisons.Comparison], runs: Sequence[str]) -> str:

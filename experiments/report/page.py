@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -88,21 +88,17 @@ def render(
         "viewers": [viewer for viewer in viewers if viewer["images"]],
         "curves": charts,
     }
-    scripts = [_file(name) for name in SCRIPTS]
-    plotly = _plotly() if charts or data["viewers"] else ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    html = environment.from_string(_file("page.html")).render(
+    html = assemble(
+        "page.html",
+        SCRIPTS,
+        data,
+        plots=bool(charts or data["viewers"]),
+        blobs=blobs.items(),
+        made=[facts(evaluation) for comparison in comparisons for evaluation in comparison.evaluations],
         title=title,
         lead=lead,
         example=example,
         picture=webp(np.asarray(PIL.Image.open(example.picture).convert("RGB"))) if example else "",
-        generator=GENERATOR,
-        policy=policy([*scripts, plotly]),
-        style=_file("page.css"),
-        scripts=scripts,
-        plotly=base64.b64encode(gzip.compress(plotly.encode(), 9)).decode() if plotly else "",
-        data=data,
-        blobs=blobs.items(),
         comparisons=sections,
         trainings=[
             {
@@ -114,13 +110,50 @@ def render(
             for training in trainings
         ],
         curves=charts,
-        made=[facts(evaluation) for comparison in comparisons for evaluation in comparison.evaluations],
         steps=", ".join(sorted(steps)),
     )
     return Page(
         html,
         tuple(viewer["largest"] for viewer in viewers),
         tuple(tuple(image["name"] for image in viewer["images"]) for viewer in viewers),
+    )
+
+
+def assemble(
+    template: str,
+    scripts: Sequence[str],
+    data: Mapping[str, Any],
+    *,
+    plots: bool,
+    made: Sequence[Mapping[str, Any]],
+    blobs: Iterable[tuple[str, str]] = (),
+    **variables: Any,
+) -> str:
+    """A page that holds all that it shows.
+
+    Args:
+      template: the file that extends `shell.html`.
+      scripts: the files of its scripts, in the order of their use of each other.
+      data: what they find in `REPORT`; no number in it is infinite or NaN, which JSON does not know.
+      plots: whether Plotly is to be there.
+      made: `title` and `facts` (name and value) of what says how it was made.
+      blobs: texts by name, for the scripts.
+      **variables: of the template; `title` and `lead` are the shell's.
+    """
+    texts = [_file(name) for name in scripts]
+    plotly = _plotly() if plots else ""
+    loader = jinja2.FunctionLoader(_file)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader)
+    return environment.get_template(template).render(
+        generator=GENERATOR,
+        policy=policy([*texts, plotly]),
+        style=_file("page.css"),
+        scripts=texts,
+        plotly=base64.b64encode(gzip.compress(plotly.encode(), 9)).decode() if plotly else "",
+        data=data,
+        made=made,
+        blobs=blobs,
+        **variables,
     )
 
 
