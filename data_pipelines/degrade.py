@@ -4,17 +4,17 @@ A `Degradation` says everything about it, and is what a protocol prints. The ker
 `ahmf_jax.resample`, by name. Holes travel along: a mask says which samples are known, in both resolutions.
 """
 
-import dataclasses
 import functools
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import fill_holes
+from data_pipelines.fields import check, rule
 
 # Written out, not derived from `ahmf_jax.resample`, so that a command line's help can list them; a test compares.
 Kernel = Literal[
@@ -36,18 +36,6 @@ _SLACK = 1e-5
 _REACH = 2
 # Output samples whose weights are multiplied at once: nearly all of the whole matrix is zero.
 _BAND = 16
-# What each number may be, and its unit.
-_LIMITS = {
-    "noise_sigma": (0, 1, "in parts of the range or span: 5 grey levels of 255 are 5 / 255"),
-    "tof_sigma": (0, 1, "in parts of the range"),
-    "flying_pixels": (0, 1, "a share of the samples at depth edges"),
-    "multipath_blur": (0, 64, "in low-resolution samples"),
-    "dropouts": (0, 0.99, "a share of the low-resolution samples"),
-    "lidar_lines": (0, 2**16, "low-resolution rows, 0 for all of them"),
-    "guide_shift": (-1024, 1024, "in pixels to the right"),
-    "guide_blur": (0, 64, "in pixels"),
-    "guide_exposure": (-8, 8, "in stops"),
-}
 
 
 @dataclass(frozen=True)
@@ -58,41 +46,39 @@ class Degradation:
     """How the depth is shrunk."""
     lr_from: Literal["image", "patch"] = "image"
     """What is shrunk: the whole image, or a training patch alone, whose border then shows."""
-    noise_sigma: float = 0.0
+    noise_sigma: float = field(
+        default=0.0,
+        metadata=rule(least=0, most=1, unit="in parts of the range or span: 5 grey levels of 255 are 5 / 255"),
+    )
     """Standard deviation of Gaussian noise, in parts of what `noise_of` names; noisy depth is clipped to that."""
-    noise_of: Literal["range", "image"] = "range"
+    noise_of: Literal["range", "image"] = field(default="range", metadata=rule(never={"noise_sigma": (0.0,)}))
     """`range`: from 0 to the data set's range; `image`: from the smallest to the largest known depth of the image."""
-    tof_sigma: float = 0.0
+    tof_sigma: float = field(default=0.0, metadata=rule(least=0, most=1, unit="in parts of the range"))
     """Standard deviation at the end of the range, in parts of it, of noise that grows with the square of depth."""
-    flying_pixels: float = 0.0
+    flying_pixels: float = field(
+        default=0.0, metadata=rule(least=0, most=1, unit="a share of the samples at depth edges")
+    )
     """Share of the samples at depth edges that become a random mixture of foreground and background."""
-    multipath_blur: float = 0.0
+    multipath_blur: float = field(default=0.0, metadata=rule(least=0, most=64, unit="in low-resolution samples"))
     """Standard deviation, in low-resolution samples, of the Gaussian by which stray light mixes depths."""
-    dropouts: float = 0.0
+    dropouts: float = field(
+        default=0.0, metadata=rule(least=0, most=0.99, unit="a share of the low-resolution samples")
+    )
     """Share of the low-resolution samples that is lost."""
-    lidar_lines: int = 0
+    lidar_lines: int = field(
+        default=0, metadata=rule(least=0, most=2**16, unit="low-resolution rows, 0 for all of them")
+    )
     """Evenly spaced low-resolution rows that alone are measured, over the image's height; 0: all rows are."""
-    guide_shift: int = 0
+    guide_shift: int = field(default=0, metadata=rule(least=-1024, most=1024, unit="in pixels to the right"))
     """Pixels by which the guide lies too far to the right; negative: to the left."""
-    guide_blur: float = 0.0
+    guide_blur: float = field(default=0.0, metadata=rule(least=0, most=64, unit="in pixels"))
     """Standard deviation of the guide's Gaussian blur, in pixels."""
-    guide_exposure: float = 0.0
+    guide_exposure: float = field(default=0.0, metadata=rule(least=-8, most=8, unit="in stops"))
     """Stops by which the guide is over-exposed; negative: under-exposed."""
 
     def __post_init__(self) -> None:
         """Checks the choices and the numbers."""
-        hints = get_type_hints(type(self))
-        for name, value in dataclasses.asdict(self).items():
-            if name not in _LIMITS:
-                if value not in get_args(hints[name]):
-                    allowed = ", ".join(get_args(hints[name]))
-                    raise InputError(f"Degradation.{name} is {value!r}: choose one of {allowed}")
-                continue
-            low, high, unit = _LIMITS[name]
-            kind = "a whole number" if hints[name] is int else "a number"
-            right = isinstance(value, hints[name] | int) and not isinstance(value, bool)
-            if not (right and low <= value <= high):
-                raise InputError(f"Degradation.{name} is {value!r}: it must be {kind} from {low} to {high}, {unit}")
+        check(self)
 
     def __str__(self) -> str:
         """One line that names the protocol: the kernel, and whatever is on."""

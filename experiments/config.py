@@ -10,7 +10,6 @@ import inspect
 import math
 import re
 import runpy
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ahmf_jax import variants
 from ahmf_jax.errors import InputError
 from data_pipelines.degrade import Degradation
+from data_pipelines.fields import check, check_value, hints, parts, rule
 
 if TYPE_CHECKING:
     import optax
@@ -43,38 +43,12 @@ WholeImages = Literal[
     "dsdmsr",
 ]
 ProtocolName = Literal[WholeImages, "dada"]
+# The optimisers of `OptimiserConfig.build` that can leave parameters out of their weight decay; a test compares.
+DECAYING = ("adadelta", "adamaxw", "adamw", "adan", "lamb", "lars", "lion", "muon")
 
 
 class Stopped(Exception):
     """A signal stopped a run after it was saved; the message says how to go on."""
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)}: it must be positive")
-
-
-def _not_negative(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < math.inf:
-            raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)}: it cannot be negative")
-
-
-def _check_choices(config: Any) -> None:
-    """Literal fields hold one of their values, also when the configuration comes from Python or JSON."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        parts, value = _parts(hint), getattr(config, name)
-        choices = [c for part in parts if typing.get_origin(part) is Literal for c in typing.get_args(part)]
-        others = tuple(part for part in parts if isinstance(part, type))
-        if choices and value not in choices and not isinstance(value, others):
-            allowed = ", ".join(map(str, (*choices, *(f"any {t.__name__}" for t in others))))
-            raise InputError(f"{type(config).__name__}.{name} is {value!r}: choose one of {allowed}")
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the one type."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 @dataclass(frozen=True)
@@ -83,9 +57,9 @@ class ModelConfig:
 
     scale: Literal[2, 4, 8, 16, 32] = 4
     """Up-sampling factor."""
-    num_levels: int = 4
+    num_levels: int = field(default=4, metadata=rule(above=0))
     """Feature levels, the paper's m."""
-    features: int = 64
+    features: int = field(default=64, metadata=rule(above=0))
     """Channels of every intermediate feature."""
     variant: Literal["release", "paper"] = "release"
     """The authors' program, or the paper's equations."""
@@ -97,7 +71,7 @@ class ModelConfig:
     """The directions of the recurrence over the levels (Table VI)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the arithmetic; the parameters are float32."""
-    unroll: int | Literal["auto"] = "auto"
+    unroll: int | Literal["auto"] = field(default="auto", metadata=rule(above=0))
     """Steps of the recurrence unrolled: all on the CPU and 1 elsewhere by default."""
     remat: Literal["none", "convs", "blocks"] = "none"
     """What the backward pass computes again to save memory: nothing; all but the results of convolutions and matrix
@@ -105,8 +79,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Checks the choices; the rest is checked by the model."""
-        _check_choices(self)
-        _positive(self, "num_levels", "features")
+        check(self)
         try:
             object.__setattr__(self, "swapped", variants.Forms(self.variant, self.swapped).swapped)
         except InputError as error:
@@ -133,10 +106,14 @@ class PairsConfig:
     """Only these pairs, in this order."""
     unit: str = "grey level"
     """Unit of the depth values."""
-    range: float = 255.0
+    range: float = field(default=255.0, metadata=rule(above=0))
     """Depth, in that unit, that counts as 1."""
     invalid: float | None = None
     """Depth value that means unknown."""
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -155,13 +132,13 @@ class DataConfig:
     first set; by default all images come equally often. SPLIT is `train` by default."""
     pairs: PairsConfig = field(default_factory=PairsConfig)
     degrade: Degradation = field(default_factory=Degradation)
-    patch_size: int = 256
+    patch_size: int = field(default=256, metadata=rule(above=0))
     """Height and width of a training patch at high resolution."""
-    batch_size: int = 16
+    batch_size: int = field(default=16, metadata=rule(above=0))
     """Patches in a step, over all devices."""
-    edge_candidates: int = 1
+    edge_candidates: int = field(default=1, metadata=rule(above=0))
     """Random positions drawn for each patch; the one with the most depth edges is taken."""
-    workers: int = 0
+    workers: int = field(default=0, metadata=rule(least=0))
     """Processes that make batches; 0: threads of the training process. The batches are the same."""
     cache: Literal["disk", "memory"] = "disk"
     """Where decoded images are kept: in files beside the prepared data set, for all workers and runs, or in up to 1 GiB
@@ -170,10 +147,8 @@ class DataConfig:
     """What to do when an image to train on cannot be read: stop, or name it and take the next one in its place."""
 
     def __post_init__(self) -> None:
-        """Checks the choices and signs."""
-        _check_choices(self)
-        _positive(self, "patch_size", "batch_size", "edge_candidates")
-        _not_negative(self, "workers")
+        """Checks each field, and what `mix` says."""
+        check(self)
         self.training()
 
     def training(self) -> list["Part"]:
@@ -211,43 +186,38 @@ class OptimiserConfig:
     2024), with Adam for the rest; or another optimiser of Optax by its name there: sgd, adafactor, novograd, ..."""
     options: tuple[str, ...] = ()
     """More of the optimiser's own settings, KEY=VALUE, numbers or true and false: b1=0.95 nesterov=true."""
-    learning_rate: float = 1e-4
+    learning_rate: float = field(default=1e-4, metadata=rule(above=0))
     """The largest learning rate of the run."""
     schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
     """`step`: lowered once, at `halve_at`. `cosine`: down to `final_fraction` of it along half a cosine. `onecycle`:
     up along a cosine until `peak_at`, and down to nothing along another."""
-    warmup: float = 0.0
+    warmup: float = field(
+        default=0.0,
+        metadata=rule(
+            least=0,
+            below=1,
+            never={"schedule": ("onecycle",)},
+            instead="onecycle has a rise of its own: set peak_at",
+        ),
+    )
     """Part of the run in which the rate rises to its largest in equal steps; `onecycle` has `peak_at` for it."""
-    halve_at: float = 0.8
+    halve_at: float = field(default=0.8, metadata=rule(above=0, below=1, only={"schedule": ("step",)}))
     """Part of the run after which `step` lowers the rate (the paper: epoch 200 of 250)."""
-    step_factor: float = 0.5
+    step_factor: float = field(default=0.5, metadata=rule(above=0, only={"schedule": ("step",)}))
     """What `step` multiplies the rate with (the paper halves it)."""
-    final_fraction: float = 0.0
+    final_fraction: float = field(default=0.0, metadata=rule(least=0, most=1, only={"schedule": ("cosine",)}))
     """The last rate of `cosine`, as a part of the largest."""
-    peak_at: float = 0.1
+    peak_at: float = field(default=0.1, metadata=rule(above=0, below=1, only={"schedule": ("onecycle",)}))
     """Part of the run after which `onecycle` is at its largest rate."""
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata=rule(least=0, only={"name": DECAYING}))
     """How far the kernels shrink in a step, as a part of the learning rate; biases and PReLU slopes never do. For
     adamw, lion, muon (the kernels that are not Adam's) and others of Optax that can leave parameters out."""
-    clip: float = 0.0
+    clip: float = field(default=0.0, metadata=rule(least=0))
     """Largest global norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
         """Checks the choices and ranges; names are checked by `build`, which knows Optax."""
-        _check_choices(self)
-        _positive(self, "learning_rate", "step_factor")
-        _not_negative(self, "weight_decay", "clip")
-        for name in ("halve_at", "peak_at"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"OptimiserConfig.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"OptimiserConfig.warmup is {self.warmup}: it must be 0 or more, and less than 1")
-        if not 0 <= self.final_fraction <= 1:
-            raise InputError(f"OptimiserConfig.final_fraction is {self.final_fraction}: it must lie between 0 and 1")
-        if self.warmup and self.schedule == "onecycle":
-            raise InputError(
-                f"OptimiserConfig.warmup is {self.warmup}, but onecycle has a rise of its own: set peak_at"
-            )
+        check(self)
         if self.schedule == "step" and self.warmup >= self.halve_at:
             raise InputError(f"OptimiserConfig.warmup is {self.warmup}: it must end before halve_at, {self.halve_at}")
         self._options()
@@ -290,24 +260,7 @@ class OptimiserConfig:
         Raises:
           InputError: Optax has no optimiser of that name, or that optimiser no such option.
         """
-        optimisers = _optimisers()
-        if self.name not in optimisers:
-            raise InputError(f"OptimiserConfig.name is {self.name!r}: choose one of {', '.join(sorted(optimisers))}")
-        options = self._options()
-        parameters = inspect.signature(optimisers[self.name]).parameters
-        if self.weight_decay and not _decays(parameters):
-            raise InputError(
-                f"OptimiserConfig.weight_decay is {self.weight_decay}, but {self.name} has none for kernels alone: "
-                "choose one that has, as adamw"
-            )
-        known = _numbers(parameters)
-        for name, value in options.items():
-            if name not in known:
-                raise InputError(
-                    f"OptimiserConfig.options has {name}: {self.name} has {', '.join(known) or 'no options'}"
-                )
-            if known[name] is not None and isinstance(known[name], bool) != isinstance(value, bool):
-                raise InputError(f"OptimiserConfig.options has {name}={value}: {self.name} has {name}={known[name]}")
+        self._check()
         try:
             optimiser = self.made(self.rate(steps), {})
             _try(optimiser)
@@ -318,6 +271,26 @@ class OptimiserConfig:
                 f"({reason}): it must do with a schedule, gradients and parameters; choose another, as adam"
             ) from None
         return optimiser
+
+    def _check(self) -> None:
+        """Raises InputError where Optax has no such optimiser, or that optimiser no such option."""
+        optimisers = _optimisers()
+        if self.name not in optimisers:
+            raise InputError(f"OptimiserConfig.name is {self.name!r}: choose one of {', '.join(sorted(optimisers))}")
+        parameters = inspect.signature(optimisers[self.name]).parameters
+        if self.weight_decay and not _decays(parameters):
+            raise InputError(
+                f"OptimiserConfig.weight_decay is {self.weight_decay}, but {self.name} has none for kernels alone: "
+                "choose one that has, as adamw"
+            )
+        known = _numbers(parameters)
+        for name, value in self._options().items():
+            if name not in known:
+                raise InputError(
+                    f"OptimiserConfig.options has {name}: {self.name} has {', '.join(known) or 'no options'}"
+                )
+            if known[name] is not None and isinstance(known[name], bool) != isinstance(value, bool):
+                raise InputError(f"OptimiserConfig.options has {name}={value}: {self.name} has {name}={known[name]}")
 
     def made(self, rate: "optax.Schedule", numbers: Mapping[str, Any]) -> "optax.GradientTransformation":
         """The optimiser with this learning rate, and with `numbers` in place of its own of those names.
@@ -345,7 +318,11 @@ class OptimiserConfig:
 
         Weight decay, `clip` where there is one, and `options`: those of them that Optax only computes with, and asks
         nothing of.
+
+        Raises:
+          InputError: as `build`.
         """
+        self._check()
         parameters = inspect.signature(_optimisers()[self.name]).parameters
         defaults = _numbers(parameters)
         found = {"weight_decay": self.weight_decay} if _decays(parameters) else {}
@@ -449,25 +426,25 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    steps: int = 1000
+    steps: int = field(default=1000, metadata=rule(above=0))
     """Steps of the whole run."""
     loss: Literal["l1", "mse", "charbonnier"] = "l1"
     """Averaged over the known pixels."""
-    edge_weight: float = 0.0
+    edge_weight: float = field(default=0.0, metadata=rule(least=0))
     """How much the difference of the gradients counts beside the loss; 0 leaves it out."""
     scaling: Literal["range", "sample", "truth"] = "range"
     """What the network sees: depth / range; each sample stretched over its own span; or over the span of its ground
     truth, as some papers do, which no sensor knows."""
-    output_scale: float = 1.0
+    output_scale: float = field(default=1.0, metadata=rule(above=0))
     """Factor on the last convolution's initial values."""
     start_from: str = ""
     """Weights to start from: a run's folder or a .safetensors file; also of another scale or another number of levels,
     of which whatever fits is taken. The rest, and all where this is empty, starts at random."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=rule(least=0))
     """Of the initial values and of the patches."""
-    ema: float = 0.0
+    ema: float = field(default=0.0, metadata=rule(least=0, below=1))
     """Decay of a running mean of the weights, as in 0.999, which is then what is validated and used. 0 keeps none."""
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=rule(above=0))
     """Parts in which a batch is computed one after the other, to save memory; the step is that of the whole batch."""
     mesh: str = "auto"
     """Devices, as in data=4,spatial=2: the batch over 4, the height of every patch over 2. auto: as many as divide the
@@ -478,29 +455,24 @@ class TrainConfig:
     """What to do at a loss or gradient that is no number: stop, or leave the step out and count it."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """What to do when a checkpoint cannot be written, as on a full disk: stop, or go on and try again at the next."""
-    log_every: int = 20
+    log_every: int = field(default=20, metadata=rule(above=0))
     """Steps between two lines of metrics."""
-    checkpoint_every: int = 100
+    checkpoint_every: int = field(default=100, metadata=rule(above=0))
     """Steps between two checkpoints."""
-    validate_every: int = 500
+    validate_every: int = field(default=500, metadata=rule(above=0))
     """Steps between two validations, each with a checkpoint."""
     validation_protocol: WholeImages = "run"
     """How the validation's numbers are made (see `ahmf evaluate`); run: on low resolution made as for the training."""
-    keep_last: int = 2
+    keep_last: int = field(default=2, metadata=rule(above=0))
     """Latest checkpoints kept."""
-    keep_best: int = 1
+    keep_best: int = field(default=1, metadata=rule(least=0))
     """Checkpoints kept beside them, those of the smallest validation error."""
-    samples: int = 2
+    samples: int = field(default=2, metadata=rule(least=0))
     """Validation images drawn in TensorBoard."""
 
     def __post_init__(self) -> None:
         """Checks the choices and what must fit together."""
-        _check_choices(self)
-        _positive(self, "steps", "output_scale", "accumulate", "log_every", "checkpoint_every", "validate_every")
-        _positive(self, "keep_last")
-        _not_negative(self, "edge_weight", "keep_best", "samples")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"TrainConfig.ema is {self.ema}: it must be 0 or more, and less than 1")
+        check(self)
         if self.data.batch_size % self.accumulate:
             raise InputError(
                 f"TrainConfig.accumulate is {self.accumulate}: it must divide DataConfig.batch_size, "
@@ -560,31 +532,24 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_json(values: dict[str, Any], cls: type[Any] = TrainConfig) -> Any:
+def from_json(values: dict[str, Any], cls: Any = TrainConfig) -> Any:
     """The configuration that `to_json` was given; a wrong or unknown field is an InputError."""
     if not isinstance(values, dict):
         raise InputError(f"{cls.__name__} is {values!r}: it must be an object with its fields")
-    hints = typing.get_type_hints(cls)
-    unknown = values.keys() - hints.keys()
+    types = hints(cls)
+    unknown = values.keys() - types.keys()
     if unknown:
         raise InputError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
     arguments = {}
     for name, value in values.items():
-        hint = hints[name]
+        hint = types[name]
         if dataclasses.is_dataclass(hint):
-            arguments[name] = from_json(value, hint)  # type: ignore[arg-type]
+            arguments[name] = from_json(value, hint)
             continue
-        allowed = _parts(hint)
-        if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):  # JSON has lists alone
-            member = typing.get_args(hint)[0]
-            if not all(typing.get_origin(member) is Literal or type(v) is member for v in value):
-                raise InputError(f"{cls.__name__}.{name} is {value!r}: it must be {hint}")
-            arguments[name] = tuple(value)
-            continue
-        if float in allowed and type(value) is int:
+        if typing.get_origin(hint) is tuple and isinstance(value, list):  # JSON has lists alone
+            value = tuple(value)
+        if float in parts(hint) and type(value) is int:
             value = float(value)
-        # Literals are checked by the dataclass itself, types are not.
-        if not any(typing.get_origin(t) is Literal or type(value) is t for t in allowed):
-            raise InputError(f"{cls.__name__}.{name} is {value!r}: it must be {hint}")
+        check_value(cls, name, value)
         arguments[name] = value
     return cls(**arguments)

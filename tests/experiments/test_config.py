@@ -117,7 +117,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"data": {"mix": [":test"]}}, "DataConfig.mix has ':test'"),
         ({"data": {"patch_size": 66}}, "DataConfig.patch_size is 66: it must be a multiple of the scale, 4"),
         ({"data": {"pairs": {"names": "art"}}}, "PairsConfig.names is 'art'"),
-        ({"data": {"pairs": {"names": [1]}}}, r"PairsConfig.names is \[1\]"),
+        ({"data": {"pairs": {"names": [1]}}}, r"PairsConfig.names is \(1,\)"),
         ({"model": {"remat": True}}, "ModelConfig.remat is True: choose one of none, convs, blocks"),
         ({"optimiser": {"name": 3}}, "OptimiserConfig.name is 3: choose one of adam, adamw, lion, muon, any str"),
         ({"optimiser": {"options": ["b1"]}}, "OptimiserConfig.options has 'b1': write KEY=NUMBER, KEY=true or KEY=f"),
@@ -130,7 +130,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"optimiser": {"peak_at": 0.0}}, "OptimiserConfig.peak_at is 0.0"),
         ({"optimiser": {"final_fraction": 1.1}}, "OptimiserConfig.final_fraction is 1.1"),
         ({"optimiser": {"step_factor": 0.0}}, "OptimiserConfig.step_factor is 0.0"),
-        ({"optimiser": {"weight_decay": -0.1}}, "OptimiserConfig.weight_decay is -0.1: it cannot be negative"),
+        ({"optimiser": {"weight_decay": -0.1}}, "OptimiserConfig.weight_decay is -0.1: it must not be negative"),
         ({"optimiser": {"schedule": "linear"}}, "schedule is 'linear': choose one of constant, step, cosine, onecyc"),
         ({"optimiser": {"learning_rate": 0.0}}, "OptimiserConfig.learning_rate is 0.0"),
         ({"optimiser": {"clip": -1.0}}, "OptimiserConfig.clip is -1.0"),
@@ -141,6 +141,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"accumulate": 3}, "TrainConfig.accumulate is 3: it must divide DataConfig.batch_size, 16"),
         ({"mesh": "data=0"}, "TrainConfig.mesh is 'data=0': write auto, or as data=4,spatial=2"),
         ({"keep_last": 0}, "TrainConfig.keep_last is 0"),
+        ({"seed": -1}, "TrainConfig.seed is -1: it must not be negative"),
         ({"keep_best": -1}, "TrainConfig.keep_best is -1"),
         ({"samples": -1}, "TrainConfig.samples is -1"),
         ({"on_nonfinite": "ignore"}, "TrainConfig.on_nonfinite is 'ignore': choose one of stop, skip"),
@@ -151,12 +152,44 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
             "ahmf_table2, ahmf_table3, ahmf_table4, b6, dscsan, dscsan_noisy, dsdmsr",
         ),
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
+        ({"loss": None}, "TrainConfig.loss is None: choose one of l1"),
+        ({"output_scale": math.inf}, "TrainConfig.output_scale is inf: it must be positive"),
+        ({"data": {"patch_size": 64.0}}, "DataConfig.patch_size is 64.0: it must be a whole number"),
+        ({"data": {"pairs": {"range": 0}}}, "PairsConfig.range is 0.0: it must be positive"),
+        ({"data": {"pairs": {"invalid": "nan"}}}, "PairsConfig.invalid is 'nan': it must be a number or None"),
     ],
 )
 def test_what_is_wrong_is_named(values, said, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse some first
     with pytest.raises(InputError, match=said):
         configs.from_json(values)
+
+
+def test_a_configuration_in_python_is_checked_as_from_json(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for make, said in (
+        (lambda: TrainConfig(steps="3"), "TrainConfig.steps is '3': it must be a whole number"),
+        (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is .*: it must be a ModelConfig"),
+        (lambda: ModelConfig(scale=4.0), "ModelConfig.scale is 4.0: choose one of 2, 4"),
+        (lambda: OptimiserConfig(learning_rate=True), "OptimiserConfig.learning_rate is True: it must be a number"),
+        (lambda: DataConfig(mix=["scenes"]), "it must be a tuple of text"),
+    ):
+        with pytest.raises(InputError, match=said):
+            make()
+    assert OptimiserConfig(learning_rate=1).learning_rate == 1
+
+
+def test_what_can_decay_kernels_alone():
+    assert {name for name in configs._optimisers() if decays(name)} == set(configs.DECAYING)
+
+
+def decays(name):
+    try:
+        OptimiserConfig(name=name, weight_decay=0.1).build(10)
+    except InputError as error:
+        assert "has none for kernels alone" in str(error) or "cannot be used" in str(error)
+        return False
+    return True
 
 
 def test_lists_that_are_written_twice_agree():
@@ -192,8 +225,9 @@ def test_everything_can_be_said_on_the_command_line():
 
     said = (
         "--model.remat convs --model.swapped order squeeze --optimiser.name sgd --optimiser.options momentum=0.9 "
-        "nesterov=true --optimiser.schedule cosine --optimiser.warmup 0.05 --mesh data=4,spatial=2 --fsdp --accumulate 2 "
-        "--ema 0.999 --edge-weight 0.1 --on-nonfinite skip --on-save-error continue --keep-last 3 --keep-best 2 "
+        "nesterov=true --optimiser.schedule cosine --optimiser.warmup 0.05 --mesh data=4,spatial=2 --fsdp "
+        "--accumulate 2 --ema 0.999 --edge-weight 0.1 --on-nonfinite skip --on-save-error continue --keep-last 3 "
+        "--keep-best 2 "
         "--start-from runs/a --samples 0"
     )
     found = tyro.cli(TrainConfig, args=said.split())
