@@ -86,9 +86,9 @@ class Leases:
         return done == 1
 
     def release(self, what: str, worker: str) -> None:
-        """Gives a lease back, for anyone to take."""
+        """Gives a lease back, for anyone to take; who had it has it no more, and cannot prolong it either."""
         self._run(
-            f"UPDATE {_LEASES} SET expires = 0 WHERE what = :what AND worker = :worker",
+            f"UPDATE {_LEASES} SET expires = 0, worker = '' WHERE what = :what AND worker = :worker",
             {"what": what, "worker": worker},
         )
 

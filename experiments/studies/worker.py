@@ -1,25 +1,28 @@
 """`ahmf study worker`: takes a study's trials one after the other, until none is left.
 
-A worker may be started and killed at will. Whoever takes a trial holds its lease; a trial whose worker died is taken
-by another once the lease is over, and goes on from its run's last checkpoint.
+A worker may be started and killed at will. Whoever takes a trial holds its lease, and holds the lock of its run's
+folder while it trains; a trial whose worker died is taken by another once the lease is over, and goes on from its run's
+last checkpoint. A worker that was held up for longer than its lease notices before it writes anything to the storage.
 """
 
 import contextlib
+import errno
 import json
+import math
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.locks import InUse
-from ahmf_jax.writing import Unwritable, write_whole
+from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments.config import Stopped
-from experiments.studies.storage import reachable, worker_name
+from experiments.studies.storage import Storage, Unreachable, reachable, worker_name
 from experiments.studies.study import Study
 from experiments.studies.trial import Pruned, fields_of, run
 
@@ -30,18 +33,29 @@ if TYPE_CHECKING:
 
 RECORD = "trial.json"  # in a trial's run folder: what the storage knows of it
 LEASE = 60.0  # seconds for which a worker has a trial, and which it prolongs
-BEAT = 10.0  # seconds between two of its signs of life
-DEATHS = 3  # of workers with a trial, after which it counts as failed
+BEAT = 10.0  # seconds between two of its signs of life, at most
+DEATHS = 3  # of workers with a trial, and no checkpoint between them, after which it counts as failed
+OUTAGES = 3  # of the storage, one after the other, in the middle of a statement: after these it is given up
 POLL = 2.0  # seconds between two looks at whether another worker has left something to do
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no trial's fault
+
+
+class Lost(Exception):
+    """A trial is left to another worker: the one that has it now, or the process that is at work in its folder."""
+
+    def __init__(self, number: int, why: str) -> None:
+        super().__init__(f"trial {number} {why}")
+        self.number = number
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this worker has."""
+    """A trial that this worker has, for `seconds` from its last sign of life."""
 
     study: Study
     trial: "optuna.trial.Trial"
     worker: str
+    seconds: float = LEASE
 
     @property
     def number(self) -> int:
@@ -53,8 +67,18 @@ class Claim:
         """What is leased."""
         return lease_of(self.study, self.number)
 
+    def kept(self) -> bool:
+        """Gives a sign of life; whether the trial is still this worker's."""
+        return self.study.storage.renew(self.lease, self.worker, self.seconds)
+
+    def keep(self) -> None:
+        """Gives a sign of life; `Lost` where the trial is another worker's, as after more than a lease without one."""
+        if not self.kept():
+            raise Lost(self.number, "went on elsewhere, and is left to that worker")
+
     def set(self, name: str, value: Any) -> None:
-        """Keeps something of the trial."""
+        """Keeps something of the trial, unless it is another worker's."""
+        self.keep()
         with reachable(self.study.storage.url):
             self.trial.set_user_attr(name, value)
 
@@ -96,19 +120,38 @@ def work(
     from ahmf_jax.stopping import stop_on_signal
 
     worker = worker_name()
-    done, failures = 0, 0
-    with stop_on_signal() as stop:
+    done, failures, outages = 0, 0, 0
+    left: dict[int, float] = {}  # trials that are left to others, and when to look at them again
+    with (
+        stop_on_signal() as stop,
+        study.storage.patient(lambda: not stop.requested),
+        _Heart(study.storage, worker, lease) as heart,
+    ):
         while most is None or done < most:
             if stop.requested:
-                raise Stopped("stopped; the study's trials wait for the next worker")
-            claim = take(study, worker, lease)
-            if claim is None:
-                if not wait or not unfinished(study):
-                    break
-                time.sleep(POLL)
+                raise Stopped(f"stopped: what is left of study {study.name} waits for the next worker")
+            try:
+                passed = {number for number, until in left.items() if time.monotonic() < until}
+                claim = take(study, worker, lease, folder=folder, passed=passed)
+                if claim is None:
+                    if not wait or not unfinished(study):
+                        break
+                    time.sleep(POLL)
+                    continue
+                with heart.holding(claim, stop) as held:
+                    reason = _do(claim, folder, data_dir, held)
+            except Lost as lost:
+                _note(str(lost))
+                left[lost.number] = time.monotonic() + lease
                 continue
-            with _held(claim, stop, lease) as held:
-                reason = _do(claim, folder, data_dir, held)
+            except Unreachable as problem:
+                # Gone in the middle of a statement, the storage may be back: the trial goes on from where it is.
+                outages += 1
+                if outages >= OUTAGES:
+                    raise
+                _note(str(problem))
+                continue
+            outages = 0
             if reason is None:
                 done, failures = done + 1, 0
                 continue
@@ -126,44 +169,70 @@ def unfinished(study: Study) -> int:
     return sum(not trial.state.is_finished() for trial in study.trials())
 
 
-def take(study: Study, worker: str, seconds: float = LEASE) -> Claim | None:
+def take(
+    study: Study,
+    worker: str,
+    seconds: float = LEASE,
+    *,
+    folder: Path | None = None,
+    passed: Collection[int] = (),
+) -> Claim | None:
     """A trial for this worker: one that another has left or died with, or the next that waits; None where all are had.
 
-    One that has killed several workers counts as failed.
+    One that kills its workers, as where memory runs out, counts as failed: `DEATHS` of them with no checkpoint between.
+
+    Args:
+      study: which.
+      worker: this one's name.
+      seconds: of the lease.
+      folder: of the study's runs, where this machine has it elsewhere.
+      passed: the numbers of trials that are not wanted.
     """
     import optuna
 
-    leases = study.storage.leases()
+    state = optuna.trial.TrialState
+    storage, leases = study.storage, study.storage.leases(lease_of(study, 0).removesuffix("0"))
     # What was begun first.
     for frozen in sorted(study.trials(), key=lambda trial: (trial.datetime_start is None, trial.number)):
-        if frozen.state.is_finished():
+        if frozen.state.is_finished() or frozen.number in passed:
             continue
         before = leases.get(name := lease_of(study, frozen.number))
-        if before is not None and before.left > 0 and not before.released:
+        if before is not None and before.left > 0 and before.worker != worker:
             continue
-        if not study.storage.take(name, worker, seconds):
+        if not storage.take(name, worker, seconds):
             continue  # another was quicker
-        with reachable(study.storage.url):
-            now = study.storage.backend.get_trial(frozen._trial_id)
+        with reachable(storage.url):
+            now = storage.backend.get_trial(frozen._trial_id)
             if now.state.is_finished():
-                study.storage.release(name, worker)
+                storage.release(name, worker)
                 continue
-            if now.state == optuna.trial.TrialState.WAITING:
-                study.storage.backend.set_trial_state_values(frozen._trial_id, optuna.trial.TrialState.RUNNING)
+            if now.state == state.WAITING:
+                storage.backend.set_trial_state_values(frozen._trial_id, state.RUNNING)
             if study.spec.kind == "search":
                 study.backend.sampler = sampler(study, frozen.number)
-            claim = Claim(study, optuna.trial.Trial(study.backend, frozen._trial_id), worker)
-        died = now.state == optuna.trial.TrialState.RUNNING and before is not None and not before.released
-        deaths = now.user_attrs.get("deaths", 0) + died
-        claim.set("workers", [*now.user_attrs.get("workers", ()), worker])
-        if died:
-            claim.set("deaths", deaths)
-            if deaths >= DEATHS:
-                _finish(claim, reason=f"{deaths} workers died with it, as where memory runs out")
-                study.storage.release(name, worker)
-                continue
+            claim = Claim(study, optuna.trial.Trial(study.backend, frozen._trial_id), worker, seconds)
+        if worker not in (workers := now.user_attrs.get("workers", []))[-1:]:
+            claim.set("workers", [*workers, worker])
+        claim.set("folder", str(study.run_folder(frozen.number, Path())))
+        died = now.state == state.RUNNING and before is not None and not before.released and before.worker != worker
+        if died and _is_deadly(claim, now.user_attrs.get("deaths", []), folder):
+            _finish(claim, state.FAIL, reason=f"{DEATHS} workers died with it, as where memory runs out")
+            storage.release(name, worker)
+            continue
         return claim
     return None
+
+
+def _is_deadly(claim: Claim, deaths: Sequence[int], folder: Path | None) -> bool:
+    """Notes that a worker died with the trial; whether it got no further with several."""
+    from ahmf_jax.checkpoint import latest_step
+
+    try:
+        step = latest_step(claim.study.run_folder(claim.number, folder))
+    except InputError:
+        step = -1
+    claim.set("deaths", [*deaths, step])
+    return [*deaths, step][-DEATHS:] == [step] * DEATHS
 
 
 def sampler(study: Study, number: int) -> "optuna.samplers.BaseSampler":
@@ -174,30 +243,47 @@ def sampler(study: Study, number: int) -> "optuna.samplers.BaseSampler":
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
-@contextlib.contextmanager
-def _held(claim: Claim, outer: "Stop", seconds: float) -> Iterator["_Stop"]:
-    """Holds the lease while the trial is at hand, and gives it back; `stop` is of this trial."""
-    storage, ended = claim.study.storage, threading.Event()
-    stop = _Stop(outer)
+class _Heart:
+    """Prolongs the leases of what a worker has at hand, in a thread: nothing that takes long is in the way of it."""
 
-    def beat() -> None:
-        while not ended.wait(min(BEAT, seconds / 4)):
-            try:
-                if not storage.renew(claim.lease, claim.worker, seconds):
-                    stop.lost = True
-                    return
-            except InputError as problem:  # the database may come back before the lease is over
-                print(f"warning: {problem}", file=sys.stderr)
+    def __init__(self, storage: Storage, worker: str, seconds: float) -> None:
+        self._storage, self._worker, self._seconds = storage, worker, seconds
+        self._held: dict[str, _Stop] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
 
-    thread = threading.Thread(target=beat, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield stop
-    finally:
-        ended.set()
-        thread.join()
-        with contextlib.suppress(InputError):  # it ends by itself; what was in the way is told already
-            storage.release(claim.lease, claim.worker)
+    def __enter__(self) -> "_Heart":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5)  # a storage that does not answer keeps nobody here
+
+    @contextlib.contextmanager
+    def holding(self, claim: Claim, outer: "Stop") -> Iterator["_Stop"]:
+        """Holds a trial's lease, and gives it back at the end; yields the trial's own `Stop`."""
+        self._held[claim.lease] = stop = _Stop(outer)
+        try:
+            yield stop
+        finally:
+            del self._held[claim.lease]
+            with contextlib.suppress(Unreachable):  # it ends by itself
+                self._storage.release(claim.lease, self._worker)
+
+    def _beat(self) -> None:
+        told = False
+        while not self._ended.wait(min(BEAT, self._seconds / 4)):
+            for name, stop in list(self._held.items()):
+                try:
+                    if not self._storage.renew(name, self._worker, self._seconds):
+                        # Not where it was given back meanwhile.
+                        stop.lost = name in self._held
+                    told = False
+                except Unreachable as problem:  # it may be back before the lease is over
+                    if not told:
+                        _note(str(problem))
+                    told = True
 
 
 class _Stop:
@@ -219,59 +305,70 @@ class _Stop:
 
 def _do(claim: Claim, folder: Path | None, data_dir: Path | None, stop: _Stop) -> str | None:
     """Trains and measures a trial, and records what came of it; the reason where it failed."""
-    out = claim.study.run_folder(claim.number, folder)
+    import optuna
+
+    state, out = optuna.trial.TrialState, claim.study.run_folder(claim.number, folder)
+    objectives = claim.study.spec.objectives
     try:
         fields = fields_of(claim)
-        values = run(claim, fields, out, data_dir, stop)
+        print(f"trial {claim.number}: " + ", ".join(f"{name} = {value}" for name, value in fields.items()), flush=True)
+        found = run(claim, fields, out, data_dir, stop)
+        values = [float(found.get(name, math.nan)) for name in objectives]
+        if missing := [name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)]:
+            raise InputError(f"its {' and '.join(missing)} cannot be told: no finite number was measured")
     except Pruned:
-        _finish(claim, pruned=True)
+        _finish(claim, state.PRUNED, out)
         return None
-    except (InUse, Unwritable):
-        raise  # not the trial's fault, and no other trial would fare better here
+    except InUse as problem:
+        raise Lost(claim.number, f"waits: {problem}") from None
+    except (Lost, Unwritable, Unreachable):
+        raise  # not the trial's fault
     except Stopped:
         if stop.lost:
-            print(f"warning: trial {claim.number} went on elsewhere, and is left to that worker", file=sys.stderr)
-            return None
-        raise
-    except InputError as problem:
-        return _failed(claim, str(problem))
+            claim.keep()
+        raise Stopped(f"stopped: trial {claim.number} of study {claim.study.name} waits for the next worker") from None
     except Exception as problem:
-        traceback.print_exc()
-        return _failed(claim, f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}")
-    if not stop.lost:
-        _finish(claim, values=values)
-        _write(claim, out)
+        if isinstance(problem, OSError) and problem.errno in FULL:
+            raise unwritable(out, problem) from None
+        claim.keep()  # whoever has it now may have ended it, and what the storage then refuses is no failure
+        reason = str(problem)
+        if not isinstance(problem, InputError):
+            traceback.print_exc()
+            reason = f"{type(problem).__name__}: {reason.partition(chr(10))[0]}"
+        _note(f"trial {claim.number} failed: {reason}")
+        _finish(claim, state.FAIL, out, reason=reason)
+        return reason
+    _finish(claim, state.COMPLETE, out, values)
     return None
 
 
-def _failed(claim: Claim, reason: str) -> str:
-    print(f"trial {claim.number} failed: {reason}", file=sys.stderr)
-    _finish(claim, reason=reason)
-    return reason
-
-
 def _finish(
-    claim: Claim, *, values: Mapping[str, float] | None = None, pruned: bool = False, reason: str | None = None
+    claim: Claim,
+    state: "optuna.trial.TrialState",
+    out: Path | None = None,
+    values: Sequence[float] | None = None,
+    reason: str | None = None,
 ) -> None:
-    """Ends the trial in the storage: complete with its values, pruned, or failed with the reason."""
-    import optuna
-
-    state = optuna.trial.TrialState
+    """Ends the trial: first in its run's folder, if there is one, then in the storage."""
     if reason is not None:
         claim.set("reason", reason)
+    if out is not None and out.is_dir():
+        _write(claim, out, state.name, values)
+    claim.keep()
     with reachable(claim.study.storage.url):
-        try:
-            if values is not None:
-                claim.study.backend.tell(claim.trial, [values[name] for name in claim.study.spec.objectives])
-            else:
-                claim.study.backend.tell(claim.trial, state=state.PRUNED if pruned else state.FAIL)
-        except ValueError as problem:  # another worker has ended it
-            print(f"warning: trial {claim.number}: {problem}", file=sys.stderr)
+        claim.study.backend.tell(claim.trial, values, state)
 
 
-def _write(claim: Claim, out: Path) -> None:
+def _write(claim: Claim, out: Path, state: str, values: Sequence[float] | None) -> None:
     """Beside the run, what the storage knows of its trial."""
     with reachable(claim.study.storage.url):
-        frozen = claim.study.storage.backend.get_trial(claim.trial._trial_id)
-    record = {"study": claim.study.name, "number": frozen.number, "values": frozen.values, **frozen.user_attrs}
+        kept = claim.study.storage.backend.get_trial(claim.trial._trial_id).user_attrs
+    record = {"study": claim.study.name, "number": claim.number, "state": state, "values": values, **kept}
     write_whole(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _note(line: str) -> None:
+    """A line on stderr, above a bar that may be there."""
+    from tqdm import tqdm
+
+    tqdm.write(f"warning: {line}", file=sys.stderr)
