@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.writing import atomic_write, write_whole
+from ahmf_jax.writing import write_whole
 from data_pipelines.datasets import Dataset
 from experiments.data import default_split, open_named
 from experiments.evaluate import decimal_places, how_made, measure_all
 from experiments.evaluations import finite
 from experiments.methods import Method, open_methods
+from experiments.plots import COLOURS, MARKERS, files, save
 from experiments.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
@@ -49,10 +50,6 @@ EFFECTS = (
 )
 BASE = "float"
 
-# Okabe and Ito's colours, which people who see colours differently tell apart; markers tell them apart in print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "osD^vPX*"
-
 
 @dataclass(frozen=True)
 class Point:
@@ -76,7 +73,7 @@ def benchmark_robustness(command: "BenchmarkRobustness") -> None:
     from experiments.upsample import check_place
 
     levels = {effect.option: chosen_levels(effect, getattr(command, effect.option)) for effect in EFFECTS}
-    for path in (command.out, *plots(command.plot)):
+    for path in (command.out, *([] if command.plot is None else files(command.plot))):
         if path is not None:
             check_place(path)
     split = default_split(command.dataset, command.data_dir) if command.split is None else command.split
@@ -170,14 +167,8 @@ def tables(points: Sequence[Point], methods: Sequence[str], unit: str) -> str:
     return "\n".join(lines)
 
 
-def plots(plot: Path | None) -> list[Path]:
-    """The files of a plot."""
-    return [] if plot is None else [plot.with_name(plot.name + suffix) for suffix in (".svg", ".png")]
-
-
 def draw(points: Sequence[Point], methods: Sequence[str], title: str, unit: str, plot: Path) -> None:
     """Draws the mean absolute errors, a panel an effect, as SVG and PNG."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -197,8 +188,4 @@ def draw(points: Sequence[Point], methods: Sequence[str], title: str, unit: str,
     figure.suptitle(title)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
-    # The same numbers make the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "ahmf"}):
-        for path, metadata in zip(plots(plot), ({"Date": None}, {}), strict=True):
-            with atomic_write(path) as temp:
-                figure.savefig(temp, format=path.suffix[1:], dpi=150, metadata=metadata)
+    save(figure, plot)
