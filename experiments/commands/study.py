@@ -41,12 +41,28 @@ class Works(Kept):
     """While other workers have trials, stay, to take those whose worker dies."""
     max_failures: int = 3
     """So many trials that fail in a row end the worker."""
+    retry_failed: bool = False
+    """First queue those again that failed."""
+    lease: float = 60.0
+    """Seconds without a sign of life after which a worker's trial is another's: more where the database is slow."""
 
-    def work(self, study: "Study", folder: Path | None = None) -> None:
-        """Does trials until none is left, and shows the study."""
+    def __post_init__(self) -> None:
+        """Checks what a worker is told."""
+        for name, value in (("most", self.most), ("max-failures", self.max_failures), ("lease", self.lease)):
+            if value is not None and not 1 <= value < float("inf"):
+                raise InputError(f"--{name} {value}: give at least 1")
+
+    def work(self, study: "Study", folder: Path | None = None, *, new: bool = True) -> None:
+        """Does trials until none is left, and shows the study; its folder may be `new` here."""
         from experiments.studies.show import table
+        from experiments.studies.storage import dashboard_command
+        from experiments.studies.study import note_folder, retry_failed
         from experiments.studies.worker import work
 
+        note_folder(study, folder, new=new)
+        if self.retry_failed:
+            print(f"study {study.name}: {retry_failed(study)} failed trials are queued again")
+        print(f"study {study.name}: to watch it: ahmf study show {study.name}, or {dashboard_command(study.storage)}")
         work(
             study,
             folder=folder,
@@ -54,6 +70,7 @@ class Works(Kept):
             most=self.most,
             max_failures=self.max_failures,
             wait=self.wait,
+            lease=self.lease,
         )
         print(table(study))
 
@@ -91,10 +108,11 @@ class Planned(Works):
     def carry_out(self, spec: "Spec", rows: "list[Row]") -> None:
         """Queues the rows, and does what is left to do."""
         from experiments.studies.storage import default_url, open_storage
-        from experiments.studies.study import make_study
+        from experiments.studies.study import make_study, note_folder
 
         study = make_study(open_storage(self.storage or default_url(), create=True), self.name, spec, rows=rows)
         if self.create_only:
+            note_folder(study)
             print(f"study {study.name}: {len(study.trials())} trials; ahmf study worker --study {study.name}")
         else:
             self.work(study)
@@ -139,11 +157,12 @@ class StudyWorker(Works):
     study_name: Annotated[str, tyro.conf.arg(name="study")]
     """The study."""
     out: Path | None = None
-    """Folder of its runs, where this machine has it elsewhere."""
+    """Folder of its runs, where this machine has it elsewhere; one that others do not see serves too, but what a worker
+    that died there had trained is trained again."""
 
     def __call__(self) -> None:
         """Does them."""
-        self.work(self.study(self.study_name), self.out)
+        self.work(self.study(self.study_name), self.out, new=self.out is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

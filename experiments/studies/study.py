@@ -259,19 +259,25 @@ def retry_failed(study: Study) -> int:
     return len(failed)
 
 
-def note_folder(study: Study, folder: Path | None = None) -> None:
+def note_folder(study: Study, folder: Path | None = None, *, new: bool = True) -> None:
     """Says in a study's folder which study it is of, for `study_of_folder`.
 
     Args:
       study: which.
       folder: of its runs, where this machine has it elsewhere.
+      new: whether the folder may be new here; a worker that does not see the others' runs would begin them anew.
 
     Raises:
-      InputError: the folder cannot be written, or is another study's.
+      InputError: the folder cannot be written, or is another study's, or is not there and may not be new.
     """
     folder = folder or Path(study.spec.folder)
     stored = {"name": study.name, "storage": from_anywhere(study.storage)}
     path = folder / RECORD
+    if not new and not path.exists():
+        raise InputError(
+            f"{folder}: this machine does not see the folder of study {study.name}: mount it there, or name where it "
+            "is, or a folder of this machine's own, with --out"
+        )
     if path.exists():
         if (there := _folder_record(folder))["name"] != study.name:
             raise InputError(f"{folder} is the folder of study {there['name']}: choose another with --out")
