@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import ahmf_jax
 from ahmf_jax import torch_weights
 from ahmf_jax.export import Trained, bundle_header, guide_channels
+from ahmf_jax.models.ahmf import GRU_LAYERS
 from ahmf_jax.scaling import MIN_SPAN
 
 OPSET = 17
@@ -47,8 +48,7 @@ class Network(Graph):
 
     def __init__(self, model: Any, weights: dict[str, np.ndarray]) -> None:
         super().__init__()
-        self.model, self.weights = model, weights
-        self.release = model.variant == "release"
+        self.model, self.weights, self.forms = model, weights, model.forms
 
     def conv_by(self, x: str, name: str, kernel: np.ndarray, bias: np.ndarray | None = None) -> str:
         """A convolution that keeps the image's size."""
@@ -86,7 +86,7 @@ class Network(Graph):
         """Res of Eq. 17."""
         y = self.conv(self.conv_prelu(x, f"{name}.layers.0"), f"{name}.layers.1.layers")
         y = self.add("Add", x, y)
-        return self.prelu(y, f"{name}.act") if self.release else y
+        return self.prelu(y, f"{name}.act") if self.forms("activation") == "release" else y
 
     def depth_head(self, depth_lr: str) -> str:
         """The depth's features of level 1 (Eq. 2)."""
@@ -95,7 +95,7 @@ class Network(Graph):
     def guide_head(self, x: str) -> str:
         """The guide's features of level 1, at the depth's resolution (Eq. 1, 3)."""
         stages = torch_weights.stages(self.model)
-        if self.release:
+        if self.forms("guidance_head") == "release":
             x = self.prelu(self.conv(x, "head.guidance_in.0"), "head.guidance_in.1")
             for i in range(stages):
                 x = self.unshuffle_conv(x, f"head.guidance_in.2.{3 * i + 1}")
@@ -117,16 +117,18 @@ class Network(Graph):
         mean = self.add("ReduceMean", joint, axes=[2, 3])
         away = self.add("Sub", joint, mean)
         spread = self.add("ReduceMean", self.add("Mul", away, away), axes=[2, 3])
-        if not self.release:
+        if self.forms("statistics") == "paper":
             spread = self.add("Sqrt", self.add("Add", spread, self.tensor("variance_floor", 1e-12)))
         pooled = self.add("Add", mean, spread)
         weighted = []
         for x, block in ((depth, "excitation1"), (guide, "excitation2")):
             excitation = self.conv(pooled, f"{name}.{block}.layers")
-            if self.release:
-                excitation = self.add("Mul", self.add("Sigmoid", excitation), self.tensor("half", 0.5))
+            if self.forms("excitation") == "release":
+                excitation = self.add("Sigmoid", excitation)
             else:
                 excitation = self.prelu(excitation, f"{name}.{block}.act")
+            if self.forms("halving") == "release":
+                excitation = self.add("Mul", excitation, self.tensor("half", 0.5))
             weighted.append(self.add("Mul", excitation, x))
         return self.add("Add", *weighted)
 
@@ -138,12 +140,12 @@ class Network(Graph):
             fused = self.recalibrate(depth, guide, f"{name}.attention_layer")
         else:
             fused = self.conv(self.add("Concat", depth, guide, axis=1), f"{name}.reduce_conv.layers")
-        return self.residual(fused, f"{name}.res_conv") if self.release else fused
+        return self.residual(fused, f"{name}.res_conv") if self.forms("residual") == "release" else fused
 
     def recur(self, levels: list[str], name: str) -> list[str]:
         """A ConvGRU over the levels from the zero state (Eq. 18-21), in two halves as `models.ahmf.ConvGRUCell`."""
         f = self.model.features
-        for layer in range(2 if self.release else 1):
+        for layer in range(GRU_LAYERS[self.forms("gru_layers")]):
             cell = f"{name}.cell_list.{layer}"
             gates = [f"{cell}.{gate}_gate" for gate in ("update", "reset", "out")]
             kernels = [self.weights[f"{gate}.weight"] for gate in gates]
@@ -174,10 +176,11 @@ class Network(Graph):
         """From the refined features of all levels to the residual (Eq. 8)."""
         stages = torch_weights.stages(self.model)
         x = self.conv(self.add("Concat", *refined, axis=1), "up_conv.0.layers")
-        x = self.prelu(x, "up_conv.0.act") if self.release else x
-        for i in range(stages if self.release else stages - 1):
+        release = self.forms("reconstruction") == "release"
+        x = self.prelu(x, "up_conv.0.act") if release else x
+        for i in range(stages if release else stages - 1):
             x = self.prelu(self.conv_shuffle(x, f"up_conv.{3 * i + 1}"), f"up_conv.{3 * i + 3}")
-        if self.release:
+        if release:
             return self.conv(x, f"up_conv.{3 * stages + 1}.layers")
         return self.conv_shuffle(x, f"up_conv.{3 * stages - 2}")
 

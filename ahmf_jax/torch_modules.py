@@ -4,13 +4,13 @@ The module is the Flax model's twin: it carries the authors' state-dict names, s
 as they are, ours leave through it, and each of the two programs checks the other (`tests/ahmf_jax/test_parity.py`).
 Equations are those of Zhong et al., "High-resolution Depth Maps Imaging via Attention-based Hierarchical
 Multi-modal Fusion", IEEE TIP 2022, arXiv 2104.01530. Where the published weights' graph (`release`) departs from
-the equations (`paper`), the comment says so.
+the equations (`paper`), the block is given the variant whose form it has (`ahmf_jax.variants`).
 """
 
 import io
 import itertools
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.variants import VARIANTS, Forms, Part, Variant
 from ahmf_jax.writing import write_whole
 
 # Kernel size of the guide's down-sampling and the depth's up-sampling convolutions (section VI).
@@ -26,7 +27,7 @@ from ahmf_jax.writing import write_whole
 KERNELS = {2: 1, 4: 1, 8: 3, 16: 5, 32: 5}
 CHOICES = {
     "scale": tuple(KERNELS),
-    "variant": ("release", "paper"),
+    "variant": VARIANTS,
     "fusion": ("feb_frb", "feb", "frb", "concat"),
     "recurrence": ("both", "forward", "backward", "none"),
 }
@@ -55,12 +56,12 @@ class ConvBlock(nn.Module):
 class ResBlock(nn.Module):
     """Res of Eq. 17: x + conv(PReLU(conv x)); `release` ends with a PReLU. Shapes (B, features, h, w)."""
 
-    def __init__(self, features: int, prelu: bool):
+    def __init__(self, features: int, form: Variant):
         super().__init__()
         self.layers = nn.Sequential(
             ConvBlock(features, features, 3, prelu=True), ConvBlock(features, features, 3, prelu=False)
         )
-        self.act = nn.PReLU() if prelu else nn.Identity()
+        self.act = nn.PReLU() if form == "release" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block."""
@@ -70,9 +71,9 @@ class ResBlock(nn.Module):
 class Compress(nn.Module):
     """One level's Res (Eq. 17), held a name deeper, as the published weights have it."""
 
-    def __init__(self, features: int, prelu: bool):
+    def __init__(self, features: int, form: Variant):
         super().__init__()
-        self.layers = ResBlock(features, prelu)
+        self.layers = ResBlock(features, form)
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block."""
@@ -85,7 +86,7 @@ class Head(nn.Module):
     Depth (B, 1, h, w) and guide (B, C, scale h, scale w) -> two (B, features, h, w).
     """
 
-    def __init__(self, scale: int, features: int, variant: str, guide_channels: int):
+    def __init__(self, scale: int, features: int, form: Variant, guide_channels: int):
         super().__init__()
         steps = scale.bit_length() - 1
 
@@ -93,7 +94,7 @@ class Head(nn.Module):
             return [conv(inputs, features, KERNELS[scale]), nn.PReLU()]
 
         self.depth_in = nn.Sequential(conv(1, features, 3), nn.PReLU())
-        if variant == "release":
+        if form == "release":
             down = [[nn.PixelUnshuffle(2), *narrow(4 * features)] for _ in range(steps)]
             self.guidance_in = nn.Sequential(
                 conv(guide_channels, features, 3), nn.PReLU(), nn.Sequential(*itertools.chain(*down))
@@ -133,26 +134,29 @@ class FeatureRecalibrationBlock(nn.Module):
     features, pools the variance instead of its root, gates by a sigmoid instead of a PReLU and halves the sum.
     """
 
-    def __init__(self, features: int, variant: str):
+    def __init__(self, features: int, forms: Forms):
         super().__init__()
-        self.release = variant == "release"
-        squeezed = features // 2 if self.release else features
+        self.forms = forms
+        squeezed = features // 2 if forms("squeeze") == "release" else features
+        prelu = forms("excitation") == "paper"
         self.squeeze = ConvBlock(2 * features, squeezed, 3, prelu=True)
-        self.excitation1 = ConvBlock(squeezed, features, 1, prelu=not self.release)
-        self.excitation2 = ConvBlock(squeezed, features, 1, prelu=not self.release)
+        self.excitation1 = ConvBlock(squeezed, features, 1, prelu=prelu)
+        self.excitation2 = ConvBlock(squeezed, features, 1, prelu=prelu)
 
     def forward(self, depth: Tensor, guide: Tensor) -> Tensor:
         """Fuses the two."""
         joint = self.squeeze(torch.cat([depth, guide], dim=1))
         mean = joint.mean(dim=(2, 3), keepdim=True)
         spread = (joint - mean).square().mean(dim=(2, 3), keepdim=True)
-        if not self.release:
+        if self.forms("statistics") == "paper":
             spread = (spread + VARIANCE_FLOOR).sqrt()
         weight_depth = self.excitation1(mean + spread)
         weight_guide = self.excitation2(mean + spread)
-        if not self.release:
-            return weight_depth * depth + weight_guide * guide
-        return weight_depth.sigmoid() * depth / 2 + weight_guide.sigmoid() * guide / 2
+        if self.forms("excitation") == "release":
+            weight_depth, weight_guide = weight_depth.sigmoid(), weight_guide.sigmoid()
+        if self.forms("halving") == "release":
+            return weight_depth * depth / 2 + weight_guide * guide / 2
+        return weight_depth * depth + weight_guide * guide
 
 
 class MMAF(nn.Module):
@@ -162,7 +166,7 @@ class MMAF(nn.Module):
     convolution reduces the concatenation. The release ends with a residual block that the paper does not have.
     """
 
-    def __init__(self, features: int, variant: str, fusion: str):
+    def __init__(self, features: int, forms: Forms, fusion: str):
         super().__init__()
         self.enhance = fusion in ("feb_frb", "feb")
         self.recalibrate = fusion in ("feb_frb", "frb")
@@ -170,10 +174,11 @@ class MMAF(nn.Module):
             self.filter_conv = FeatureEnhancementBlock(features)  # the guide's
             self.filter_conv1 = FeatureEnhancementBlock(features)  # the depth's
         if self.recalibrate:
-            self.attention_layer = FeatureRecalibrationBlock(features, variant)
+            self.attention_layer = FeatureRecalibrationBlock(features, forms)
         else:
             self.reduce_conv = ConvBlock(2 * features, features, 1, prelu=False)
-        self.res_conv = ResBlock(features, prelu=True) if variant == "release" else nn.Identity()
+        residual = forms("residual") == "release"
+        self.res_conv = ResBlock(features, forms("activation")) if residual else nn.Identity()
 
     def forward(self, depth: Tensor, guide: Tensor) -> Tensor:
         """Fuses the two."""
@@ -230,7 +235,8 @@ class AHMF(nn.Module):
       features: channels of every intermediate feature map.
       variant: "release", the graph of the published weights, or "paper", the equations.
       guide_channels: channels of the guide.
-      fusion, recurrence: the parts left in, for Table VI's ablations.
+      fusion, recurrence: the blocks left in, for Table VI's ablations.
+      swapped: the parts that are the other variant's.
 
     Raises:
       InputError: a field has a value outside its choices.
@@ -241,10 +247,11 @@ class AHMF(nn.Module):
         scale: int,
         num_levels: int = 4,
         features: int = 64,
-        variant: str = "release",
+        variant: Variant = "release",
         guide_channels: int = 3,
         fusion: str = "feb_frb",
         recurrence: str = "both",
+        swapped: Collection[Part] = (),
     ):
         super().__init__()
         given = {"scale": scale, "variant": variant, "fusion": fusion, "recurrence": recurrence}
@@ -256,15 +263,15 @@ class AHMF(nn.Module):
                 raise InputError(f"{field} is {value}: it must be at least 1")
         if features < 2 or features % 2:
             raise InputError(f"features is {features}: it must be even (the FRB halves it)")
-        release = variant == "release"
-        self.scale, self.deep_first, self.recurrence = scale, release, recurrence
+        forms = Forms(variant, tuple(swapped))
+        self.scale, self.deep_first, self.recurrence = scale, forms("order") == "release", recurrence
 
-        self.head = Head(scale, features, variant, guide_channels)
+        self.head = Head(scale, features, forms("guidance_head"), guide_channels)
         self.rgb_conv = nn.ModuleList(ConvBlock(features, features, 3, prelu=True) for _ in range(num_levels - 1))
-        self.fuse_conv = nn.ModuleList(MMAF(features, variant, fusion) for _ in range(num_levels))
+        self.fuse_conv = nn.ModuleList(MMAF(features, forms, fusion) for _ in range(num_levels))
         self.depth_conv = nn.ModuleList(ConvBlock(features, features, 3, prelu=True) for _ in range(num_levels - 1))
-        self.compress_out = nn.ModuleList(Compress(features, prelu=release) for _ in range(num_levels))
-        gru_layers = 2 if release else 1
+        self.compress_out = nn.ModuleList(Compress(features, forms("activation")) for _ in range(num_levels))
+        gru_layers = 2 if forms("gru_layers") == "release" else 1
         if recurrence in ("both", "forward"):
             self.forward_gru_cell = ConvGRU(features, gru_layers)
         if recurrence in ("both", "backward"):
@@ -272,6 +279,7 @@ class AHMF(nn.Module):
 
         kernel, steps = KERNELS[scale], scale.bit_length() - 1
         stages = [[conv(features, 4 * features, kernel), nn.PixelShuffle(2), nn.PReLU()] for _ in range(steps)]
+        release = forms("reconstruction") == "release"
         if release:
             last: list[nn.Module] = [ConvBlock(features, 1, 3, prelu=False)]
         else:
@@ -290,7 +298,7 @@ class AHMF(nn.Module):
 
         Returns:
           `(depth, aux)`; aux holds `depth_bicubic`, the level-1 features `depth_features` and `guidance_features`,
-          and for each level `fused_i` (into the GRUs) and `refined_i` (out of the Res blocks), in the variant's order.
+          and for each level `fused_i` (into the GRUs) and `refined_i` (out of the Res blocks), in the order of both.
         """
         if guide.shape[-2:] != (self.scale * depth_lr.shape[-2], self.scale * depth_lr.shape[-1]):
             raise InputError(
@@ -301,7 +309,7 @@ class AHMF(nn.Module):
         levels = [(depth, rgb)]
         for depth_conv, rgb_conv in zip(self.depth_conv, self.rgb_conv, strict=True):
             levels.append((depth_conv(levels[-1][0]), rgb_conv(levels[-1][1])))
-        if self.deep_first:  # the published weights feed the GRUs from level m to level 1
+        if self.deep_first:  # from level m to level 1
             levels.reverse()
         fused = [fuse(*level) for fuse, level in zip(self.fuse_conv, levels, strict=True)]
 

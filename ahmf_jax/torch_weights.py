@@ -14,20 +14,26 @@ PyTorch has a module a level; in Flax the levels' tensors are stacked on a new l
 them, and a row also names its entry of the stack.
 
 The names are those of the authors' file (`zhwzhong/AHMF`), continued for any number of levels, for the paper's
-variant and for Table VI's ablations. `torch_modules.AHMF` is the PyTorch program that has them.
+variant, for networks between the two (`ahmf_jax.variants`) and for Table VI's ablations. `torch_modules.AHMF` is the
+PyTorch program that has them.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.variants import VARIANTS, Part, Variant
 
 if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
     from ahmf_jax.models import AHMF
+
+
+# The parts of a network that have the same tensors in both variants.
+UNSEEN: tuple[Part, ...] = ("statistics", "halving", "order")
 
 
 class Row(NamedTuple):
@@ -57,12 +63,12 @@ def prelu(torch: str, flax: str) -> Iterator[Row]:
     yield Row(f"{torch}.weight", (*flax.split("/"), "negative_slope"), "prelu", (1,))
 
 
-def res_block(torch: str, flax: str, features: int, release: bool) -> Iterator[Row]:
+def res_block(torch: str, flax: str, features: int, form: Variant) -> Iterator[Row]:
     """Res of Eq. 17; the release has one more PReLU."""
     yield from conv(f"{torch}.layers.0.layers", f"{flax}/conv_1/conv", features, features, 3)
     yield from prelu(f"{torch}.layers.0.act", f"{flax}/conv_1/prelu")
     yield from conv(f"{torch}.layers.1.layers", f"{flax}/conv_2", features, features, 3)
-    if release:
+    if form == "release":
         yield from prelu(f"{torch}.act", f"{flax}/prelu")
 
 
@@ -71,7 +77,7 @@ def head(model: "AHMF", guide_channels: int) -> Iterator[Row]:
     f, n, k = model.features, stages(model), stage_kernel(model)
     yield from conv("head.depth_in.0", "depth_level_1/conv", 1, f, 3)
     yield from prelu("head.depth_in.1", "depth_level_1/prelu")
-    if model.variant == "release":
+    if model.forms("guidance_head") == "release":
         yield from conv("head.guidance_in.0", "guide_level_1/input/conv", guide_channels, f, 3)
         yield from prelu("head.guidance_in.1", "guide_level_1/input/prelu")
         for i in range(n):
@@ -95,24 +101,24 @@ def levels(model: "AHMF", torch: str, flax: str) -> Iterator[Row]:
 
 def mmaf(model: "AHMF", torch: str, flax: str) -> Iterator[Row]:
     """One level's fusion (Eq. 10-16)."""
-    f, release = model.features, model.variant == "release"
+    f, forms = model.features, model.forms
     if model.fusion in ("feb_frb", "feb"):
         for block, modality in (("filter_conv", "guide"), ("filter_conv1", "depth")):
             yield from conv(f"{torch}.{block}.Attention.0", f"{flax}/{modality}_feb/attention", f, f, 3)
             yield from conv(f"{torch}.{block}.Feature.0", f"{flax}/{modality}_feb/feature", f, f, 3)
             yield from prelu(f"{torch}.{block}.Feature.1", f"{flax}/{modality}_feb/prelu")
     if model.fusion in ("feb_frb", "frb"):
-        squeezed = f // 2 if release else f
+        squeezed = f // 2 if forms("squeeze") == "release" else f
         yield from conv(f"{torch}.attention_layer.squeeze.layers", f"{flax}/frb/squeeze/conv", 2 * f, squeezed, 3)
         yield from prelu(f"{torch}.attention_layer.squeeze.act", f"{flax}/frb/squeeze/prelu")
         for block, modality in (("excitation1", "depth"), ("excitation2", "guide")):
             yield from conv(f"{torch}.attention_layer.{block}.layers", f"{flax}/frb/excite_{modality}", squeezed, f, 1)
-            if not release:
+            if forms("excitation") == "paper":
                 yield from prelu(f"{torch}.attention_layer.{block}.act", f"{flax}/frb/excite_{modality}_prelu")
     else:
         yield from conv(f"{torch}.reduce_conv.layers", f"{flax}/reduce", 2 * f, f, 1)
-    if release:
-        yield from res_block(f"{torch}.res_conv", f"{flax}/residual", f, release)
+    if forms("residual") == "release":
+        yield from res_block(f"{torch}.res_conv", f"{flax}/residual", f, forms("activation"))
 
 
 def recurrence(model: "AHMF") -> Iterator[Row]:
@@ -120,7 +126,7 @@ def recurrence(model: "AHMF") -> Iterator[Row]:
     f = model.features
     for direction, cell in (("forward", "forward_gru_cell"), ("backward", "reverse_gru_cell")):
         if model.recurrence in (direction, "both"):
-            for layer in range(2 if model.variant == "release" else 1):
+            for layer in range(2 if model.forms("gru_layers") == "release" else 1):
                 for gate in ("update_gate", "reset_gate", "out_gate"):
                     yield from conv(
                         f"{cell}.cell_list.{layer}.{gate}", f"bhfc/{direction}_gru/layer_{layer}/{gate}", 2 * f, f, 3
@@ -129,7 +135,8 @@ def recurrence(model: "AHMF") -> Iterator[Row]:
 
 def reconstruction(model: "AHMF") -> Iterator[Row]:
     """From the refined levels to the residual (Eq. 8)."""
-    f, n, k, release = model.features, stages(model), stage_kernel(model), model.variant == "release"
+    f, n, k = model.features, stages(model), stage_kernel(model)
+    release = model.forms("reconstruction") == "release"
     yield from conv("up_conv.0.layers", "reconstruction/reduce", model.num_levels * f, f, 1)
     if release:
         yield from prelu("up_conv.0.act", "reconstruction/reduce_prelu")
@@ -158,18 +165,17 @@ def table(model: "AHMF", guide_channels: int = 3) -> list[Row]:
     """Every tensor of a model, once, in the order of the authors' file.
 
     Args:
-      model: its fields `scale`, `num_levels`, `features`, `variant`, `fusion` and `recurrence` are read.
+      model: its fields `scale`, `num_levels`, `features`, `variant`, `swapped`, `fusion` and `recurrence` are read.
       guide_channels: channels of the guide.
 
     Returns:
       The rows; no PyTorch name and no place in the Flax parameters occurs twice.
     """
-    f, release = model.features, model.variant == "release"
     # fuse_conv and compress_out count in the order in which the levels enter BHFC, the release's deepest first.
     order = [level - 1 for level in model.level_order]
     fusions = (stacked(mmaf(model, f"fuse_conv.{i}", "mmaf"), index) for i, index in enumerate(order))
     refinements = (
-        stacked(res_block(f"compress_out.{i}.layers", "bhfc/refine", f, release), index)
+        stacked(res_block(f"compress_out.{i}.layers", "bhfc/refine", model.features, model.forms("activation")), index)
         for i, index in enumerate(order)
     )
     return [
@@ -183,14 +189,19 @@ def table(model: "AHMF", guide_channels: int = 3) -> list[Row]:
     ]
 
 
-def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple["AHMF", dict[str, Any]]:
+def from_torch(
+    arrays: Mapping[str, np.ndarray], variant: Variant | None = None, swapped: Collection[Part] | None = None
+) -> tuple["AHMF", dict[str, Any]]:
     """The model that PyTorch weights belong to, and its parameters.
 
     Args:
       arrays: `{name: array}`, all names with "module." or all without; any floating dtype.
+      variant: the one whose form the parts have that are not swapped; by default that of which fewer are.
+      swapped: all parts that are the other's. By default those of which names and shapes say so; `UNSEEN` are those
+        of which neither does, so a network with one of them swapped must be told here.
 
     Returns:
-      `(model, params)`: the fields read off names and shapes, and a nested dict of float32 NumPy arrays.
+      `(model, params)`: the other fields read off names and shapes, and a nested dict of float32 NumPy arrays.
 
     Raises:
       InputError: the tensors are not exactly those of an AHMF; one message names all that are missing, not
@@ -198,7 +209,7 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple["AHMF", dict[str, Any]
     """
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
-    model = infer({name: np.shape(value) for name, value in arrays.items()})
+    model = infer({name: np.shape(value) for name, value in arrays.items()}, variant, swapped)
     first = first_guide_row(model)
     rows = {row.torch: row for row in table(model, guide_channels(arrays.get(first.torch), 1, first.shape[1]))}
     check("the PyTorch weights", {name: row.shape for name, row in rows.items()}, arrays, model)
@@ -262,13 +273,15 @@ def to_torch_layout(kind: str, value: Any) -> np.ndarray:
     return np.array(value, order="C")  # a copy: what was given may change
 
 
-def infer(shapes: Mapping[str, tuple[int, ...]]) -> "AHMF":
-    """The model whose names fit best.
+def infer(
+    shapes: Mapping[str, tuple[int, ...]], variant: Variant | None = None, swapped: Collection[Part] | None = None
+) -> "AHMF":
+    """The model whose names, and then shapes, fit best.
 
     Best, not exactly: from a file with a few tensors missing or added, the error can then name just these.
     """
     from ahmf_jax.models import AHMF
-    from ahmf_jax.models.ahmf import SCALES, Fusion, Recurrence, Variant
+    from ahmf_jax.models.ahmf import SCALES, Fusion, Recurrence
 
     # Indices are counted: the largest one, taken at its word, could ask for a table of any length.
     prefixes = {"fuse_conv": 0, "compress_out": 0, "rgb_conv": 1, "depth_conv": 1}
@@ -277,12 +290,35 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> "AHMF":
     # Most bias vectors are as long as a feature map is deep.
     widths = Counter(shape[0] for name, shape in shapes.items() if name.endswith(".bias") and len(shape) == 1)
     features = max((width for width in widths if width > 0 and width % 2 == 0), key=widths.__getitem__, default=64)
-    choices = itertools.product(SCALES, get_args(Variant), get_args(Fusion), get_args(Recurrence))
-    candidates = [
-        AHMF(scale=scale, num_levels=num_levels, features=features, variant=variant, fusion=fusion, recurrence=rec)
-        for scale, variant, fusion, rec in choices
-    ]
-    return min(candidates, key=lambda model: len(shapes.keys() ^ {row.torch for row in table(model)}))
+
+    def misfit(model: "AHMF") -> tuple[int, int, int]:
+        """Names that only one of the two has, shapes that differ, and parts that are swapped."""
+        wanted = {row.torch: row.shape for row in table(model)}
+        differing = sum(shapes[name] != shape for name, shape in wanted.items() if name in shapes)
+        return len(shapes.keys() ^ wanted.keys()), differing, len(model.swapped)
+
+    def settled(model: "AHMF", *parts: Part, **fields: Sequence[Any]) -> "AHMF":
+        """The best of those with other values of the fields, and with any of the parts swapped where it is not told."""
+        some = [()] if swapped is not None else subsets(parts)
+        choices = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
+        candidates = (model.clone(swapped=(*model.swapped, *more), **choice) for choice in choices for more in some)
+        return min(candidates, key=misfit)
+
+    def fitted(variant: Variant) -> "AHMF":
+        """The best of a variant. What a step settles has tensors of its own, whatever the later steps find."""
+        model = AHMF(SCALES[0], num_levels, features, variant, swapped=tuple(swapped or ()))
+        model = settled(model, "guidance_head", "reconstruction", scale=SCALES)
+        model = settled(model, "gru_layers", recurrence=get_args(Recurrence))
+        model = settled(model, fusion=get_args(Fusion))
+        model = settled(model, "residual")
+        return settled(model, "squeeze", "excitation", "activation")
+
+    return min(map(fitted, VARIANTS if variant is None else (variant,)), key=misfit)
+
+
+def subsets(parts: Sequence[Part]) -> list[tuple[Part, ...]]:
+    """Every choice among the parts, none first."""
+    return [chosen for count in range(len(parts) + 1) for chosen in itertools.combinations(parts, count)]
 
 
 def first_guide_row(model: "AHMF") -> Row:
@@ -311,10 +347,12 @@ def check(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str
             mistyped.append(f"{name} {dtype.name}")
     problems = {"missing": missing, "unknown": extra, "misshaped": sorted(misshaped), "not floating": sorted(mistyped)}
     told = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
+    swapped = f" (swapped: {', '.join(model.swapped)})" if model.swapped else ""
     if told:
         raise InputError(
-            f"{what} do not fit a {model.variant} AHMF x{model.scale} with {model.num_levels} levels, {model.features} "
-            f"features, fusion {model.fusion}, recurrence {model.recurrence}: {told}: give a complete set of one model"
+            f"{what} do not fit a {model.variant} AHMF{swapped} x{model.scale} with {model.num_levels} levels, "
+            f"{model.features} features, fusion {model.fusion}, recurrence {model.recurrence}: {told}: give a complete "
+            "set of one model"
         )
 
 

@@ -1,10 +1,12 @@
 """The ONNX graph against the model, in onnxruntime: every variant, ablation and scale, any sizes."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from ahmf_jax import __version__, onnx_graph  # noqa: E402  # needs onnx
+from ahmf_jax.variants import PARTS  # noqa: E402
 from tests.exports import RANGE, images, super_resolved, trained  # noqa: E402
 
 
@@ -55,6 +58,15 @@ def test_the_graph_computes_what_the_model_does(
 ) -> None:
     found = trained(variant=variant, scale=scale, fusion=fusion, recurrence=recurrence, num_levels=levels)
     assert difference(found, session(onnx_graph.build(found)), *images(found, 2, 3, 2)) <= 1e-5
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_the_graph_of_a_network_with_a_part_swapped(variant: Any, part: Any) -> None:
+    found = trained(variant=variant, scale=2, swapped=(part,))
+    found = dataclasses.replace(found, params=jax.tree.map(jnp.asarray, found.params))
+    with jax.disable_jit():  # to compile each network would take far longer
+        assert difference(found, session(onnx_graph.build(found)), *images(found, 2, 3, 2)) <= 1e-5
 
 
 def test_any_sizes_channels_and_the_samples_own_span() -> None:

@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
+from ahmf_jax.variants import PARTS, Part  # noqa: E402
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 FORWARD = 2e-6  # largest absolute difference
@@ -106,7 +107,8 @@ def differences(
             if isinstance(module, torch.nn.PReLU):
                 module.weight.uniform_(0.1, 0.4)
     stored = {name: value.numpy() for name, value in twin.state_dict().items()}
-    model, params = torch_weights.from_torch(stored)
+    told = (fields["variant"], fields["swapped"]) if "swapped" in fields else ()
+    model, params = torch_weights.from_torch(stored, *told)
     asked = {"scale": scale, "num_levels": num_levels, "features": FEATURES} | fields
     asked.pop("guide_channels", None)
     assert {field: getattr(model, field) for field in asked} == asked
@@ -168,6 +170,14 @@ def test_flax_equals_the_twin(report: list[Any], variant: str, scale: int, num_l
 def test_ablations_equal_the_twin(report: list[Any], variant: str, fusion: str, recurrence: str) -> None:
     result = differences(4, 2, (3, 5), True, variant=variant, fusion=fusion, recurrence=recurrence)
     record(report, f"twin: {variant} x4 m=2 LR 3x5 {fusion}, {recurrence}", result)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_swapped_parts_equal_the_twins(report: list[Any], variant: str, part: Part) -> None:
+    # At x4, as the guidance head and the reconstruction have stages that both forms have, and one that only one has.
+    result = differences(4, 2, (3, 5), False, variant=variant, swapped=(part,))
+    record(report, f"twin: {variant} x4 m=2 LR 3x5 {part} swapped", result)
 
 
 @pytest.mark.parametrize("scale", [2, 4])

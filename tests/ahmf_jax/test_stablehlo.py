@@ -31,7 +31,11 @@ def symbols_are_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     ("scaling", "guide_channels", "fields"),
     [
         ("sample", 3, {}),
-        ("range", 1, {"scale": 2, "variant": "paper", "num_levels": 1, "recurrence": "none"}),
+        (
+            "range",
+            1,
+            {"scale": 2, "variant": "paper", "num_levels": 1, "recurrence": "none", "swapped": ("statistics",)},
+        ),
     ],
 )
 def test_one_program_for_all_sizes(scaling: Any, guide_channels: int, fields: Any) -> None:

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
 from ahmf_jax.errors import InputError  # noqa: E402
+from ahmf_jax.variants import PARTS  # noqa: E402
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "ahmf_release_x4.pth"
 
@@ -49,6 +51,16 @@ def test_the_tables_names_are_the_twins(variant: str, scale: int, fusion: str, r
     assert all(back[name].tobytes() == value.tobytes() for name, value in state.items())
 
 
+@pytest.mark.parametrize("variant", ["release", "paper"])
+def test_the_tables_names_are_the_twins_with_each_part_swapped(variant: Any) -> None:
+    for part in PARTS:
+        state = {k: v.numpy() for k, v in twin(num_levels=2, variant=variant, swapped=[part]).state_dict().items()}
+        model, params = torch_weights.from_torch(state, variant, (part,))
+        back = torch_weights.to_torch(model, params)
+        assert model.swapped == (part,) and list(back) == list(state)
+        assert all(back[name].tobytes() == value.tobytes() for name, value in state.items())
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -56,12 +68,14 @@ def test_the_tables_names_are_the_twins(variant: str, scale: int, fusion: str, r
         ({"variant": "published"}, "variant is 'published': choose one of release, paper"),
         ({"fusion": "sum"}, "fusion is 'sum'"),
         ({"recurrence": "up"}, "recurrence is 'up'"),
+        ({"swapped": ("order", "order")}, "swapped has 'order' more than once"),
         ({"num_levels": 0}, "num_levels is 0"),
         ({"features": 5}, "features is 5"),
         ({"guide_channels": 0}, "guide_channels is 0"),
     ],
 )
-def test_wrong_fields(fields: dict[str, Any], message: str) -> None:
+def test_wrong_fields(fields: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse a name first
     with pytest.raises(InputError, match=message):
         twin(**fields)
 

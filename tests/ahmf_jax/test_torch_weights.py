@@ -15,13 +15,13 @@ from flax.traverse_util import flatten_dict
 from ahmf_jax import torch_weights
 from ahmf_jax.errors import InputError
 from ahmf_jax.models import AHMF
-from ahmf_jax.models.ahmf import SCALES, Fusion, Recurrence, Variant
-
-VARIANTS = get_args(Variant)
+from ahmf_jax.models.ahmf import SCALES, Fusion, Recurrence
+from ahmf_jax.torch_weights import UNSEEN
+from ahmf_jax.variants import PARTS, VARIANTS, Part
 
 
 def every_model() -> Iterator[AHMF]:
-    """Every scale of both variants with one level and with four, and every ablation."""
+    """Every scale of both variants with one level and with four, every ablation, and every part swapped."""
     for variant in VARIANTS:
         for scale in SCALES:
             for num_levels in (1, 4):
@@ -29,6 +29,9 @@ def every_model() -> Iterator[AHMF]:
         for fusion in get_args(Fusion):
             for recurrence in get_args(Recurrence):
                 yield AHMF(scale=4, num_levels=3, features=6, variant=variant, fusion=fusion, recurrence=recurrence)
+        some: list[tuple[Part, ...]] = [("squeeze", "residual", "activation"), PARTS[6:]]
+        for swapped in [*((part,) for part in PARTS), *some]:
+            yield AHMF(scale=4, num_levels=2, features=6, variant=variant, swapped=swapped)
 
 
 def random_arrays(model: AHMF, guide_channels: int = 3) -> dict[str, np.ndarray]:
@@ -61,7 +64,8 @@ def test_round_trip_is_exact_and_the_fields_are_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a million checks, nine tenths of the time
     for i, model in enumerate(every_model()):
         arrays = random_arrays(model, guide_channels=(3, 1, 4)[i % 3])
-        found, params = torch_weights.from_torch(arrays)
+        unseen = {*model.swapped} & {*UNSEEN}
+        found, params = torch_weights.from_torch(arrays, *((model.variant, model.swapped) if unseen else ()))
         assert found == model
         back = torch_weights.to_torch(found, params)
         assert list(back) == list(arrays)
@@ -72,14 +76,20 @@ def test_round_trip_is_exact_and_the_fields_are_found(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("scale", "num_levels", "fusion", "recurrence"),
-    [(2, 1, "feb_frb", "both"), (8, 3, "feb", "forward"), (4, 2, "frb", "backward"), (32, 2, "concat", "none")],
+    ("scale", "num_levels", "fusion", "recurrence", "swapped"),
+    [
+        (2, 1, "feb_frb", "both", ()),
+        (8, 3, "feb", "forward", ()),
+        (4, 2, "frb", "backward", ()),
+        (32, 2, "concat", "none", ()),
+        *((2, 2, "feb_frb", "both", (part,)) for part in PARTS if part not in UNSEEN),
+    ],
 )
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_table_is_the_models_own_tree(
-    variant: Any, scale: int, num_levels: int, fusion: Any, recurrence: Any
+    variant: Any, scale: int, num_levels: int, fusion: Any, recurrence: Any, swapped: Any
 ) -> None:
-    model = AHMF(scale=scale, num_levels=num_levels, features=4, variant=variant, fusion=fusion, recurrence=recurrence)
+    model = AHMF(scale, num_levels, 4, variant, fusion, recurrence, swapped=swapped)
     depth_lr, guide = jnp.zeros((1, 2, 3, 1)), jnp.zeros((1, 2 * scale, 3 * scale, 4))
     params = jax.eval_shape(model.init, jax.random.key(0), depth_lr, guide)["params"]
     rows = torch_weights.table(model, guide_channels=4)
@@ -90,6 +100,35 @@ def test_the_table_is_the_models_own_tree(
 def test_the_release_has_the_published_size(scale: int, parameters: int, tensors: int) -> None:
     rows = torch_weights.table(AHMF(scale=scale))
     assert (sum(int(np.prod(row.shape)) for row in rows), len(rows)) == (parameters, tensors)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_told_of_a_network(variant: Any) -> None:
+    """A part that is not seen is taken to be the variant's; so is, without one, every part but those that are seen."""
+    (other,) = {*VARIANTS} - {variant}
+    fields: dict[str, Any] = {"scale": 4, "num_levels": 2, "features": 8}
+    from_torch: Any = torch_weights.from_torch
+    seen = tuple(part for part in PARTS if part not in UNSEEN)
+    for part in UNSEEN:
+        arrays = random_arrays(AHMF(**fields, variant=variant, swapped=(part,)))
+        assert from_torch(arrays)[0] == AHMF(**fields, variant=variant)
+    arrays = random_arrays(AHMF(**fields, variant=variant, swapped=("squeeze", "order")))
+    assert from_torch(arrays)[0].swapped == ("squeeze",)
+    # As a network of the other variant, it has the other parts swapped.
+    found, _ = from_torch(arrays, other)
+    assert found == AHMF(**fields, variant=other, swapped=tuple(part for part in seen if part != "squeeze"))
+    found, _ = from_torch(arrays, swapped=("order", "squeeze"))
+    assert found == AHMF(**fields, variant=variant, swapped=("squeeze", "order"))
+    # The deepest level is the first where the release has it so, and the last where that is swapped.
+    plain = from_torch(arrays, swapped=("squeeze",))[1]["mmaf"]["frb"]["squeeze"]["conv"]["bias"]
+    turned = from_torch(arrays, swapped=("order", "squeeze"))[1]["mmaf"]["frb"]["squeeze"]["conv"]["bias"]
+    np.testing.assert_array_equal(turned, plain[::-1])
+    with pytest.raises(
+        InputError, match=rf"fit a {variant} AHMF \(swapped: order\) x4 with 2 levels.*misshaped: fuse_"
+    ):
+        from_torch(arrays, variant, ("order",))
+    with pytest.raises(InputError, match="swapped has 'order' more than once"):
+        from_torch(arrays, swapped=("order", "order"))
 
 
 def test_layouts(arrays: dict[str, np.ndarray]) -> None:
