@@ -29,6 +29,7 @@ class Rule:
     Attributes:
       least, most: the smallest and the largest number; None where there is no such limit.
       above, below: what it must be larger and smaller than.
+      multiple: of what it must be a multiple.
       unit: of the number, and what else helps to choose it.
       only: other fields of the dataclass, and the values of theirs with which alone this field has a say.
       never: the same, and the values with which it has none.
@@ -39,6 +40,7 @@ class Rule:
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    multiple: int | None = None
     unit: str = ""
     only: Values = field(default_factory=dict)
     never: Values = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Rule:
             and (self.most is None or number <= self.most)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
+            and (self.multiple is None or number % self.multiple == 0)
         )
 
     def has_a_say(self, values: Mapping[str, Any]) -> bool:
@@ -65,7 +68,13 @@ class Rule:
         unit = f", {self.unit}" if self.unit else ""
         if self.least is not None and self.most is not None:
             return f"it must be {kind} from {self.least} to {self.most}{unit}"
-        limits = {"above": self.above, "at least": self.least, "below": self.below, "at most": self.most}
+        limits = {
+            "above": self.above,
+            "at least": self.least,
+            "below": self.below,
+            "at most": self.most,
+            "a multiple of": self.multiple,
+        }
         said = " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None) or "finite"
         # What most of them are, as people say it.
         words = {"above 0": "be positive", "at least 0": "not be negative"}

@@ -10,6 +10,7 @@ import inspect
 import math
 import re
 import runpy
+import traceback
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class ModelConfig:
     """Up-sampling factor."""
     num_levels: int = field(default=4, metadata=rule(above=0))
     """Feature levels, the paper's m."""
-    features: int = field(default=64, metadata=rule(above=0))
+    features: int = field(default=64, metadata=rule(least=2, multiple=2))
     """Channels of every intermediate feature."""
     variant: Literal["release", "paper"] = "release"
     """The authors' program, or the paper's equations."""
@@ -499,10 +500,25 @@ def load(name: str) -> TrainConfig:
     path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
     if not path.is_file():
         raise InputError(f"there is no configuration {name!r}: give a Python file or one of {', '.join(names())}")
-    config = runpy.run_path(str(path)).get("config")
+    config = run_file(path).get("config")
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path} does not assign a TrainConfig to `config`")
     return config
+
+
+def run_file(path: Path) -> dict[str, Any]:
+    """What a Python file assigns. InputError where it cannot be run, with its line."""
+    try:
+        return runpy.run_path(str(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}: mend the file") from None
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        if frame.filename != str(path):
+            raise  # a failure of what it calls
+        raise InputError(f"{path}, line {frame.lineno}: {type(error).__name__}: {error}: mend the file") from None
 
 
 def on_dataset(config: TrainConfig, dataset: str) -> TrainConfig:
