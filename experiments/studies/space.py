@@ -29,8 +29,6 @@ SPACES = Path(__file__).parents[1] / "spaces"
 TRIES = 300  # draws by which a space is tried out
 HELP = ": see `ahmf train CONFIG --help` for their names"
 _SCALARS = (str, int, float, bool, types.NoneType)  # what Optuna can choose among
-# Objectives that a validation has, so that a trial can be compared before its end.
-_VALIDATED = ("mae", "rmse")
 
 
 class Draws(Protocol):
@@ -173,8 +171,7 @@ class Space:
     random: int = 10
     """Of them so many, the first, are drawn at random, for the rest to learn from."""
     pruning: Pruning | Literal["default"] | None = "default"
-    """How bad trials are given up: by default of one objective as `Pruning()` says, of several, or of one that a
-    validation does not measure, never."""
+    """How bad trials are given up: by default as `Pruning()` says where `mae` is the one objective, else never."""
     _order: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -309,7 +306,7 @@ class Space:
             if objective in self.objectives[:number]:
                 raise InputError(f"objectives has {objective!r} more than once: name it once")
         pruning, base = self.pruning, self.base
-        suits = len(self.objectives) == 1 and self.objectives[0] in _VALIDATED and base.validate_every < base.steps
+        suits = tuple(self.objectives) == ("mae",) and base.validate_every < base.steps
         if pruning == "default":
             object.__setattr__(self, "pruning", Pruning() if suits else None)
             return
@@ -320,13 +317,11 @@ class Space:
         for name, least in (("trials", 1), ("steps", 0)):
             if not isinstance(getattr(pruning, name), int) or getattr(pruning, name) < least:
                 raise InputError(f"pruning has {name}={getattr(pruning, name)!r}: give a whole number from {least}")
-        if len(self.objectives) > 1:
+        if tuple(self.objectives) != ("mae",):
             raise InputError(
-                f"pruning compares trials by one number, and the objectives are {len(self.objectives)}: leave pruning "
-                "out, or name one objective"
+                f"pruning compares the MAE of validations, and the objectives are {', '.join(self.objectives)}: leave "
+                "pruning out, or make mae the only one"
             )
-        if self.objectives[0] not in _VALIDATED:
-            raise InputError(f"pruning compares validations, which do not measure {self.objectives[0]}: leave it out")
         if base.validate_every >= base.steps:
             raise InputError(
                 f"pruning compares validations, and the only one is after the last step: set validate_every below "

@@ -1,24 +1,39 @@
 """One trial: its configuration, its training, and what is measured of it."""
 
+import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ahmf_jax.errors import InputError
 from experiments import config as configs
 from experiments.config import TrainConfig
 from experiments.provenance import provenance
 from experiments.run_log import METRICS
+from experiments.studies import space
+from experiments.studies.space import Pruning, Space
 from experiments.studies.storage import reachable
 from experiments.studies.study import Study
 
 if TYPE_CHECKING:
+    import optuna
+
+    from experiments.studies.cost import Cost
     from experiments.studies.worker import Claim
+
+
+COSTLY = frozenset({"time", "memory"})  # objectives that are not of the error, but of the network
 
 
 class Pruned(Exception):
     """A trial is worse than the others were at its step."""
+
+
+class Unsuited(InputError):
+    """This worker should not do the study's trials; which is no fault of theirs."""
 
 
 def fields_of(claim: "Claim") -> Mapping[str, Any]:
@@ -27,7 +42,43 @@ def fields_of(claim: "Claim") -> Mapping[str, Any]:
         attributes = claim.trial.user_attrs
         if "fields" in attributes:
             return attributes["fields"]
-        raise NotImplementedError
+        drawn = json.loads(json.dumps(space_of(claim.study).draw(_sampled(claim))))
+    claim.set("label", f"trial {claim.number}")
+    claim.set("fields", drawn)
+    return drawn
+
+
+def space_of(study: Study) -> Space:
+    """What a search draws from."""
+    assert study.space is not None
+    return space.from_json(study.spec.config, study.spec.objectives, study.space)
+
+
+def _sampled(claim: "Claim") -> "optuna.trial.Trial":
+    """The trial as a search's: with the sampler that draws it, and the pruner that compares it.
+
+    The sampler is TPE, over fields that depend on each other too, and with an eye on what other workers have at hand.
+    Its seed is of the configuration's seed and the trial's number: one worker draws the same trials again.
+    """
+    import optuna
+    from optuna.exceptions import ExperimentalWarning
+
+    study = claim.study
+    search = space_of(study)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, which conditions need
+        sampler = optuna.samplers.TPESampler(
+            seed=study.spec.config.seed * 100_003 + claim.number,
+            n_startup_trials=search.random,
+            multivariate=True,
+            group=True,
+        )
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if isinstance(search.pruning, Pruning):
+        pruner = optuna.pruners.MedianPruner(search.pruning.trials, search.pruning.steps)
+    # Opened anew: what Optuna remembers of the study's trials is as old as the last trial.
+    backend = optuna.load_study(study_name=study.name, storage=study.storage.backend, sampler=sampler, pruner=pruner)
+    return optuna.trial.Trial(backend, claim.trial._trial_id)
 
 
 def run(claim: "Claim", fields: Mapping[str, Any], out: Path, data_dir: Path | None, stop: Any) -> dict[str, float]:
@@ -35,27 +86,72 @@ def run(claim: "Claim", fields: Mapping[str, Any], out: Path, data_dir: Path | N
 
     Returns:
       what may be minimised, by its name.
+
+    Raises:
+      InputError: the configuration or its data cannot be used.
+      Unsuited: times are compared, and other trials have theirs from other hardware.
+      Pruned, Stopped: it ended before.
     """
     from experiments.train import train
 
     study = claim.study
     config = study.config(fields)
     claim.set("config", configs.to_json(config))
+    if not COSTLY.isdisjoint(study.spec.objectives):
+        _check_hardware(claim)
     claim.set("provenance", provenance())
     _make_parents(out)
 
     def on_validation(step: int, means: Mapping[str, float]) -> None:
+        claim.keep()
         with reachable(study.storage.url):
-            if step not in study.storage.backend.get_trial(claim.trial._trial_id).intermediate_values:
-                claim.trial.report(means["mae"], step)
-            if study.spec.prune and claim.trial.should_prune():
-                raise Pruned
+            kept = study.storage.backend.get_trial(claim.trial._trial_id).intermediate_values
+            if step not in kept:
+                # Not by the trial's `report`, which does not know of several objectives.
+                study.storage.backend.set_trial_intermediate_value(claim.trial._trial_id, step, means["mae"])
+            prune = study.spec.prune and step < config.steps and _sampled(claim).should_prune()
+        if prune:
+            claim.set("pruned", {"step": step, "value": means["mae"]})
+            raise Pruned
 
     train(config, out, data_dir=data_dir, on_validation=on_validation, stop=stop)
     found = measure(study, config, out, data_dir)
     for name, value in found.items():
         claim.set(name, value)
-    return {name: found["metrics"][name] for name in study.spec.objectives}
+    values = {name: found["metrics"][name] for name in ("mae", "rmse") if name in found["metrics"]}
+    if not COSTLY.isdisjoint(study.spec.objectives):
+        cost = _cost(study, config)
+        claim.set("cost", dataclasses.asdict(cost))
+        values |= {"time": cost.inference_ms}
+        if cost.inference_mib is not None:
+            values["memory"] = cost.inference_mib
+    return values
+
+
+def _check_hardware(claim: "Claim") -> None:
+    """Times of two kinds of machines make no front: those who came later are told."""
+    here = provenance()["hardware"]
+    for trial in claim.study.trials():
+        there = trial.user_attrs.get("provenance", {}).get("hardware", here)
+        if there != here and (
+            trial.state.name == "COMPLETE" or (trial.number < claim.number and not trial.state.is_finished())
+        ):
+            raise Unsuited(
+                f"study {claim.study.name} compares times or memory, and has them from {there}; this is {here}: start "
+                "its workers there, or a study of its own here"
+            )
+
+
+def _cost(study: Study, config: TrainConfig) -> "Cost":
+    """What a trial's network costs: as another trial of the same found, or measured now."""
+    from experiments.studies import cost
+
+    wanted, here = cost.key(config), provenance()["hardware"]
+    for trial in study.trials():
+        known = trial.user_attrs.get("cost")
+        if known and known["hardware"] == here and cost.key(study.config(trial.user_attrs["fields"])) == wanted:
+            return cost.from_json(known)
+    return cost.measure([config], progress=False)[0]
 
 
 def _make_parents(out: Path) -> None:
