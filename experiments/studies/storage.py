@@ -10,6 +10,7 @@ killed leaves some undone and the next one does the rest.
 
 import contextlib
 import os
+import re
 import shlex
 import socket
 import time
@@ -31,7 +32,6 @@ PATIENCE = 120.0  # seconds for which a worker waits for a database that was the
 ALONE = 60.0  # seconds without a sign of life after which another may go on with what one process does for all
 _EXAMPLES = "write sqlite:///studies.db or postgresql://USER@HOST/NAME"
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-_SECRET = ("password", "sslpassword")  # what libpq takes among a URL's options and nobody shall see
 _NOW = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "extract(epoch from clock_timestamp())::double precision",
@@ -231,7 +231,8 @@ def open_storage(url: str, *, create: bool = False) -> Storage:
         except OSError as error:
             raise unwritable(file, error) from None
     given = {name: value for name, value in _OPTIONS[kind].items() if name not in place.query}
-    options = {"pool_pre_ping": True, "connect_args": given}
+    # No connection is kept: hundreds of workers that train for hours would use up a server's, and have none that broke.
+    options = {"poolclass": sqlalchemy.NullPool, "connect_args": given}
 
     def backend(make: bool) -> "optuna.storages.RDBStorage":
         try:
@@ -244,27 +245,24 @@ def open_storage(url: str, *, create: bool = False) -> Storage:
     with reachable(url):
         try:
             engine = sqlalchemy.create_engine(place, **options)
-        except ModuleNotFoundError:
+        except ImportError:
             raise InputError(
                 f"--storage {shown}: PostgreSQL needs psycopg: pip install 'ahmf-jax[postgresql]'"
             ) from None
         tables, leases = set(sqlalchemy.inspect(engine).get_table_names()), Leases(url, engine)
-        try:
-            if _LEASES not in tables:
-                if not tables and not create:
-                    raise InputError(f"--storage {shown}: holds no studies: start one first")
-                if tables:  # Optuna's of this version, or nothing is written
-                    _check_optunas(tables, shown)
-                    backend(make=False).engine.dispose()
-                leases.make()
-            made = leases.leases(_MADE).get(_MADE)
-            if made is None or not made.released:
-                with leases.alone(_MADE):
-                    # What is there and whole is Optuna's own check's.
-                    backend(make=not sqlalchemy.inspect(engine).has_table("alembic_version")).engine.dispose()
-            return Storage(url, place, backend(make=False))
-        finally:
-            engine.dispose()
+        if _LEASES not in tables:
+            if not tables and not create:
+                raise InputError(f"--storage {shown}: holds no studies: start one first")
+            if tables:  # Optuna's of this version, or nothing is written
+                _check_optunas(tables, shown)
+                backend(make=False)
+            leases.make()
+        made = leases.leases(_MADE).get(_MADE)
+        if made is None or not made.released:
+            with leases.alone(_MADE):
+                # What is there and whole is Optuna's own check's.
+                backend(make=not sqlalchemy.inspect(engine).has_table("alembic_version"))
+        return Storage(url, place, backend(make=False))
 
 
 def _place(url: str) -> "sqlalchemy.URL":
@@ -317,28 +315,23 @@ def reachable(url: str) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+        remedy = "see that it may be written, and is a database"
+        if not url.startswith("sqlite"):
+            remedy = "see that the server runs and has this database, and that user and password are right"
         raise Unreachable(
-            f"--storage {without_password(url)}: cannot be used ({lines[0] if lines else type(cause).__name__}): see "
-            "that it is there, may be written, and is a database"
+            f"--storage {without_password(url)}: cannot be used ({lines[0] if lines else type(cause).__name__}): "
+            f"{remedy}"
         ) from None
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
-    import sqlalchemy
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        place = sqlalchemy.make_url(url)
-    except (ArgumentError, ValueError):
-        head, at, tail = url.rpartition("@")
-        scheme, slashes, user = head.partition("://")
-        return f"{scheme}{slashes}{user.partition(':')[0]}{at}{tail}" if at else url
-    if place.password is None and not set(_SECRET) & place.query.keys():
+    """The URL as it may be shown; also of one that is none, as with a letter in the password that should be quoted."""
+    if url.startswith("sqlite"):
         return url
-    query = {name: value for name, value in place.query.items() if name not in _SECRET}
-    parts = (place.drivername, place.username, None, place.host, place.port, place.database, query)
-    return sqlalchemy.URL.create(*parts).render_as_string()
+    scheme, slashes, rest = url.rpartition("://")
+    user, at, place = rest.rpartition("@")
+    shown = f"{scheme}{slashes}{user.partition(':')[0]}{at}{place}"
+    return re.sub(r"(?<=[?&])(ssl)?password=[^&]*(&|$)", "", shown).rstrip("?&")
 
 
 def from_anywhere(storage: Storage) -> str:
