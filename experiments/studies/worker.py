@@ -24,7 +24,7 @@ from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments.config import Stopped
 from experiments.studies.storage import Storage, Unreachable, reachable, worker_name
 from experiments.studies.study import Study
-from experiments.studies.trial import Pruned, fields_of, run
+from experiments.studies.trial import Pruned, Unsuited, fields_of, run
 
 if TYPE_CHECKING:
     import optuna
@@ -208,8 +208,6 @@ def take(
                 continue
             if now.state == state.WAITING:
                 storage.backend.set_trial_state_values(frozen._trial_id, state.RUNNING)
-            if study.spec.kind == "search":
-                study.backend.sampler = sampler(study, frozen.number)
             claim = Claim(study, optuna.trial.Trial(study.backend, frozen._trial_id), worker, seconds)
         if worker not in (workers := now.user_attrs.get("workers", []))[-1:]:
             claim.set("workers", [*workers, worker])
@@ -233,14 +231,6 @@ def _is_deadly(claim: Claim, deaths: Sequence[int], folder: Path | None) -> bool
         step = -1
     claim.set("deaths", [*deaths, step])
     return [*deaths, step][-DEATHS:] == [step] * DEATHS
-
-
-def sampler(study: Study, number: int) -> "optuna.samplers.BaseSampler":
-    """What fills a search's trials: TPE, which knows what other workers have at hand, from a seed of the trial's."""
-    import optuna
-
-    seed = study.spec.config.seed * 100_003 + number
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
 class _Heart:
@@ -321,7 +311,7 @@ def _do(claim: Claim, folder: Path | None, data_dir: Path | None, stop: _Stop) -
         return None
     except InUse as problem:
         raise Lost(claim.number, f"waits: {problem}") from None
-    except (Lost, Unwritable, Unreachable):
+    except (Lost, Unsuited, Unwritable, Unreachable):
         raise  # not the trial's fault
     except Stopped:
         if stop.lost:
