@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -76,14 +76,9 @@ class Works(Kept):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned(Works):
-    """A study whose trials are known beforehand."""
+class Begun(Works):
+    """A study that is made, or gone on with."""
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    seeds: int = 3
-    """Trainings of each row, with seeds 0, 1, ..."""
-    name: str
-    """The study's name: the same command again goes on with it, and adds what is new."""
     out: Path | None = None
     """Folder of its runs (default: studies/NAME)."""
     dataset: str = ""
@@ -96,26 +91,49 @@ class Planned(Works):
     create_only: bool = False
     """Only queue the trials, for `ahmf study worker`."""
 
-    def spec(self, kind: Literal["levels", "ablation"]) -> "Spec":
-        """What its trials have in common."""
+    def spec_of(
+        self, kind: Literal["levels", "ablation", "search"], name: str, config: TrainConfig, **more: Any
+    ) -> "Spec":
+        """What the trials of the study of that name have in common."""
         from experiments.studies.study import Measured, Spec
 
-        if self.seeds < 1:
-            raise InputError(f"--seeds {self.seeds}: give at least 1")
-        out = (self.out or Path("studies") / self.name).resolve()
-        return Spec(kind, self.config, Measured(self.dataset, self.split, self.pairs, self.protocol), str(out))
+        out = (self.out or Path("studies") / name).resolve()
+        measured = Measured(self.dataset, self.split, self.pairs, self.protocol)
+        return Spec(kind, config, measured, str(out), **more)
 
-    def carry_out(self, spec: "Spec", rows: "list[Row]") -> None:
-        """Queues the rows, and does what is left to do."""
+    def begin(self, name: str, spec: "Spec", **trials: Any) -> "Study":
+        """Queues the trials that `make_study` is given, and does what is left to do."""
         from experiments.studies.storage import default_url, open_storage
         from experiments.studies.study import make_study, note_folder
 
-        study = make_study(open_storage(self.storage or default_url(), create=True), self.name, spec, rows=rows)
+        study = make_study(open_storage(self.storage or default_url(), create=True), name, spec, **trials)
         if self.create_only:
             note_folder(study)
             print(f"study {study.name}: {len(study.trials())} trials; ahmf study worker --study {study.name}")
         else:
             self.work(study)
+        return study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Begun):
+    """A study whose trials are known beforehand."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    seeds: int = 3
+    """Trainings of each row, with seeds 0, 1, ..."""
+    name: str
+    """The study's name: the same command again goes on with it, and adds what is new."""
+
+    def spec(self, kind: Literal["levels", "ablation"]) -> "Spec":
+        """What its trials have in common."""
+        if self.seeds < 1:
+            raise InputError(f"--seeds {self.seeds}: give at least 1")
+        return self.spec_of(kind, self.name, self.config)
+
+    def carry_out(self, spec: "Spec", rows: "list[Row]") -> "Study":
+        """Queues the rows, and does what is left to do."""
+        return self.begin(self.name, spec, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +169,58 @@ class StudyAblation(Planned):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudySearch(Begun):
+    """Search a space of settings for those with the smallest error, or time and memory beside it."""
+
+    space: tyro.conf.Positional[str]
+    """Name of a space, or a Python file: what is searched, and what for."""
+    name: str = ""
+    """The study's name (default: the space's): the same command again goes on with it."""
+    trials: int | None = None
+    """How many, those of an earlier command counted (default: the space's)."""
+
+    def __call__(self) -> None:
+        """Searches."""
+        from experiments.studies import space
+        from experiments.studies.best import summary
+
+        if self.trials is not None and self.trials < 1:
+            raise InputError(f"--trials {self.trials}: give at least 1")
+        found, name = space.load(self.space), self.name or Path(self.space).stem
+        spec = self.spec_of(
+            "search", name, found.base, objectives=tuple(found.objectives), prune=found.pruning is not None
+        )
+        study = self.begin(name, spec, space=found.to_json(), trials=self.trials or found.trials)
+        if not self.create_only:
+            print(summary(study))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyBest(Kept):
+    """Write the configuration of a study's best trial, which `ahmf train` trains again to the same numbers."""
+
+    name: tyro.conf.Positional[str]
+    """The study."""
+    out: Path
+    """The Python file to write."""
+    by: Literal["mae", "rmse", "time", "memory"] | None = None
+    """What is compared: by default the study's first objective. Of a study of several seeds the row with the best mean
+    is taken, and of it the trial of the first seed."""
+    trial: int | None = None
+    """Not the best, but the trial of this number."""
+    overwrite: bool = False
+    """Even a file that this command has not written."""
+
+    def __call__(self) -> None:
+        """Writes it."""
+        from experiments.studies.best import write_best
+
+        study = self.study(self.name)
+        found = write_best(study, self.out, by=self.by, trial=self.trial, overwrite=self.overwrite)
+        print(f"{self.out}: trial {found.trial.number} of study {study.name}, {found.why}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyWorker(Works):
     """Do a study's trials, beside any number of other workers; may be killed at any time."""
 
@@ -182,6 +252,8 @@ class StudyShow(Kept):
 StudyCommand = (
     Annotated[StudyLevels, tyro.conf.subcommand("levels")]
     | Annotated[StudyAblation, tyro.conf.subcommand("ablation")]
+    | Annotated[StudySearch, tyro.conf.subcommand("search")]
     | Annotated[StudyWorker, tyro.conf.subcommand("worker")]
     | Annotated[StudyShow, tyro.conf.subcommand("show")]
+    | Annotated[StudyBest, tyro.conf.subcommand("best")]
 )

@@ -1,0 +1,1 @@
+"""Spaces known by name: `ahmf study search NAME`."""
