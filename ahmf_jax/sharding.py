@@ -165,7 +165,8 @@ def whole(tree: Any) -> Any:
     used, and their gradients are summed as a whole. Left to itself, XLA would rather split the channels of a
     convolution as its kernel is split, and gather the activations, which are far larger.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:  # in `jax.shard_map` a device has what it has
         return tree
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 

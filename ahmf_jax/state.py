@@ -6,15 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.losses import LOSSES
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.sharding import state_shardings
+
+# An array where it is traced: in a program for several runs.
+Number = float | Float[Array, ""]
 
 
 class TrainState(struct.PyTreeNode):
@@ -32,9 +37,9 @@ class TrainState(struct.PyTreeNode):
     model: nn.Module = struct.field(pytree_node=False)
     optimiser: optax.GradientTransformation = struct.field(pytree_node=False)
     loss: str = struct.field(pytree_node=False, default="l1")
-    edge_weight: float = struct.field(pytree_node=False, default=0.0)
+    edge_weight: Number = struct.field(pytree_node=False, default=0.0)
     scaling: Scaling = struct.field(pytree_node=False, default="range")
-    ema_decay: float = struct.field(pytree_node=False, default=0.0)
+    ema_decay: Number = struct.field(pytree_node=False, default=0.0)
     accumulate: int = struct.field(pytree_node=False, default=1)
 
     @classmethod
@@ -85,12 +90,12 @@ class TrainState(struct.PyTreeNode):
         return self.params if self.ema is None else self.ema
 
 
-def init_params(model: Any, seed: int = 0, guide_channels: int = 3, output_scale: float = 1.0) -> Any:
+def init_params(model: Any, seed: Any = 0, guide_channels: int = 3, output_scale: Any = 1.0) -> Any:
     """Random parameters.
 
     Args:
       model: the module; its `scale` sets the guide's size.
-      seed: of the random numbers.
+      seed: of the random numbers, 0 to 2**32 - 1; a number, and so is `output_scale`, that may be traced.
       guide_channels: of the guide.
       output_scale: factor on the last convolution. At 1 a new AHMF starts grey levels away from the
         bicubic up-sampling that it is to refine, and spends hundreds of steps on coming back; at 0 it
@@ -103,8 +108,21 @@ def init_params(model: Any, seed: int = 0, guide_channels: int = 3, output_scale
     return {**params, "reconstruction": {**params["reconstruction"], "output": output}}
 
 
-# Traced once for the shapes and for the numbers.
-_init_params = jax.jit(init_params, static_argnames=("model", "seed", "guide_channels", "output_scale"))
+# Traced once, for the shapes and for the numbers of any seed.
+_init_params = jax.jit(init_params, static_argnames=("model", "guide_channels"))
+
+
+@functools.lru_cache(maxsize=4)
+def _draw(model: nn.Module, mesh: Mesh, fsdp: bool) -> Callable[..., Any]:
+    """`init_params` of a model, laid out on a mesh, of a seed and an output scale: compiled once for all of them."""
+    init = functools.partial(_init_params, model)
+    shardings = state_shardings(jax.eval_shape(init), mesh, fsdp)
+    return jax.jit(lambda seed, scale: init(seed, output_scale=scale), out_shardings=shardings, **_quickly())
+
+
+def _quickly() -> dict[str, Any]:
+    """Options of `jax.jit`: what runs once is not worth the time that optimising its machine code takes."""
+    return {"compiler_options": {"xla_backend_optimization_level": "0"}} if jax.default_backend() == "cpu" else {}
 
 
 def create_state(
@@ -130,18 +148,15 @@ def create_state(
       start_from: makes the parameters to start from, NumPy arrays, of the random ones; they stay as they are without.
       abstract: no numbers.
     """
-    draw = functools.partial(_init_params, model, seed, output_scale=output_scale)
 
     def build(params: Any) -> TrainState:
         return TrainState.start(params, model, optimiser, seed=seed, **how)
 
-    shapes = jax.eval_shape(lambda: build(draw()))
+    shapes = jax.eval_shape(lambda: build(_init_params(model)))
     shardings = state_shardings(shapes, mesh, fsdp)
     if abstract:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    # Both run once, and optimising the machine code of the random numbers takes longer than all else of a start.
-    options = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
-    if start_from is None:
-        return jax.jit(lambda: build(draw()), out_shardings=shardings, compiler_options=options)()
-    random = jax.jit(draw, compiler_options=options)()
-    return jax.jit(build, out_shardings=shardings)(start_from(jax.device_get(random)))
+    params = _draw(model, mesh, fsdp)(np.uint32(seed), output_scale)
+    if start_from is not None:
+        params = start_from(jax.device_get(params))
+    return jax.jit(build, out_shardings=shardings, **_quickly())(params)

@@ -24,6 +24,9 @@ from experiments.data import open_training, open_validation, trained_on_tests
 from experiments.run_log import RunLog, open_log
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from ahmf_jax.models import AHMF
     from ahmf_jax.stopping import Stop
     from ahmf_jax.train import Progress
 
@@ -221,9 +224,15 @@ def note(line: str) -> None:
 
 
 class Task:
-    """What a configuration needs before its folder is touched: mesh, model, optimiser, and data, all checked."""
+    """What a configuration needs before its folder is touched: mesh, model, optimiser, and data, all checked.
 
-    def __init__(self, config: TrainConfig, data_dir: Path | None) -> None:
+    Args:
+      config: of the run.
+      data_dir: where data sets are prepared.
+      home: the device of a run that is trained beside others, whatever mesh its configuration asks for.
+    """
+
+    def __init__(self, config: TrainConfig, data_dir: Path | None, home: "Mesh | None" = None) -> None:
         from ahmf_jax import sharding
         from ahmf_jax.export import model_fields
         from data_pipelines.loader import train_loader
@@ -232,7 +241,8 @@ class Task:
         data = config.data
         self.config = config
         rows = data.patch_size // config.model.scale
-        self.mesh = sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
+        self.beside_others = home is not None
+        self.mesh = home or sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
         self.model = config.model.build()
         self.optimiser = config.optimiser.build(config.steps)
         training = open_training(data, data_dir)
@@ -261,18 +271,6 @@ class Task:
             "range": self.info.range,
         }
 
-    def shapes(self) -> dict[str, Any]:
-        """Of a global batch, what the network reads."""
-        import jax
-        import numpy as np
-
-        data, scale = self.config.data, self.config.model.scale
-        size = data.patch_size
-        return {
-            "depth_lr": jax.ShapeDtypeStruct((data.batch_size, size // scale, size // scale, 1), np.float32),
-            "guide": jax.ShapeDtypeStruct((data.batch_size, size, size, 3), np.float32),
-        }
-
     def announce(self, out: Path, state: Any) -> None:
         """Says what will be trained."""
         import jax
@@ -282,6 +280,8 @@ class Task:
         config, model, mesh = self.config, self.model, self.mesh
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
         devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        if self.beside_others:
+            devices = f"a lane of {devices}"
         if mesh.size > 1:
             devices += f" (data={mesh.shape['data']}, spatial={mesh.shape['spatial']}{', FSDP' * config.fsdp})"
         say(
@@ -289,7 +289,7 @@ class Task:
             f"{' + '.join(map(str, self.images))} images to train on, {len(self.held_out)} to validate, {devices}, "
             f"steps {int(state.step)} to {config.steps}; {config.data.degrade}"
         )
-        if config.mesh == "auto" and mesh.size < jax.device_count():
+        if not self.beside_others and config.mesh == "auto" and mesh.size < jax.device_count():
             note(
                 f"warning: {mesh.size} of the {jax.device_count()} devices are used, as neither the batch nor the "
                 "height of the patches can be divided further: change --data.batch-size or --data.patch-size"
@@ -471,10 +471,17 @@ class Bar:
         if self._bar is None:
             interval = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
             self._bar = tqdm(
-                total=0, unit="step", mininterval=interval, maxinterval=interval, disable=not distributed.is_main()
+                total=steps,
+                initial=first,
+                unit="step",
+                mininterval=interval,
+                maxinterval=interval,
+                disable=not distributed.is_main(),
             )
+        else:
+            self._bar.total, self._bar.n = self._bar.total + steps, self._bar.n + first
+            self._bar.initial += first
         bar, at = self._bar, first
-        bar.total, bar.n, bar.initial = bar.total + steps, bar.n + first, bar.initial + first
         self._runs += 1
 
         def show(step: int, facts: str) -> None:
@@ -489,6 +496,19 @@ class Bar:
             self._runs -= 1
             if self._runs:
                 bar.total -= steps - at
+
+
+@functools.lru_cache
+def _step_flops(model: "AHMF", batch: int, size: int) -> float:
+    """Of a training step on patches of this size; counting takes as long as tracing the network."""
+    import jax
+    import numpy as np
+
+    from ahmf_jax import flops
+
+    depth = jax.ShapeDtypeStruct((batch, size // model.scale, size // model.scale, 1), np.float32)
+    guide = jax.ShapeDtypeStruct((batch, size, size, 3), np.float32)
+    return flops.train_flops(model, {"depth_lr": depth, "guide": guide})
 
 
 class _Reporter:
@@ -506,9 +526,10 @@ class _Reporter:
         self._main = distributed.is_main()
         self._leak = f" (scaling {config.scaling}: a leak)" if is_leak(config.scaling) else ""
         self._rate = config.optimiser.rate(config.steps)
-        self._flops = flops.train_flops(task.model, task.shapes())
+        self._flops = _step_flops(task.model, task.config.data.batch_size, task.config.data.patch_size)
         self._peak = flops.peak(list(task.mesh.devices.flat), task.model.dtype)
-        say(f"{out}: mfu is the share of {self._peak.flops / 1e12:.3g} TFLOP/s, the {self._peak.meaning}")
+        if not task.beside_others:
+            say(f"{out}: mfu is the share of {self._peak.flops / 1e12:.3g} TFLOP/s, the {self._peak.meaning}")
         self.interrupted = False  # whether a signal was in the way of the last validation
         self._floors: dict[int, Any] = {}  # the interpolation's errors, which no training changes
 

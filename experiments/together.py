@@ -1,0 +1,185 @@
+"""Many runs in one process and one program, each as `ahmf train` would have it: folder, checkpoints, log, numbers.
+
+Runs whose configurations differ only in what `program` leaves out can be trained so: see `ahmf_jax/together.py`.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from experiments import config as configs
+from experiments.config import Stopped, TrainConfig
+from experiments.train import Bar, OnValidation, Task, open_run, say, standing, untold
+
+if TYPE_CHECKING:
+    from ahmf_jax.stopping import Stop
+    from ahmf_jax.together import Lane, Numbers
+
+# The learning rates of every step of a run are an argument of the program: of so many steps, or twice, 4 times, ... it.
+RATES = 2**14
+
+
+class Item(NamedTuple):
+    """A run: what `train` is given."""
+
+    config: TrainConfig
+    out: Path
+    on_validation: OnValidation = untold
+
+
+def program(config: TrainConfig) -> str:
+    """A key that is the same for configurations that can be trained in one program.
+
+    They have the same network, patch and batch size, loss, scaling and accumulation; the same optimiser with options of
+    the same names; all of them clip the gradient, or none, and so it is with `ema`. All else may be different: what the
+    program is given as it runs, and what it knows nothing of. `mesh` and `fsdp` do not count: a lane is on one device.
+
+    Raises:
+      InputError: an optimiser that there is not, or not with these options.
+    """
+    optimiser = config.optimiser
+    numbers = optimiser.numbers()
+    same = {
+        "model": configs.to_json(config)["model"],
+        "patch_size": config.data.patch_size,
+        "batch_size": config.data.batch_size,
+        "loss": config.loss,
+        "scaling": config.scaling,
+        "accumulate": config.accumulate,
+        "ema": config.ema > 0,
+        "optimiser": optimiser.name,
+        "options": sorted(option for option in optimiser.options if option.partition("=")[0] not in numbers),
+        "numbers": sorted(numbers),
+        "rates": _rates(config.steps),
+    }
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+
+def _rates(steps: int) -> int:
+    """The length of the table of learning rates of a run of so many steps."""
+    length = RATES
+    while length < steps:
+        length *= 2
+    return length
+
+
+def _numbers(config: TrainConfig) -> "Numbers":
+    """What its lane is given."""
+    import jax
+    import jax.numpy as jnp
+
+    from ahmf_jax.together import Numbers
+
+    # Of whole tables, whatever the steps: so the functions of the schedules are compiled once.
+    table = jax.vmap(config.optimiser.rate(config.steps))(jnp.arange(_rates(config.steps)))
+    return Numbers(
+        rates=np.asarray(table, np.float32),
+        optimiser={name: np.float32(value) for name, value in config.optimiser.numbers().items()},
+        edge_weight=np.float32(config.edge_weight),
+        ema_decay=np.float32(config.ema),
+    )
+
+
+def train_together(
+    items: Sequence[Item],
+    *,
+    data_dir: Path | None = None,
+    next_item: Callable[[], Item | None] = lambda: None,
+    finished: Callable[[Item, Exception | None], None],
+    stop: "Stop | None" = None,
+) -> None:
+    """Trains runs side by side, as many as `items`, each in its folder: a new one, or the rest of one that is there.
+
+    A run equals one that `ahmf train` makes but for rounding, and either goes on with what the other has begun. It is
+    trained on one device, whatever its `mesh` and `fsdp` say.
+
+    Args:
+      items: the first runs.
+      data_dir: where data sets are prepared.
+      next_item: another run, when one has ended, or None where there is none now: then asked again when the next ends.
+      finished: called once with each run that has ended, and what ended it before its time, or None. That is an
+        `InputError` as `train` raises it, what its `on_validation` raised, or another failure of its own; the others go
+        on.
+      stop: of a caller who hears signals itself; without, they are heard here.
+
+    Raises:
+      InputError: there are several processes.
+      Stopped: by a signal, when all runs are saved. Those that were not done are not `finished`.
+    """
+    from ahmf_jax import distributed
+    from ahmf_jax.sharding import make_mesh
+    from ahmf_jax.stopping import stop_on_signal
+    from ahmf_jax.together import Lane, Lanes, fit_together, lane_mesh
+
+    if distributed.process_count() > 1:
+        raise InputError("several processes cannot train runs together: start one process, or train them one by one")
+    if not items:
+        return
+    waiting, key, optimiser = deque(items), program(items[0].config), items[0].config.optimiser
+    mesh = lane_mesh(len(items))
+    home = make_mesh(1, 1, [mesh.devices.flat[0]])  # of what a run does apart from the others: start, validate, save
+    going: dict[Lane, tuple[Item, contextlib.ExitStack]] = {}
+
+    def enter(item: Item, scope: contextlib.ExitStack) -> "Lane | None":
+        """The run, opened in `scope`; None where it is done."""
+        config, out = item.config, Path(item.out)
+        if program(config) != key:
+            raise InputError(
+                f"{out}: its program is not that of {items[0].out}: train it by itself, or beside its like"
+            )
+        if standing(config, out) == "done":
+            say(f"{out} is done: all of its {config.steps} steps are trained")
+            return None
+        task = Task(config, data_dir, home)
+        run = open_run(task, out, on_validation=item.on_validation, stop=asked, bar=bar, prefix=f"{out.name}: ")
+        state, progress = scope.enter_context(run)
+        return Lane(state, task.batches, _numbers(config), progress)
+
+    def leave(item: Item, scope: contextlib.ExitStack, error: Exception | None) -> None:
+        try:
+            with scope:
+                if error is not None:
+                    raise error
+        except Stopped:
+            return
+        except Exception as failure:
+            error = failure
+        finished(item, error)
+
+    def next_run() -> "Lane | None":
+        while not asked.requested:
+            item = waiting.popleft() if waiting else next_item()
+            if item is None:
+                break
+            scope = contextlib.ExitStack()
+            try:
+                lane = enter(item, scope)
+            except Exception as error:
+                leave(item, scope, error)
+                continue
+            if lane is not None:
+                going[lane] = item, scope
+                return lane
+            finished(item, None)
+        return None
+
+    def ended(lane: "Lane", error: Exception | None) -> None:
+        leave(*going.pop(lane), error)
+
+    with contextlib.nullcontext(stop) if stop else stop_on_signal() as asked, Bar() as bar:
+        try:
+            fit_together(Lanes(optimiser.made, len(items), mesh), next_run=next_run, ended=ended, stop=asked)
+        except BaseException as error:  # of no single run: all end with it
+            for _, scope in going.values():
+                with contextlib.suppress(BaseException):  # it is the first that counts
+                    scope.__exit__(type(error), error, error.__traceback__)
+            raise
+        if asked.requested:
+            raise Stopped("stopped, and all that were in training are saved: the same command goes on with them")
