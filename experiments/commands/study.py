@@ -1,13 +1,17 @@
 """`ahmf study`."""
 
+import os
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ahmf_jax import variants
 from ahmf_jax.errors import InputError
-from experiments.config import PairsConfig, TrainConfig, WholeImages
+from experiments.config import ModelConfig, PairsConfig, TrainConfig, WholeImages
 
 if TYPE_CHECKING:
     from experiments.studies.study import Row, Spec, Study
@@ -59,6 +63,8 @@ class Works(Kept):
         from experiments.studies.study import note_folder, retry_failed
         from experiments.studies.worker import work
 
+        # What costs are measured by are other processes, which find nothing of a device where this one takes it whole.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         note_folder(study, folder, new=new)
         if self.retry_failed:
             print(f"study {study.name}: {retry_failed(study)} failed trials are queued again")
@@ -103,10 +109,11 @@ class Begun(Works):
 
     def begin(self, name: str, spec: "Spec", **trials: Any) -> "Study":
         """Queues the trials that `make_study` is given, and does what is left to do."""
-        from experiments.studies.storage import default_url, open_storage
+        from experiments.studies.storage import default_url, open_storage, without_password
         from experiments.studies.study import make_study, note_folder
 
         study = make_study(open_storage(self.storage or default_url(), create=True), name, spec, **trials)
+        study.set("command", shlex.join(["ahmf", *map(without_password, sys.argv[1:])]))
         if self.create_only:
             note_folder(study)
             print(f"study {study.name}: {len(study.trials())} trials; ahmf study worker --study {study.name}")
@@ -120,59 +127,119 @@ class Planned(Begun):
     """A study whose trials are known beforehand."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    recipe: Annotated[TrainConfig | None, tyro.conf.Suppress] = None
+    """The configuration before what the command line says."""
     seeds: int = 3
     """Trainings of each row, with seeds 0, 1, ..."""
     name: str
     """The study's name: the same command again goes on with it, and adds what is new."""
 
-    def spec(self, kind: Literal["levels", "ablation"]) -> "Spec":
-        """What its trials have in common."""
+    def __post_init__(self) -> None:
+        """Checks it, and keeps the recipe: the default of all that the command line may change."""
+        super().__post_init__()
+        if self.recipe is None:
+            object.__setattr__(self, "recipe", self.config)
         if self.seeds < 1:
             raise InputError(f"--seeds {self.seeds}: give at least 1")
-        return self.spec_of(kind, self.name, self.config)
+        assert self.recipe is not None
+        if self.config.seed != self.recipe.seed:
+            raise InputError(f"--seed {self.config.seed}: the study's seeds are 0, 1, ...: say how many with --seeds")
 
-    def carry_out(self, spec: "Spec", rows: "list[Row]") -> "Study":
+    def carry_out(self, kind: Literal["levels", "ablation"], rows: "list[Row]") -> "Study":
         """Queues the rows, and does what is left to do."""
-        return self.begin(self.name, spec, rows=rows)
+        return self.begin(self.name, self.spec_of(kind, self.name, self.config), rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyLevels(Planned):
-    """Train a network for each number of levels, the paper's m, and measure what it costs and what it brings."""
+    """Train a network for each number of levels, the paper's m, and measure what it brings and what it costs."""
 
     name: str = "levels"
     """The study's name: the same command again goes on with it, and adds what is new."""
     levels: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
     """The numbers of levels."""
+    costs: bool = True
+    """Measure parameters, arithmetic, times and memory of every row, when all trials are done and this machine is
+    quiet; once, and again on other hardware or where rows are added."""
+    rounds: int = 5
+    """Timed runs of each row, in turn."""
+
+    def __post_init__(self) -> None:
+        """Checks it."""
+        super().__post_init__()
+        assert self.recipe is not None
+        levels = self.config.model.num_levels
+        if levels != self.recipe.model.num_levels:
+            raise InputError(f"--model.num-levels {levels}: the study sets it: use --levels")
+        given = " ".join(map(str, self.levels))
+        if not self.levels or min(self.levels) < 1:
+            raise InputError(f"--levels {given}: give numbers of 1 or more, as in --levels 1 2 4 8")
+        if len(set(self.levels)) < len(self.levels):
+            raise InputError(f"--levels {given}: name each number once; --seeds says how often it is trained")
+        if self.rounds < 1:
+            raise InputError(f"--rounds {self.rounds}: give at least 1")
 
     def __call__(self) -> None:
         """Does it."""
-        from experiments.studies.study import levels
+        from experiments.studies import levels
+        from experiments.studies.outcome import measure_costs
+        from experiments.studies.worker import unfinished
 
-        self.carry_out(self.spec("levels"), levels(self.levels, self.seeds))
+        study = self.carry_out("levels", levels.plan(self.levels, self.seeds))
+        if self.create_only:
+            return
+        if left := unfinished(study):
+            print(f"study {study.name}: {left} trials are left; the costs are measured when all are done")
+        elif self.costs:
+            measure_costs(study, self.rounds)
+        made = levels.study_figures(study, Path(study.spec.folder))
+        print(f"{levels.summary(study)}\n\n{_listed(made)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyAblation(Planned):
-    """Train Models 0-6 of the paper's Table VI in both variants, and the release with each part as in the paper."""
+    """Train Models 0-6 of the paper's Table VI in both variants, and the release with each part as the paper has it."""
 
     name: str = "ablation"
     """The study's name: the same command again goes on with it, and adds what is new."""
-    parts: tuple[str, ...] = ()
-    """The parts."""
+    parts: tuple[variants.Part, ...] = variants.PARTS
+    """The parts in which the variants differ that are tried one by one; none of them if nothing follows."""
+
+    def __post_init__(self) -> None:
+        """Checks it."""
+        super().__post_init__()
+        model = self.config.model
+        for name, value in vars(ModelConfig()).items():
+            given = getattr(model, name)
+            if name in ("variant", "swapped", "fusion", "recurrence") and given != value:
+                shown = " ".join(given) if isinstance(given, tuple) else given
+                raise InputError(f"--model.{name} {shown}: the study tries all of them: leave it at its default")
+        if len(set(self.parts)) < len(self.parts):
+            raise InputError(f"--parts {' '.join(self.parts)}: name each once; --seeds says how often it is trained")
 
     def __call__(self) -> None:
         """Does it."""
-        from experiments.studies.study import ablation
+        from experiments.studies import ablation
 
-        self.carry_out(self.spec("ablation"), ablation(self.seeds, self.parts))
+        study = self.carry_out("ablation", ablation.plan(self.seeds, self.parts))
+        if self.create_only:
+            return
+        folder = Path(study.spec.folder)
+        ablation.draw_features(study, folder, self.data_dir)
+        made = ablation.study_figures(study, folder)
+        print(f"{ablation.summary(study)}\n\n{_listed(made)}")
+
+
+def _listed(made: "list[Path]") -> str:
+    """Files of one folder, in a line."""
+    return f"in {made[0].parent}: {', '.join(path.name for path in made)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySearch(Begun):
     """Search a space of settings for those with the smallest error, or time and memory beside it."""
 
-    space: tyro.conf.Positional[str]
+    space: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPACE")]
     """Name of a space, or a Python file: what is searched, and what for."""
     name: str = ""
     """The study's name (default: the space's): the same command again goes on with it."""
@@ -199,7 +266,7 @@ class StudySearch(Begun):
 class StudyBest(Kept):
     """Write the configuration of a study's best trial, which `ahmf train` trains again to the same numbers."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """The study."""
     out: Path
     """The Python file to write."""
