@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from ahmf_jax.writing import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people who see colours differently tell apart; markers tell them apart in print.
@@ -16,6 +17,12 @@ MARKERS = "osD^vPX*"
 def files(plot: Path) -> list[Path]:
     """The files of a picture: `.svg` and `.png` are put behind its name."""
     return [plot.with_name(plot.name + suffix) for suffix in (".svg", ".png")]
+
+
+def tidy(axes: "Axes") -> None:
+    """A light grid, and no lines above and at the right."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: "Figure", plot: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from experiments.data import default_split, open_named
 from experiments.evaluate import decimal_places, how_made, measure_all
 from experiments.evaluations import finite
 from experiments.methods import Method, open_methods
-from experiments.plots import COLOURS, MARKERS, files, save
+from experiments.plots import COLOURS, MARKERS, files, save, tidy
 from experiments.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def draw(points: Sequence[Point], methods: Sequence[str], title: str, unit: str,
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"MAE ({unit})")
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     figure.suptitle(title)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(methods), 4), frameon=False)

@@ -22,7 +22,6 @@ filled by the sampler when a worker takes one. What a trial found is in its user
 """
 
 import dataclasses
-import itertools
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -354,39 +353,3 @@ def _differs(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "
         elif a != b:
             return f"{prefix}{name}".removeprefix("spec.") + f" (there {b!r}, here {a!r})"
     return ""
-
-
-def levels(numbers: Sequence[int], seeds: int, first: int = 0) -> list[Row]:
-    """A trial for each number of levels and seed; seed by seed, so that what is finished can be compared early."""
-    return [
-        Row(f"m = {m}", {"model.num_levels": m, "seed": seed})
-        for seed, m in itertools.product(range(first, first + seeds), numbers)
-    ]
-
-
-# Table VI of the paper: Models 0-6, the blocks of fusion and the directions of the recurrence.
-MODELS = {
-    0: ("concat", "none"),
-    1: ("feb", "none"),
-    2: ("frb", "none"),
-    3: ("feb_frb", "none"),
-    4: ("feb_frb", "forward"),
-    5: ("feb_frb", "backward"),
-    6: ("feb_frb", "both"),
-}
-
-
-def ablation(seeds: int, parts: Sequence[str] = (), first: int = 0) -> list[Row]:
-    """Table VI's models in both variants, and the release with one part at a time as the paper has it."""
-    rows = []
-    for seed in range(first, first + seeds):
-        for variant in ("release", "paper"):
-            rows += [
-                Row(
-                    f"Model {number}, {variant}",
-                    {"model.variant": variant, "model.fusion": fusion, "model.recurrence": recurrence, "seed": seed},
-                )
-                for number, (fusion, recurrence) in MODELS.items()
-            ]
-        rows += [Row(f"release, paper's {part}", {"model.swapped": [part], "seed": seed}) for part in parts]
-    return rows

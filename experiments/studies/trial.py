@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ahmf_jax.errors import InputError
 from experiments import config as configs
@@ -21,6 +21,8 @@ from experiments.studies.study import Study
 if TYPE_CHECKING:
     import optuna
 
+    from data_pipelines.datasets import Dataset
+    from experiments.protocols import Protocol
     from experiments.studies.cost import Cost
     from experiments.studies.worker import Claim
 
@@ -163,11 +165,19 @@ def _make_parents(out: Path) -> None:
         raise unwritable(out.parent, error) from None
 
 
-def measure(study: Study, config: TrainConfig, out: Path, data_dir: Path | None) -> dict[str, Any]:
-    """What a trained run is worth: `metrics`, `floor`, `images`, `unit`, and its `training`."""
+class MeasuredSet(NamedTuple):
+    """What a trial is measured on, and how."""
+
+    dataset: "Dataset"
+    split: str
+    protocol_name: str
+    protocol: "Protocol"
+
+
+def measured_set(study: Study, config: TrainConfig, out: Path, data_dir: Path | None) -> MeasuredSet:
+    """What the trial of that configuration and run is measured on."""
     from experiments.data import default_split, open_named
-    from experiments.evaluate import measure_all
-    from experiments.methods import open_method, trained_on
+    from experiments.methods import trained_on
     from experiments.protocols import choose_protocol
 
     asked = study.spec.measured
@@ -178,8 +188,16 @@ def measure(study: Study, config: TrainConfig, out: Path, data_dir: Path | None)
     elif split is None:
         split = default_split(dataset, data_dir)
     opened = open_named(dataset, split, data_dir, asked.pairs if asked.dataset else config.data.pairs)
-    name, protocol = choose_protocol(asked.protocol, opened.info, trained_on(out))
-    found = measure_all(open_method(str(out), None, protocol), opened, name, protocol, split=split)
+    return MeasuredSet(opened, split, *choose_protocol(asked.protocol, opened.info, trained_on(out)))
+
+
+def measure(study: Study, config: TrainConfig, out: Path, data_dir: Path | None) -> dict[str, Any]:
+    """What a trained run is worth: `metrics`, `floor`, `images`, `unit`, and its `training`."""
+    from experiments.evaluate import measure_all
+    from experiments.methods import open_method
+
+    dataset, split, name, protocol = measured_set(study, config, out, data_dir)
+    found = measure_all(open_method(str(out), None, protocol), dataset, name, protocol, split=split)
     kept = dict.fromkeys(("mae", "rmse", *found.metrics))
     return {
         "unit": found.unit,

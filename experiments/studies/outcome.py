@@ -1,0 +1,207 @@
+"""What planned trials say together: means over the seeds, their differences, and how sure those are.
+
+Two rows are compared seed by seed: trials of one seed see the same patches in the same order. The mean of these
+differences has a standard error, and a 95 % interval by Student's t for as many seeds as there are: with three it is
+4.3 standard errors to either side, as three differences tell little of their own spread. "Better" and "worse" are said
+where the interval has no 0 in it. Of twenty such intervals of what does not matter one is expected to miss the 0.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.evaluate import decimal_places
+from experiments.studies.cost import Cost, from_json, key
+from experiments.studies.standing import Entry, Standing
+from experiments.studies.study import Study
+from experiments.studies.tables import Cell
+
+CONFIDENCE = 0.95
+COSTS = "costs"  # a study's attribute: what its configurations cost, by `cost.key`
+
+
+class Spread(NamedTuple):
+    """Over seeds: the mean, the standard deviation (NaN of one value), and of how many."""
+
+    mean: float
+    deviation: float
+    n: int
+
+
+class Difference(NamedTuple):
+    """A row's error less another's, over the seeds that both have: the mean, its standard error and interval.
+
+    All but the mean are NaN where there is one seed.
+    """
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def word(self) -> str:
+        """What it says of the first row."""
+        if math.isnan(self.error):
+            return "one seed"
+        if self.low > 0:
+            return "worse"
+        return "better" if self.high < 0 else "within the spread"
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Of values, one a seed; None of nothing."""
+    values = list(values)
+    if not values:
+        return None
+    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+
+
+def difference(of: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+    """`of` less `base`, both by seed; None where they have no seed in common."""
+    from scipy.special import stdtrit
+
+    found = spread(of[seed] - base[seed] for seed in sorted(of.keys() & base.keys()))
+    if found is None:
+        return None
+    error = found.deviation / math.sqrt(found.n)
+    reach = float(stdtrit(found.n - 1, (1 + CONFIDENCE) / 2)) * error if found.n > 1 else math.nan
+    return Difference(found.mean, error, found.mean - reach, found.mean + reach, found.n)
+
+
+def by_seed(trials: Iterable[Entry], metric: str) -> dict[int, float]:
+    """What complete trials of a row have found, by seed."""
+    return {t.fields["seed"]: t.values[metric] for t in trials if t.state == "complete" and metric in t.values}
+
+
+def planned(trials: Iterable[Entry]) -> int:
+    """Seeds of a row: a trial that failed and its repetition have one."""
+    return len({t.fields["seed"] for t in trials})
+
+
+def costs(study: Study) -> dict[str, Cost]:
+    """What is known of the costs of its configurations."""
+    return {name: from_json(values) for name, values in study.attributes().get(COSTS, {}).items()}
+
+
+def cost_of(study: Study, trial: Entry, known: Mapping[str, Cost]) -> Cost | None:
+    """Of a trial's configuration."""
+    return known.get(key(study.config(trial.fields)))
+
+
+def measure_costs(study: Study, rounds: int) -> None:
+    """Measures all configurations of the study in one run, unless that has been done on this hardware, and keeps it.
+
+    Raises:
+      InputError, RuntimeError: as `cost.measure`.
+    """
+    from experiments.provenance import hardware
+    from experiments.studies.cost import SIZE, measure
+
+    configs = {key(config): config for config in (study.config(t.user_attrs["fields"]) for t in study.trials())}
+    known, here = costs(study), hardware()
+    if all(
+        name in known and known[name].hardware == here and known[name].size == SIZE and known[name].rounds >= rounds
+        for name in configs
+    ):
+        return
+    found = measure(list(configs.values()), rounds=rounds)
+    study.set(COSTS, {name: dataclasses.asdict(cost) for name, cost in zip(configs, found, strict=True)})
+
+
+def places(values: Iterable[float | None]) -> int:
+    """Of errors in a table: so many that the smallest has four digits."""
+    return decimal_places(v for v in values if v is not None)
+
+
+def plus_minus(found: Spread | None, digits: int) -> str:
+    """A mean and its standard deviation."""
+    if found is None:
+        return ""
+    deviation = "" if math.isnan(found.deviation) else f" ± {found.deviation:.{digits}f}"
+    return f"{found.mean:.{digits}f}{deviation}"
+
+
+def cell(found: Spread | None, digits: int) -> Cell:
+    """The same in a table."""
+    return Cell(plus_minus(found, digits), found.mean) if found else Cell("")
+
+
+def signed(found: Difference | None, digits: int) -> str:
+    """A mean difference and its standard error."""
+    if found is None:
+        return ""
+    error = "" if math.isnan(found.error) else f" ± {found.error:.{digits}f}"
+    return f"{found.mean:+z.{digits}f}{error}"
+
+
+def seeds(done: int, planned: int) -> str:
+    """How many seeds a row has, and of how many where some are missing."""
+    return str(done) if done == planned else f"{done} of {planned}"
+
+
+def as_csv(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table of numbers for other programs; None and NaN are left empty."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(heads)
+    for row in rows:
+        writer.writerow(["" if value is None or value != value else value for value in row])
+    return file.getvalue().encode()
+
+
+def origin(standing: Standing) -> list[str]:
+    """Of what the numbers are, and with what they were made: lines of Markdown."""
+    from experiments.comparison import code, escape
+
+    study, done = standing.study, standing.of("complete")
+    config, measured = study.spec.config, study.spec.measured
+    data, model = config.data, config.model
+    lines = [
+        f"- **Network**: x{model.scale}, m = {model.num_levels}, {model.features} features, {model.variant}, "
+        f"{model.dtype}, but for what the rows say.",
+        f"- **Training**: {config.steps} steps of {data.batch_size} patches, {data.patch_size} x {data.patch_size}, "
+        f"of {escape(Path(data.dataset).name)}, {escape(data.train)}; {config.optimiser.name}, rate "
+        f"{config.optimiser.learning_rate:g}, {config.optimiser.schedule}; loss {config.loss}.",
+    ]
+    dataset = Path(measured.dataset or data.dataset).name  # of a folder the name alone: pages are for other machines
+    split = measured.split if measured.dataset else data.validation
+    for protocol in sorted({t.attributes["protocol"] for t in done if "protocol" in t.attributes}):
+        images = max(len(t.attributes.get("images", ())) for t in done if t.attributes.get("protocol") == protocol)
+        where = f"{dataset}, {split}" if split else dataset
+        lines.append(
+            f"- **Measured** on {escape(where)}, {images} {'image' if images == 1 else 'images'}, in "
+            f"{escape(standing.unit)}; means over the images. Protocol {escape(protocol)}."
+        )
+    made = [t.attributes["provenance"] for t in done if "provenance" in t.attributes]
+    for title, name in (("Hardware", "hardware"), ("Commit", "commit"), ("Version", "version")):
+        if said := "; ".join(sorted({str(found[name]) for found in made if found.get(name)})):
+            lines.append(f"- **{title}** of the trainings: {escape(said)}.")
+    ended = [t.ended for t in done if t.ended is not None]
+    if ended:
+        lines.append(f"- **Date**: {max(ended):%Y-%m-%d}.")
+    if command := study.attributes().get("command"):
+        lines.append(f"- **Command**: {code(command)}")
+    rows = standing.rows.values()
+    left = sum(planned(row) for row in rows) - sum(planned(t for t in row if t.state == "complete") for row in rows)
+    if left:
+        lines.append(f"- **Not whole yet**: {left} of the planned trainings have no result.")
+    return lines
+
+
+def how_measured(cost: Cost) -> str:
+    """What the costs are, in words."""
+    height, width = cost.size
+    memory = "resident in the process, libraries included" if cost.hardware.endswith("cpu") else "in use on the device"
+    return (
+        f"Times and memory on {cost.hardware}: each configuration in processes of its own, timed in turn, medians of "
+        f"{cost.rounds} warm runs. Inference is of one image of {height} x {width}, from NumPy to NumPy; memory is the "
+        f"most that was {memory}. Compiling includes tracing, without a cache. The training of all steps is as it went "
+        "beside whatever else the machine did, without compiling and validating."
+    )
