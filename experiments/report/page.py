@@ -24,7 +24,7 @@ from experiments.report.pixels import webp
 from experiments.report.sources import Training
 
 GENERATOR = "ahmf report"
-SCRIPTS = ("pixels.js", "charts.js", "viewer.js", "page.js")  # in the order of their use of each other
+SCRIPTS = ("data.js", "pixels.js", "charts.js", "viewer.js", "page.js")  # in the order of their use of each other
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_names_are_shown_and_never_obeyed(html):
     assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&#39;&amp;" in body
     assert data(html)["viewers"][0]["images"][1]["name"] == EVIL
     executed = re.findall(r"<script>(.*?)</script>", html, re.S)
-    assert len(executed) == 4
+    assert len(executed) == 5
     stated = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
     plotly = gzip.decompress(base64.b64decode(re.search(r'id="plotly">(.*?)</script>', html, re.S)[1])).decode()
     assert stated == policy([*executed, plotly]) and "unsafe-inline'; img-src data: blob:;" in stated
