@@ -304,16 +304,25 @@ class StudyWorker(Works):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyShow(Kept):
-    """A study's trials and what they found so far."""
+    """A study's trials and what they found so far, while workers are at it or after."""
 
     name: tyro.conf.Positional[str]
     """The study."""
+    all: bool = False
+    """Every trial by itself; otherwise the rows of levels and ablation, or a search's best trials."""
+    watch: float | None = None
+    """Show it again every so many seconds, until all is done or Ctrl-C."""
 
     def __call__(self) -> None:
-        """Prints the table."""
-        from experiments.studies.show import table
+        """Prints the tables."""
+        from experiments.studies.show import show, watch
 
-        print(table(self.study(self.name)))
+        if self.watch is None:
+            show(self.study(self.name), every=self.all)
+            return
+        if not 0.1 <= self.watch <= 86400:
+            raise InputError(f"--watch {self.watch:g}: give seconds, from 0.1 to 86400")
+        watch(self.study(self.name), self.watch, every=self.all)
 
 
 StudyCommand = (

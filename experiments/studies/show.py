@@ -95,6 +95,12 @@ def clipped(line: str, width: int | None) -> str:
     return line if width is None or len(line) <= width else f"{line[: max(width - 1, 0)]}\u2026"
 
 
+def show(study: Study, *, every: bool = False) -> None:
+    """Prints the study once, as wide as the terminal, or as it likes where the output goes elsewhere."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(text(read(study), every=every, width=width))
+
+
 def watch(study: Study, seconds: float, *, every: bool = False) -> None:
     """Prints the study again and again, in the same place of a terminal, until it is finished or Ctrl-C."""
     terminal = sys.stdout.isatty()
@@ -118,8 +124,3 @@ def watch(study: Study, seconds: float, *, every: bool = False) -> None:
                 print()
     except KeyboardInterrupt:
         print()
-
-
-def width() -> int | None:
-    """The terminal's; None where the output goes elsewhere, or has no end."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
