@@ -100,6 +100,7 @@ def test_the_reach_of_a_network_with_a_part_swapped(
         (AHMF(8, 1, 4, "paper"), 9),
         (AHMF(16, 1, 4), 6),
         (AHMF(4, 2, 4, fusion="concat", recurrence="forward"), 8),
+        (AHMF(2, 1, 4, fusion="frb", recurrence="none", swapped=("statistics", "squeeze")), 4),
     ],
     ids=lambda x: f"x{x.scale}-{x.variant}-{x.num_levels}-{x.fusion}" if isinstance(x, AHMF) else "",
 )
