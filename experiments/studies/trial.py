@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ahmf_jax.errors import InputError
 from experiments import config as configs
-from experiments.config import TrainConfig
+from experiments.config import Stopped, TrainConfig
 from experiments.provenance import provenance
 from experiments.run_log import METRICS
 from experiments.studies import space
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from experiments.protocols import Protocol
     from experiments.studies.cost import Cost
     from experiments.studies.worker import Claim
+    from experiments.train import OnValidation
 
 
 COSTLY = frozenset({"time", "memory"})  # objectives that are not of the error, but of the network
@@ -96,6 +97,13 @@ def run(claim: "Claim", fields: Mapping[str, Any], out: Path, data_dir: Path | N
     """
     from experiments.train import train
 
+    config, on_validation = begin(claim, fields, out)
+    train(config, out, data_dir=data_dir, on_validation=on_validation, stop=stop)
+    return conclude(claim, config, out, data_dir, stop)
+
+
+def begin(claim: "Claim", fields: Mapping[str, Any], out: Path) -> tuple[TrainConfig, "OnValidation"]:
+    """What a trial's training is given: its configuration, and who is told of its validations."""
     study = claim.study
     config = study.config(fields)
     claim.set("config", configs.to_json(config))
@@ -116,11 +124,18 @@ def run(claim: "Claim", fields: Mapping[str, Any], out: Path, data_dir: Path | N
             claim.set("pruned", {"step": step, "value": means["mae"]})
             raise Pruned
 
-    train(config, out, data_dir=data_dir, on_validation=on_validation, stop=stop)
-    found = measure(study, config, out, data_dir)
+    return config, on_validation
+
+
+def conclude(claim: "Claim", config: TrainConfig, out: Path, data_dir: Path | None, stop: Any) -> dict[str, float]:
+    """Measures a trained trial; as `run` from there on."""
+    study = claim.study
+    found = stop.unless(lambda: measure(study, config, out, data_dir))
+    if found is None:
+        raise Stopped("stopped while it was measured")
     for name, value in found.items():
         claim.set(name, value)
-    values = {name: found["metrics"][name] for name in ("mae", "rmse") if name in found["metrics"]}
+    values: dict[str, float] = {n: found["metrics"][n] for n in ("mae", "rmse") if n in found["metrics"]}
     if not COSTLY.isdisjoint(study.spec.objectives):
         cost = _cost(study, config)
         claim.set("cost", dataclasses.asdict(cost))
