@@ -1,0 +1,201 @@
+"""The study of the levels: its plan, the numbers of trials that were told, computed by hand, and the command."""
+
+import csv
+import dataclasses
+import math
+
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+
+from experiments.studies import cost, levels, outcome
+from experiments.studies.cost import Cost
+from experiments.studies.standing import read
+from experiments.studies.storage import open_storage
+from experiments.studies.study import make_study, open_study
+from tests.experiments import told
+
+COST = Cost(1000, 1.5, 4.5, 20.0, 300.0, 50.0, 900.0, 2.0, 9.0, (480, 640), "a machine, 1 x cpu", 5)
+
+
+FOUND = {
+    **{("m = 1", 0): 0.50, ("m = 1", 1): 0.52, ("m = 1", 2): 0.54},
+    **{("m = 2", 0): 0.40, ("m = 2", 1): 0.43, ("m = 2", 2): 0.43},
+    **{("m = 4", 0): 0.41, ("m = 4", 1): None},
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """m = 1, 2 and 4 with three seeds: m = 4 has one of them, another failed and waits to be repeated, as does one."""
+    plan = levels.plan((4, 1, 2), 3)
+    again = [row for row in plan if FOUND.get((row.label, row.fields["seed"]), 0) is None]
+    made = told.study(tmp_path_factory.mktemp("told"), "levels", plan, FOUND)
+    for row in again:
+        made.backend.add_trial(told.trial(row, {}))
+    return made
+
+
+@pytest.fixture
+def costed(study):
+    """The same, where the costs are known: m = 4 takes four times as long and twice as much memory as the others."""
+    known = {}
+    for m in (1, 2, 4):
+        more = {"inference_ms": 80.0, "inference_mib": 600.0} if m == 4 else {}
+        config = study.config({"model.num_levels": m, "seed": 0})
+        known[cost.key(config)] = dataclasses.asdict(dataclasses.replace(COST, parameters=1000 * m, **more))
+    study.set("costs", known)
+    yield study
+    study.set("costs", {})
+
+
+def test_the_plan_goes_seed_by_seed():
+    plan = levels.plan((1, 4), 2)
+    assert [(row.label, row.fields["model.num_levels"], row.fields["seed"]) for row in plan] == [
+        ("m = 1", 1, 0),
+        ("m = 4", 4, 0),
+        ("m = 1", 1, 1),
+        ("m = 4", 4, 1),
+    ]
+
+
+def test_rows(study):
+    one, two, four = levels.rows(study)
+    assert [row.m for row in (one, two, four)] == [1, 2, 4]
+    assert one.mae == {0: 0.50, 1: 0.52, 2: 0.54} and one.rmse[2] == 1.08
+    assert outcome.spread(one.mae.values()) == pytest.approx((0.52, 0.02, 3))
+    assert two.gain == pytest.approx({0: 0.6, 1: 0.57, 2: 0.57})
+    assert one.seconds == {0: 10.0, 1: 11.0, 2: 12.0}
+    assert (len(four.mae), four.planned) == (1, 3)
+    assert four.curves == {0: [(50, 0.82), (100, 0.41)]}
+    assert one.cost is None
+
+
+def test_a_difference_is_of_pairs_of_seeds(study):
+    one, two, four = levels.rows(study)
+    change = outcome.difference(two.mae, one.mae)
+    # -0.10, -0.09, -0.11: their standard deviation is 0.01; Student's t for two degrees is 4.30265.
+    assert change.mean == pytest.approx(-0.10) and change.error == pytest.approx(0.01 / math.sqrt(3))
+    assert (change.low, change.high) == pytest.approx((-0.10 - 0.024841, -0.10 + 0.024841), abs=1e-6)
+    assert change.word == "better" and outcome.difference(one.mae, two.mae).word == "worse"
+    # Without pairs the spread of either would be in it: 0.1 -+ 4.3 * 0.013 at least.
+    wide = outcome.difference({0: 1.0, 1: 1.2, 2: 1.1}, {0: 1.1, 1: 1.0, 2: 1.15})
+    assert wide.word == "within the spread" and wide.low < 0 < wide.high
+    single = outcome.difference(four.mae, two.mae)
+    assert single.mean == pytest.approx(0.01) and single.n == 1 and single.word == "one seed"
+    assert outcome.difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_what_is_said(study):
+    said = levels.sentences(levels.rows(study))
+    assert said[0] == "The smallest mean MAE is that of m = 4: 0.4100."
+    assert said[1].startswith(
+        "From m = 1 to m = 2 MAE falls by 0.1000 ± 0.0058 (95 % interval -0.1248 to -0.0752, 3 seeds)"
+    )
+    assert said[1].endswith(": more than the spread explains.")
+    assert "m = 4 MAE rises by 0.0100, with one seed in common" in said[2]
+    assert said[3].startswith("From m = 1 to m = 4")
+    assert levels.sentences([]) == ["No training is complete yet."]
+
+
+def test_tables_and_csv(costed, tmp_path):
+    costed.set("command", "ahmf study levels --levels 1 2 4")
+    files = {path.name: path for path in levels.study_figures(costed, tmp_path)}
+    assert set(files) == {"levels.md", "levels.csv", "levels.svg", "levels.png", "curves.svg", "curves.png"}
+    text = files["levels.md"].read_text()
+    assert "`ahmf study levels --levels 1 2 4`" in text and "c0ffee" in text
+    assert "2 of the planned trainings have no result" in text
+    assert "| 1 of 3 |" in text and "resident in the process" in text
+    first, _, last = csv.DictReader(files["levels.csv"].read_text().splitlines())
+    assert (first["m"], first["seeds"], first["parameters"], first["training_s"]) == ("1", "3", "1000", "11.0")
+    assert float(first["mae"]) == pytest.approx(0.52) and float(first["gain"]) == pytest.approx(0.48)
+    assert (last["m"], last["mae_sd"], last["inference_ms"]) == ("4", "", "80.0")
+
+
+def test_the_area_is_the_memory_and_bars_the_spread(costed):
+    figure = levels.figure_1(levels.rows(costed), "grey levels")
+    assert figure is not None
+    (axes,) = figure.axes
+    circles = [found for found in axes.collections if isinstance(found, PathCollection)]
+    areas = {round(float(found.get_offsets()[0][1]), 9): float(found.get_sizes()[0]) for found in circles}
+    assert areas == {0.52: levels.LARGEST / 2, 0.42: levels.LARGEST / 2, 0.41: levels.LARGEST}
+    bars = [found.get_segments()[0][:, 1] for found in axes.collections if isinstance(found, LineCollection)]
+    assert [tuple(ends) for ends in bars] == [
+        pytest.approx((0.50, 0.54)),
+        pytest.approx((0.42 - 0.0173205, 0.42 + 0.0173205)),
+    ]
+    assert [text.get_text() for text in axes.texts] == ["m = 1\n300 MiB", "m = 2\n300 MiB", "m = 4\n600 MiB"]
+    assert axes.get_xlabel() == "inference, 480 x 640, NumPy to NumPy (ms)"
+
+
+def test_without_a_result_there_is_no_picture(tmp_path):
+    made = told.study(tmp_path, "levels", levels.plan((1, 2), 1), {})
+    assert [path.name for path in levels.study_figures(made, tmp_path)] == ["levels.md", "levels.csv"]
+    text = (tmp_path / "levels.md").read_text()
+    assert "No training is complete yet." in text and "![" not in text
+
+
+def test_costs_are_measured_once_for_a_hardware(tmp_path, monkeypatch):
+    study = told.study(tmp_path, "levels", levels.plan((4, 1, 2), 2), {})
+    asked = []
+
+    def measure(configs, *, rounds):
+        asked.append([config.model.num_levels for config in configs])
+        return [dataclasses.replace(COST, rounds=rounds, hardware=here) for _ in configs]
+
+    here = "this machine"
+    monkeypatch.setattr(cost, "measure", measure)
+    monkeypatch.setattr("experiments.provenance.hardware", lambda: here)
+    outcome.measure_costs(study, 3)
+    assert asked == [[4, 1, 2]]  # each once, not once a seed
+    outcome.measure_costs(study, 2)
+    assert len(asked) == 1
+    outcome.measure_costs(study, 5)
+    assert len(asked) == 2
+    here = "another machine"
+    outcome.measure_costs(study, 5)
+    assert len(asked) == 3
+    make_study(study.storage, "levels", study.spec, rows=levels.plan((8,), 1))
+    outcome.measure_costs(study, 5)
+    assert asked[3] == [4, 1, 2, 8]  # all again, in turn with what is new
+    assert all(row.cost.hardware == "another machine" for row in levels.rows(study))
+
+
+def test_the_command(ahmf, recipe, data_dir, tmp_path, monkeypatch):
+    """Two levels; then a third, and nothing is trained twice."""
+    monkeypatch.setattr(cost, "measure", lambda configs, *, rounds: [COST] * len(configs))
+    monkeypatch.chdir(tmp_path)
+    command = ["study", "levels", recipe, "--data-dir", data_dir, "--seeds", "1", "--steps", "2"]
+    ended = ahmf(*command, "--levels", "1", "2")
+    assert ended.code == 0, ended
+    folder = tmp_path / "studies" / "levels"
+    assert f"in {folder}: levels.md, levels.csv, levels.svg" in ended.out
+    assert "The smallest mean MAE is that of m = " in ended.out
+    study = open_study(open_storage("sqlite:///studies/studies.db"), "levels")
+    before = {t.number: t for t in read(study).trials}
+    assert [t.state for t in before.values()] == ["complete"] * 2
+    ended = ahmf(*command, "--levels", "1", "2", "3", "--no-costs")
+    assert ended.code == 0, ended
+    after = {t.number: t for t in read(study).trials}
+    assert [t.fields["model.num_levels"] for t in after.values()] == [1, 2, 3]
+    assert {n: t.ended for n, t in after.items() if n in before} == {n: t.ended for n, t in before.items()}
+    third = levels.rows(study)[2]
+    assert third.cost is None and third.mae[0] > 0
+    assert "| 3 |" in (folder / "levels.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--levels", "0", "1"], "--levels 0 1: give numbers of 1 or more"),
+        (["--levels"], "--levels.*: give numbers of 1 or more"),
+        (["--levels", "2", "2"], "--levels 2 2: name each number once"),
+        (["--seeds", "0"], "--seeds 0: give at least 1"),
+        (["--seed", "4"], "--seed 4: .*--seeds"),
+        (["--model.num-levels", "3"], "--model.num-levels 3: the study sets it: use --levels"),
+        (["--rounds", "0"], "--rounds 0: give at least 1"),
+    ],
+)
+def test_what_is_refused(refused, recipe, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    refused("study", "levels", recipe, *options, said=said)
+    assert not list(tmp_path.iterdir())
