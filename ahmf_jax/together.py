@@ -144,8 +144,13 @@ class Lanes:
 
         return {name: place(name) for name in there}
 
-    def compile(self, batch: Mapping[str, jax.Array]) -> bool:
-        """Compiles the step for batches like this one; True."""
+    @property
+    def ready(self) -> bool:
+        """Whether the step is compiled."""
+        return self._step is not None
+
+    def compile(self, batch: Mapping[str, jax.Array]) -> None:
+        """Compiles the step for batches like this one."""
         step = self._program(
             jax.vmap(functools.partial(lane_step, self._make)),
             (LANES, LANES, LANES, LANES),
@@ -154,7 +159,6 @@ class Lanes:
             compiler_options=compiler_options(getattr(self._states.model, "remat", "none")),
         )
         self._step = step.lower(self._states, self._placed, batch, self._active([])).compile()
-        return True
 
     def step(self, batch: Mapping[str, jax.Array], active: Sequence[int]) -> dict[str, Array]:
         """A step in each of the active lanes; their metrics, by lane."""
@@ -267,7 +271,7 @@ def fit_together(
     What a run's own work raises (its batches, log, checkpoints), or a loss that is no number, ends that run alone.
 
     Args:
-      lanes: empty.
+      lanes: in which no run is; they may be used again.
       next_run: a run for a lane that is free, or None where there is none; asked until then at the beginning, and
         again whenever a run has ended.
       ended: called with each run that came out of `next_run` once, when it is done or, after its last checkpoint, has
@@ -276,7 +280,7 @@ def fit_together(
     """
     runs: list[Lane | None] = [None] * lanes.size
     free = deque(range(lanes.count))
-    clock, compiled = Clock(), False
+    clock = Clock()
     metrics: dict[str, Array] = {}
 
     def fill() -> None:
@@ -327,10 +331,10 @@ def fit_together(
             active = {lane: run for lane, run in enumerate(runs) if run is not None and run is drawn.runs[lane]}
             if active:
                 assert drawn.batch is not None
-                if not compiled:
+                if not lanes.ready:
                     with clock.stopped():
-                        compiled = stop.unless(functools.partial(lanes.compile, drawn.batch)) is not None
-                    if not compiled:
+                        stop.unless(functools.partial(lanes.compile, drawn.batch))
+                    if not lanes.ready:
                         break
                 before, metrics = metrics, lanes.step(drawn.batch, list(active))
                 jax.block_until_ready(before)  # or batches would pile up on the devices

@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -94,6 +94,7 @@ def train_together(
     next_item: Callable[[], Item | None] = lambda: None,
     finished: Callable[[Item, Exception | None], None],
     stop: "Stop | None" = None,
+    devices: Sequence[Any] | None = None,
 ) -> None:
     """Trains runs side by side, as many as `items`, each in its folder: a new one, or the rest of one that is there.
 
@@ -108,6 +109,7 @@ def train_together(
         `InputError` as `train` raises it, what its `on_validation` raised, or another failure of its own; the others go
         on.
       stop: of a caller who hears signals itself; without, they are heard here.
+      devices: over which the runs are divided, by default all; no more are used than it takes to have few on each.
 
     Raises:
       InputError: there are several processes.
@@ -123,7 +125,7 @@ def train_together(
     if not items:
         return
     waiting, key, optimiser = deque(items), program(items[0].config), items[0].config.optimiser
-    mesh = lane_mesh(len(items))
+    mesh = lane_mesh(len(items), devices)
     home = make_mesh(1, 1, [mesh.devices.flat[0]])  # of what a run does apart from the others: start, validate, save
     going: dict[Lane, tuple[Item, contextlib.ExitStack]] = {}
 

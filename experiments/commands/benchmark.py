@@ -165,6 +165,36 @@ class BenchmarkScaling:
 
 
 @dataclass(frozen=True)
+class BenchmarkTogether:
+    """Small training runs in one program against the same runs one after the other."""
+
+    trials: int = 8
+    """The runs."""
+    scale: int = 4
+    """Up-sampling factor."""
+    num_levels: int = 2
+    """Feature levels, the paper's m."""
+    features: int = 8
+    """Channels of every intermediate feature."""
+    batch: int = 4
+    """Patches in a step of a run."""
+    patch: int = 32
+    """Height and width of a patch."""
+    rounds: int = 5
+    """Timings of each, taken in turn; the medians are compared."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from experiments.benchmark_together import Sizes, benchmark_together
+
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        out = given.pop("out")
+        benchmark_together(Sizes(**given), out)
+
+
+@dataclass(frozen=True)
 class BenchmarkBaselines:
     """Search the parameters of the filters that need no training, on training scenes alone."""
 
@@ -253,8 +283,8 @@ class BenchmarkRendering:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Speed, beside PyTorch's and in turn on this machine (needs torch); memory, compile time, scaling;
-    filters' parameters; robustness; rendering."""
+    """Speed, beside PyTorch's and in turn on this machine (needs torch); memory, compile time, scaling; many
+    runs in one program; filters' parameters; robustness; rendering."""
 
     action: (
         Annotated[BenchmarkModel, tyro.conf.subcommand("model")]
@@ -263,6 +293,7 @@ class Benchmark:
         | Annotated[BenchmarkData, tyro.conf.subcommand("data")]
         | Annotated[BenchmarkMemory, tyro.conf.subcommand("memory")]
         | Annotated[BenchmarkScaling, tyro.conf.subcommand("scaling")]
+        | Annotated[BenchmarkTogether, tyro.conf.subcommand("together")]
         | Annotated[BenchmarkBaselines, tyro.conf.subcommand("baselines")]
         | Annotated[BenchmarkRobustness, tyro.conf.subcommand("robustness")]
         | Annotated[BenchmarkRendering, tyro.conf.subcommand("rendering")]
