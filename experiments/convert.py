@@ -1,6 +1,7 @@
 """`ahmf convert`: weights to and from PyTorch's names, in `.pth` files (with torch) or `.safetensors` (without)."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ from ahmf_jax import torch_weights, upsample
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained, model_fields, read_safetensors, save_bundle, write_safetensors
 from ahmf_jax.scaling import Scaling
+from ahmf_jax.variants import Part, Variant
 
 
 def _torch_modules(path: Path):  # type: ignore[no-untyped-def]  # a module, and importing it for its type needs torch
@@ -27,8 +29,23 @@ def _describe(trained: Trained) -> str:
     return f"{fields}, {sum(x.size for x in jax.tree.leaves(trained.params)):,} parameters"
 
 
-def from_torch(source: Path, out: Path, scaling: Scaling, depth_range: float, unit: str) -> str:
-    """Reads PyTorch weights, writes a bundle, and says what they are."""
+def from_torch(
+    source: Path,
+    out: Path,
+    scaling: Scaling,
+    depth_range: float,
+    unit: str,
+    *,
+    variant: Variant | None = None,
+    swapped: Collection[Part] | None = None,
+) -> str:
+    """Reads PyTorch weights, writes a bundle, and says what they are.
+
+    Args:
+      source, out: the files.
+      scaling, depth_range, unit: of the depth that the network was trained on.
+      variant, swapped: as in `torch_weights.from_torch`.
+    """
     _suffix(out, ".safetensors")
     if not 0 < depth_range < math.inf:
         raise InputError(f"--range {depth_range:g}: give the depth that the network takes for 1, above 0")
@@ -37,7 +54,7 @@ def from_torch(source: Path, out: Path, scaling: Scaling, depth_range: float, un
     else:
         arrays = _torch_modules(source).read_pth(source)
     try:
-        model, params = torch_weights.from_torch(arrays)
+        model, params = torch_weights.from_torch(arrays, variant, swapped)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     trained = Trained(model, params, scaling, unit, depth_range, f"converted from {source.name}")
@@ -57,7 +74,11 @@ def to_torch(source: Path, out: Path) -> str:
     scaling = ""
     if trained.scaling == "sample":
         scaling = "; give it depth scaled so that the LR map's minimum is 0 and its maximum 1"
-    return f"{out}: {_describe(trained)}{scaling}"
+    told = ""
+    if set(trained.model.swapped) & set(torch_weights.UNSEEN):
+        again = f"--variant {trained.model.variant} --swapped {' '.join(trained.model.swapped)}"
+        told = f"; the tensors do not tell all of it: on the way back add {again}"
+    return f"{out}: {_describe(trained)}{scaling}{told}"
 
 
 def _suffix(path: Path, *allowed: str) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ahmf_jax.variants import Part, Variant
+
 
 @dataclass(frozen=True)
 class FromTorch:
@@ -21,12 +23,18 @@ class FromTorch:
     """The depth that it takes for 1."""
     unit: str = "grey level"
     """The unit of its depth."""
+    variant: Variant | None = None
+    """Whose form the parts have that are not swapped; by default what the tensors say."""
+    swapped: tuple[Part, ...] | None = None
+    """All parts that the network has as the other variant; by default those that the tensors tell. They do not tell
+    statistics, halving and order: a network with one of these swapped must be told so here."""
 
     def __call__(self) -> None:
         """Converts."""
         from experiments.convert import from_torch
 
-        print(from_torch(self.source, self.out, self.scaling, self.range, self.unit))
+        how = self.scaling, self.range, self.unit
+        print(from_torch(self.source, self.out, *how, variant=self.variant, swapped=self.swapped))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ahmf_jax import checkpoint, export, torch_weights, upsample
+from ahmf_jax.models import AHMF
+from ahmf_jax.state import init_params
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "reference" / "ahmf_release_x4.pth"
@@ -50,6 +52,21 @@ def test_a_run_becomes_a_pth(ahmf, run, tmp_path):
     again = upsample.load_trained(tmp_path / "b.safetensors").params
     assert jax.tree.structure(again) == jax.tree.structure(best)
     jax.tree.map(np.testing.assert_array_equal, again, best)
+
+
+def test_swapped_parts_that_tensors_do_not_tell(ahmf, tmp_path):
+    """Without being told, the way back would be another network with the same tensors."""
+    model = AHMF(scale=2, num_levels=1, features=2, swapped=("order", "statistics", "guidance_head"))
+    shapes = jax.eval_shape(lambda: init_params(model))
+    params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
+    export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "range", "m", 1.0, "drawn"))
+    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out.strip()
+    options = out.partition("on the way back add ")[2].split()
+    assert options == ["--variant", "release", "--swapped", "guidance_head", "statistics", "order"]
+    for given, swapped in (((), ("guidance_head",)), (options, model.swapped)):
+        back = tmp_path / "b.safetensors"
+        assert ahmf("convert", "from-torch", tmp_path / "t.safetensors", back, *given).code == 0
+        assert upsample.load_trained(back).model.swapped == swapped
 
 
 def test_without_torch(bundle, tmp_path):
