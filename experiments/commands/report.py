@@ -2,21 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from ahmf_jax.errors import InputError
 
+if TYPE_CHECKING:
+    from experiments.report.make import Places
+
+STUDY = "study.json"  # in a study's folder
 LARGE = 25  # MB: more than people send to each other
 
 
 @dataclass(frozen=True)
 class Report:
-    """Evaluations and runs as one page that needs nothing else: tables, curves, a viewer of every image; and as
-    Markdown and LaTeX beside it."""
+    """Evaluations and runs, or a study, as one page that needs nothing else: tables, curves, a viewer of every image;
+    and as Markdown and LaTeX beside it."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Runs' folders, with their evaluations and curves, or evaluations' folders, in the order of the rows."""
+    """Runs' folders, with their evaluations and curves, or evaluations' folders, in the order of the rows; or a study's
+    folder, or its name with --storage."""
     out: Path = Path("report.html")
     """The page; the Markdown, its pictures and the LaTeX tables get the same name with other endings."""
     open: bool = False
@@ -27,31 +33,61 @@ class Report:
     """Also write the figure of a paper of the image of that name: methods, enlarged crops, error maps; PDF and PNG."""
     crop: tuple[str, ...] = ()
     """Parts of the image to enlarge in the figure, each X,Y,W,H in pixels; by default where the errors are largest."""
+    storage: str | None = None
+    """Of a study that is given by its name: the URL of its database, as in `ahmf study show`."""
 
     def __call__(self) -> None:
         """Writes it."""
         from experiments.report.make import Places, report, write_figure
 
         if not self.runs:
-            raise InputError("ahmf report: name a run's folder or an evaluation's")
+            raise InputError("ahmf report: name a run's folder, an evaluation's or a study's")
         if self.images is not None and self.images < 0:
             raise InputError(f"--images {self.images}: must be 0 or more")
         if self.crop and self.figure is None:
             raise InputError("--crop belongs to --figure IMAGE: name the image")
         crops = [rectangle(text) for text in self.crop]
         Places(self.out).check()
+        if self.storage is not None or any((folder / STUDY).is_file() for folder in self.runs):
+            self._of_study()
+            return
         figure = write_figure(self.runs, self.figure, crops, self.out) if self.figure is not None else ()
         places = report(self.runs, self.out, most=self.images)
-        size = places.page.stat().st_size / 1e6
-        fewer = "; --images shows fewer" if size > LARGE else ""
-        print(f"{places.page}: {size:.1f} MB{fewer}; {places.markdown.name} beside it")
+        self._made(places, "; --images shows fewer")
         for path in figure:
             print(path)
+        self._open(places.page)
+
+    def _of_study(self) -> None:
+        """Writes the report of a study."""
+        from experiments.studies.page import report_study
+        from experiments.studies.storage import open_storage
+        from experiments.studies.study import open_study, study_of_folder
+
+        if len(self.runs) > 1:
+            raise InputError(
+                f"ahmf report: a study has a report of its own: name {self.runs[0]} or {self.runs[1]} alone"
+            )
+        if self.images is not None or self.figure is not None:
+            raise InputError("--images and --figure are of evaluations: a study's report has no images")
+        named = self.runs[0]
+        study = open_study(open_storage(self.storage), str(named)) if self.storage else study_of_folder(named)
+        places = report_study(study, self.out)
+        self._made(places)
+        self._open(places.page)
+
+    def _made(self, places: "Places", remedy: str = "") -> None:
+        """Says what was written, and what can be done where it is large."""
+        size = places.page.stat().st_size / 1e6
+        print(f"{places.page}: {size:.1f} MB{remedy * (size > LARGE)}; {places.markdown.name} beside it")
+
+    def _open(self, page: Path) -> None:
+        """Opens the page, if that is wished."""
         if self.open:
             import webbrowser
 
-            if not webbrowser.open(places.page.resolve().as_uri()):
-                raise InputError(f"--open: no browser was found: open {places.page} yourself")
+            if not webbrowser.open(page.resolve().as_uri()):
+                raise InputError(f"--open: no browser was found: open {page} yourself")
 
 
 def rectangle(text: str) -> tuple[int, int, int, int]:

@@ -49,12 +49,15 @@ class Works(Kept):
     """First queue those again that failed."""
     lease: float = 60.0
     """Seconds without a sign of life after which a worker's trial is another's: more where the database is slow."""
+    together: int | Literal["auto"] = 1
+    """Trials at a time, of those that one program can train side by side; auto: 8 on an accelerator, 1 on the CPU."""
 
     def __post_init__(self) -> None:
         """Checks what a worker is told."""
-        for name, value in (("most", self.most), ("max-failures", self.max_failures), ("lease", self.lease)):
-            if value is not None and not 1 <= value < float("inf"):
-                raise InputError(f"--{name} {value}: give at least 1")
+        for name in ("most", "max_failures", "lease", "together"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not 1 <= value < float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} {value}: give at least 1")
 
     def work(self, study: "Study", folder: Path | None = None, *, new: bool = True) -> None:
         """Does trials until none is left, and shows the study; its folder may be `new` here."""
@@ -77,6 +80,7 @@ class Works(Kept):
             max_failures=self.max_failures,
             wait=self.wait,
             lease=self.lease,
+            together=self.together,
         )
         print(table(study))
 
@@ -310,7 +314,7 @@ class StudyShow(Kept):
     """The study."""
     all: bool = False
     """Every trial by itself; otherwise the rows of levels and ablation, or a search's best trials."""
-    watch: float | None = None
+    watch: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
     """Show it again every so many seconds, until all is done or Ctrl-C."""
 
     def __call__(self) -> None:

@@ -2,7 +2,6 @@
 // A study's pictures, as `experiments/studies/charts.py` describes them. They are drawn when they come into sight.
 
 const TINTS = [[0, [42, 120, 214]], [0.5, [160, 107, 184]], [1, [224, 102, 44]]]; // the best, ..., the worst
-const TINT_SCALE = TINTS.map(([at, rgb]) => [at, `rgb(${rgb})`]);
 const GREY = "rgb(138,145,153)";
 const NARROW = 520; // pixels, below which names of categories are cut short
 const LEGEND = 12; // entries, at most
@@ -20,8 +19,13 @@ function colourOf({ group, tint }) {
 }
 
 /** An axis; one of categories goes down the page, and cuts long names where there is little room. */
-function axisOf({ title, log, categories }, vertical, narrow) {
-  if (!categories.length) return axis(title, { type: log ? "log" : "linear", automargin: true });
+function axisOf({ title, log, categories }, values, vertical, narrow) {
+  if (!categories.length) {
+    const decades = log ? Math.log10(Math.max(...values) / Math.min(...values)) : 0;
+    // Plotly's ticks within a decade are single digits, which among few powers of ten say little.
+    const ticks = decades > 1.5 ? { dtick: 1 } : {};
+    return axis(title, { type: log ? "log" : "linear", automargin: true, exponentformat: "power", zerolinecolor: styleOf("--muted"), ...ticks });
+  }
   const most = narrow ? 14 : 40;
   const cut = (name) => plain(name.length > most ? `${name.slice(0, most - 1)}…` : name);
   return axis(title, {
@@ -61,41 +65,56 @@ function drawPoints(div, chart) {
           color: colour, opacity: faint ? 0.75 : 0.9, line: { width: 0 },
           ...(one.size.length ? { size: one.size, sizemode: "area", sizeref: (2 * largest) / 56 ** 2 } : { size: one.spread.length ? 10 : 7 }),
         },
-        ...(one.spread.length ? { [y.categories.length ? "error_x" : "error_y"]: error } : {}),
+        ...(one.spread.some((side) => side !== null) ? { [y.categories.length ? "error_x" : "error_y"]: error } : {}),
       };
     }),
     layout: {
       hovermode: "closest",
       barmode: "group",
       showlegend: legend,
-      xaxis: axisOf(x, false, div.clientWidth < NARROW),
-      yaxis: axisOf(y, true, div.clientWidth < NARROW),
+      xaxis: axisOf(x, series.flatMap((one) => one.x), false, div.clientWidth < NARROW),
+      yaxis: axisOf(y, series.flatMap((one) => one.y), true, div.clientWidth < NARROW),
       margin: { l: 64, r: 40, t: legend ? 56 : 16, b: 48 },
     },
   }), chart.title);
 }
 
+/** Parallel coordinates as lines of an ordinary chart, which needs no WebGL and says a trial's name. */
 function drawParallel(div, chart) {
+  const { dimensions } = chart;
+  const scales = dimensions.map(({ values, ticks }) => {
+    const all = [...values, ...ticks.map(([at]) => at)];
+    const low = Math.min(...all);
+    const span = Math.max(...all) - low;
+    return (at) => (span ? (at - low) / span : 0.5);
+  });
   return drawChart(div, () => {
-    const text = styleOf("--text");
+    const small = { size: 11, color: styleOf("--text") };
+    const told = dimensions.flatMap(({ ticks }, x) => ticks.map(([at, text]) => ({
+      x, y: scales[x](at), text: plain(text), font: small, showarrow: false, xanchor: "left", xshift: 4, bgcolor: styleOf("--panel"), borderpad: 1, opacity: 0.85,
+    })));
+    const titles = dimensions.map(({ title }, x) => ({ x, y: 1, yshift: 20, text: plain(title), showarrow: false }));
     return {
-      data: [{
-        type: "parcoords",
-        line: { color: chart.tint, colorscale: TINT_SCALE, cmin: 0, cmax: 1 },
-        unselected: { line: { color: styleOf("--line"), opacity: 0.4 } },
-        labelfont: { color: text, size: 12 },
-        tickfont: { color: text, size: 11 },
-        rangefont: { color: "rgba(0,0,0,0)", size: 1 },
-        dimensions: chart.dimensions.map(({ title, values, ticks }) => {
-          const all = [...values, ...ticks.map(([at]) => at)];
-          const [low, high] = [Math.min(...all), Math.max(...all)];
-          return {
-            label: plain(title), values, range: low === high ? [low - 1, high + 1] : [low, high],
-            tickvals: ticks.map(([at]) => at), ticktext: ticks.map(([, name]) => plain(name)),
-          };
-        }),
-      }],
-      layout: { margin: { l: 70, r: 70, t: 56, b: 24 } },
+      data: chart.tint.map((tint, i) => ({
+        type: "scatter",
+        mode: "lines+markers",
+        x: dimensions.map((_, x) => x),
+        y: dimensions.map(({ values }, x) => scales[x](values[i])),
+        line: { color: tinted(tint), width: 1.5 },
+        marker: { size: 4 },
+        opacity: 0.75,
+        hoverinfo: "text",
+        text: plain(chart.names[i]),
+      })),
+      layout: {
+        hovermode: "closest",
+        showlegend: false,
+        margin: { l: 20, r: 64, t: 48, b: 16 },
+        xaxis: { visible: false, range: [-0.08, dimensions.length - 0.6] },
+        yaxis: { visible: false, range: [-0.04, 1.04] },
+        shapes: dimensions.map((_, x) => ({ type: "line", x0: x, x1: x, y0: 0, y1: 1, line: { color: styleOf("--muted"), width: 1 } })),
+        annotations: [...told, ...titles],
+      },
     };
   }, chart.title);
 }

@@ -11,7 +11,7 @@ from experiments.studies.study import OBJECTIVES
 from experiments.studies.tables import best, heading, settings, short, shown_value, varied
 
 POINTS = 100_000  # of all curves together
-MOST = 1000  # trials in the parallel coordinates, the best
+MOST = 300  # trials in the parallel coordinates, the best
 FEWEST = 10  # finished trials of which an importance is told
 TOP, AT_LEAST = 0.1, 5  # the part of the trials that counts as the best, and how many they are at least
 
@@ -100,8 +100,8 @@ def sections(standing: Standing) -> list[Section]:
     """All that there is to show of a study; a picture for which there is too little is a sentence that says so."""
     found = [Section("Learning curves", *_or_note(curves(standing), "No trial has been validated yet."))]
     if not standing.searches:
-        made = [chart for chart in (rows(standing), figure_1(standing)) if chart]
-        return [Section("Rows", made, () if made else ("No trial is complete yet.",)), *found]
+        made = [chart for chart in (*_of_ablation(standing), figure_1(standing), rows(standing)) if chart]
+        return [Section("Pictures", made, () if made else ("No trial is complete yet.",)), *found]
     fronts_ = fronts(standing)
     if fronts_ or len(standing.study.spec.objectives) > 1:
         title = "Pareto front" if len(standing.study.spec.objectives) > 1 else "Error and cost"
@@ -177,7 +177,7 @@ def rows(standing: Standing) -> Chart | None:
                 [mean for mean, _, _ in means.values()],
                 list(means),
                 [f"{label}: {count} seed{'s' * (count > 1)}" for label, (_, _, count) in means.items()],
-                spread=[None if math.isnan(deviation) else deviation for _, deviation, _ in means.values()],
+                spread=[_spread(mean) for mean in means.values()],
                 group=0,
             ),
         ],
@@ -187,14 +187,13 @@ def rows(standing: Standing) -> Chart | None:
 
 def figure_1(standing: Standing) -> Chart | None:
     """The paper's Figure 1 of planned rows: error against time, the circle's area the memory."""
-    found = {
-        label: [mean_of(trials, name) for name in ("mae", "time", "memory")] for label, trials in standing.rows.items()
-    }
-    known = [(label, [f for f in three if f]) for label, three in found.items() if None not in three]
+    found = {label: [mean_of(trials, n) for n in ("mae", "time", "memory")] for label, trials in standing.rows.items()}
+    known = [(label, mae, time, memory) for label, (mae, time, memory) in found.items() if mae and time]
     if not known:
         return None
+    sized = all(memory for *_, memory in known)
     return Chart(
-        "Error against time; the area is the memory",
+        "Error against time; the area is the memory" if sized else "Error against time",
         Axis(heading("time", "")),
         Axis(heading("mae", standing.unit)),
         [
@@ -202,14 +201,95 @@ def figure_1(standing: Standing) -> Chart | None:
                 label,
                 [time[0]],
                 [mae[0]],
-                [f"{label}: {memory[0]:.4g} MiB"],
-                spread=[None if math.isnan(mae[1]) else mae[1]],
-                size=[memory[0]],
+                [f"{label}: {memory[0]:.4g} MiB" if memory else label],
+                spread=[_spread(mae)],
+                size=[memory[0]] if sized and memory else [],
                 group=i,
             )
-            for i, (label, (mae, time, memory)) in enumerate(known)
+            for i, (label, mae, time, memory) in enumerate(known)
         ],
     )
+
+
+def _spread(found: tuple[float, float, int]) -> float | None:
+    """The standard deviation, where there is one."""
+    return None if math.isnan(found[1]) else found[1]
+
+
+def _of_ablation(standing: Standing) -> list[Chart]:
+    """What each part changes, and Table VI's course, ours and published."""
+    from experiments.studies import ablation, outcome
+
+    if standing.study.spec.kind != "ablation":
+        return []
+    found = ablation.rows(standing.study)
+    charts_ = []
+    if changes := [(row.name, row.change) for row in found.parts if row.change is not None]:
+        words = [
+            word
+            for word in ("better", "within the spread", "worse", "one seed")
+            if any(c.word == word for _, c in changes)
+        ]
+        groups: dict[str, int | None] = {"better": 2, "worse": 1}
+        series = []
+        for word in words:
+            of = [(name, change) for name, change in changes if change.word == word]
+            series.append(
+                Series(
+                    word,
+                    [change.mean for _, change in of],
+                    [name for name, _ in of],
+                    [f"{name}: {word}, {change.n} seed{'s' * (change.n > 1)}" for name, change in of],
+                    spread=[None if math.isnan(change.error) else change.high - change.mean for _, change in of],
+                    group=groups.get(word),
+                )
+            )
+        of_unit = f" ({standing.unit})" if standing.unit else ""
+        charts_.append(
+            Chart(
+                "What the paper's form of each part changes in the release",
+                Axis(f"change of the MAE{of_unit}"),
+                Axis("", categories=tuple(name for name, _ in changes)),
+                series,
+                note="Seed by seed; left of 0 the paper's is better. Bars: 95 % intervals by Student's t.",
+                tall=len(changes),
+            )
+        )
+    names = tuple(f"{number}: {model.words}" for number, model in ablation.MODELS.items())
+    course = []
+    for i, variant in enumerate(found.models[0].mae):
+        spreads = [outcome.spread(row.mae[variant].values()) for row in found.models]
+        if spreads[0] is None:
+            continue
+        known = [(names[row.number], found_) for row, found_ in zip(found.models, spreads, strict=True) if found_]
+        first = spreads[0].mean
+        course.append(
+            Series(
+                variant,
+                [100 * found_.mean / first for _, found_ in known],
+                [name for name, _ in known],
+                [f"{name}, {variant}: {found_.n} seed{'s' * (found_.n > 1)}" for name, found_ in known],
+                spread=[
+                    None if math.isnan(found_.deviation) else 100 * found_.deviation / first for _, found_ in known
+                ],
+                group=i,
+                line="solid",
+            )
+        )
+    if course:
+        published = [float(100 * row.published / found.models[0].published) for row in found.models]
+        course.append(Series("published, Table VI", published, names, [f"{n}, published" for n in names], line="dash"))
+        charts_.append(
+            Chart(
+                "Models of Table VI: MAE in parts of Model 0's",
+                Axis("MAE, % of Model 0's"),
+                Axis("", categories=names),
+                course,
+                note="Bars: standard deviation over the seeds.",
+                tall=2 * len(names),
+            )
+        )
+    return charts_
 
 
 def fronts(standing: Standing) -> list[Chart]:
@@ -268,9 +348,8 @@ def parallel(standing: Standing) -> Parallel | None:
         "Fields and objectives of the complete trials",
         dimensions,
         [1 - i / (len(trials) - 1) for i in range(len(trials))],
-        [named(t) for t in trials],
-        note=f"A line is a trial: blue the best, orange the worst by {OBJECTIVES[standing.study.spec.objectives[0]]}. "
-        f"Drag along an axis to choose; drag its name to move it.{cut}",
+        [f"{named(t)}: {settings(t)}" for t in trials],
+        note=f"A line is a trial: blue the best, orange the worst, by {OBJECTIVES[standing.study.spec.objectives[0]]}.{cut}",
     )
 
 

@@ -14,14 +14,14 @@ from experiments.comparison import escape
 from experiments.report.make import Places, write
 from experiments.report.markdown import MARK
 from experiments.report.page import assemble
-from experiments.studies import charts, pictures, tables
+from experiments.studies import ablation, charts, levels, pictures, tables
 from experiments.studies.charts import Chart, Parallel, Section
-from experiments.studies.standing import Entry, Standing, mean_of, read
+from experiments.studies.standing import Entry, Standing, read
 from experiments.studies.study import OBJECTIVES, Study
 from experiments.studies.tables import Table
 
 SCRIPTS = ("data.js", "charts.js", "page.js", "study.js")
-HEIGHT, ROOM, ENTRY = 340, 110, 26  # pixels: of a chart; of one with many names, without them, and each of them
+HEIGHT, ROOM, ENTRY = 340, 130, 26  # pixels: of a chart; of one with many names, without them, and each of them
 DIMENSION = 110  # pixels: the width of an axis of the parallel coordinates, at least
 QUESTIONS = {
     "levels": "How many levels does the network need, the paper's m: what does each bring, and what does it cost?",
@@ -49,7 +49,8 @@ def report_study(study: Study, out: Path) -> Places:
     def text(folder: Path, link: str) -> str:
         return markdown(standing, made, drawn, folder, link)
 
-    latex = [tables.latex(table, f"{title(standing)}: {table.title}") for table in made[:1] if table.rows]
+    found = findings(standing)[0] or made[:1]
+    latex = [tables.latex(table, f"{title(standing)}: {table.title}") for table in found if table.rows]
     write(places, html(standing, made, drawn), text, "\n\n".join(latex) + "\n" * bool(latex))
     return places
 
@@ -64,8 +65,21 @@ def overview(standing: Standing, link: Callable[[Entry], str]) -> list[Table]:
     best = tables.best(standing)
     others = [t for t in standing.trials if t not in best and t.state != "waiting"]
     every = tables.trials(standing, [*best, *others], link)
-    found = [every] if standing.searches else [tables.rows(standing), every]
-    return [*found, *(table for table in (tables.at_work(standing), tables.ended(standing)) if table.rows)]
+    rest = [table for table in (tables.at_work(standing), tables.ended(standing)) if table.rows]
+    return [*findings(standing)[0], every, *rest]
+
+
+def findings(standing: Standing) -> tuple[list[Table], list[str]]:
+    """What the study found: tables, and what they say."""
+    study, unit = standing.study, standing.unit
+    if study.spec.kind == "levels":
+        levels_ = levels.rows(study)
+        return [levels.brings(levels_, unit), levels.takes(levels_)], levels.sentences(levels_)
+    if study.spec.kind == "ablation":
+        found = ablation.rows(study)
+        parts = [ablation.part_table(found, unit)] if found.parts else []
+        return [ablation.model_table(found, unit), *parts], ablation.sentences(found)
+    return [], best_of(standing)
 
 
 def linked(runs: Path, page: Path) -> Callable[[Entry], str]:
@@ -78,20 +92,20 @@ def linked(runs: Path, page: Path) -> Callable[[Entry], str]:
     return link
 
 
-def summary(standing: Standing) -> str:
-    """The best so far, in a sentence; "" before a trial is complete."""
-    first = standing.study.spec.objectives[0]
+def best_of(standing: Standing) -> list[str]:
+    """Of a search: the best trial, and the front where there are several objectives."""
+    objectives = standing.study.spec.objectives
+    best = tables.best(standing)
+    if not best:
+        return ["No trial is complete yet."]
+    first = objectives[0]
+    value = tables.figure(first, best[0].values[first])
     what = tables.heading(first, standing.unit)
-    if standing.searches:
-        best = tables.best(standing)[:1]
-        return "".join(f"The best {what}: {tables.figure(first, t.values[first])}, by {charts.named(t)}." for t in best)
-    means = {label: mean_of(trials, first) for label, trials in standing.rows.items()}
-    known = [(mean, label) for label, mean in means.items() if mean is not None]
-    if not known:
-        return ""
-    mean, label = min(known, key=lambda pair: pair[0][0])
-    seeds = f"{mean[2]} seed{'s' * (mean[2] > 1)}"
-    return f"The best {what}: {tables.spread(first, mean)}, by {label} (mean over {seeds})."
+    said = [f"The smallest {what}: {value}, of trial {best[0].number} with {tables.settings(best[0])}."]
+    if len(objectives) > 1:
+        front = ", ".join(str(t.number) for t in standing.front(objectives))
+        said.append(f"No other trial betters these in all that is minimised, the Pareto front: {front}.")
+    return said
 
 
 def asked(standing: Standing) -> list[tuple[str, str]]:
@@ -106,7 +120,7 @@ def asked(standing: Standing) -> list[tuple[str, str]]:
     pruned = "; a trial worse than the median of the others at its step is given up" if spec.prune else ""
     named = {
         "question": QUESTIONS[spec.kind],
-        "minimised": ", ".join(OBJECTIVES[name] for name in spec.objectives) + pruned,
+        "minimised": ", ".join(OBJECTIVES[name] for name in spec.objectives) + pruned if standing.searches else "",
         "trained on": f"{data.dataset}, {data.train}: {config.steps} steps of {data.batch_size} patches of "
         f"{data.patch_size} x {data.patch_size}",
         "network": f"x{model.scale}, {model.num_levels} levels, {model.features} features, variant {model.variant}, "
@@ -176,10 +190,11 @@ def html(standing: Standing, made: Sequence[Table], drawn: Sequence[Section]) ->
         made=made_with(standing),
         title=title(standing),
         lead=QUESTIONS[spec.kind],
-        summary=summary(standing),
+        said=findings(standing)[1],
         asked=asked(standing)[1:],  # the question is the lead
         details=details,
         tables=made,
+        before=1 if standing.searches else len(findings(standing)[0]),
         sections=sections,
     )
 
@@ -187,7 +202,7 @@ def html(standing: Standing, made: Sequence[Table], drawn: Sequence[Section]) ->
 def markdown(standing: Standing, made: Sequence[Table], drawn: Sequence[Section], folder: Path, link: str) -> str:
     """The Markdown; its pictures are written into `folder`, which it calls `link`."""
     parts = [MARK, f"# {escape(title(standing))}"]
-    parts += [escape(said) for said in (summary(standing),) if said]
+    parts.append("\n".join(f"- {escape(sentence)}" for sentence in findings(standing)[1]))
     parts.append("\n".join(f"- {escape(name)}: {escape(value)}" for name, value in asked(standing)))
     for table in made:
         parts += [f"## {escape(table.title)}", tables.markdown(table)]

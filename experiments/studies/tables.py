@@ -32,6 +32,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
     @property
+    def ranked(self) -> bool:
+        """Whether the best of a column are marked."""
+        return any(cell.place for row in self.rows for cell in row)
+
+    @property
     def numeric(self) -> tuple[bool, ...]:
         """Of each column, whether it has numbers and nothing else, so that they are set at the right."""
         columns = [[row[i] for row in self.rows] for i in range(len(self.heads))]

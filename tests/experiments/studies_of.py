@@ -1,117 +1,130 @@
 """Studies as the tests of their tables and pages make them up: trials that were told, none trained; untrusted names."""
 
-import itertools
 import math
 import random
+from datetime import datetime, timedelta
 
 import optuna
 
 from experiments.config import TrainConfig
 from experiments.studies.storage import open_storage
-from experiments.studies.study import Row, Spec, make_study
+from experiments.studies.study import Spec, make_study
 from experiments.studies.worker import lease_of
 
 EVIL = """<script>alert("x")</script>'&"""
 OBEYED = "\x1b[31m"  # by a terminal
 PROVENANCE = {"version": "0.1", "commit": "c0ffee", "versions": {"jax": "1.2"}, "hardware": "a chip <b>"}
 UNIT = "grey levels"
+BEGAN = datetime(2026, 11, 21, 20, 0)
+WORKER = "host:1:aa"
 State = optuna.trial.TrialState
 
 
-def storage(folder, name="studies.db"):
-    return open_storage(f"sqlite:///{folder / name}", create=True)
+def trial(state, *, number=0, values=None, curve=(), seconds=60.0, params=None, distributions=None, **attributes):
+    """A trial that one worker had for so many seconds."""
+    begun = state != State.WAITING
+    known = {"config": {"steps": 100}, "provenance": PROVENANCE, "workers": [WORKER]} if begun else {}
+    return optuna.trial.FrozenTrial(
+        number=number,
+        trial_id=number,
+        state=state,
+        value=None,
+        values=values,
+        datetime_start=BEGAN if begun else None,
+        datetime_complete=BEGAN + timedelta(seconds=seconds) if state.is_finished() else None,
+        params=params or {},
+        distributions=distributions or {},
+        user_attrs={**known, **attributes},
+        system_attrs={},
+        intermediate_values=dict(curve),
+    )
 
 
-def planned(folder, rows=None, kind="levels", name="levels", seeds=3, steps=100):
-    """A study of rows, {label: fields}, by default of m = 1, 2, 4; all of its trials wait."""
-    rows = rows or {f"m = {m}": {"model.num_levels": m} for m in (1, 2, 4)}
-    spec = Spec(kind, TrainConfig(steps=steps), folder=str(folder / name))
-    made = [Row(label, {**fields, "seed": s}) for s, (label, fields) in itertools.product(range(seeds), rows.items())]
-    return make_study(storage(folder), name, spec, rows=made)
-
-
-def begin(study, number, worker="host:1:aa", seconds=60.0, curve=(), steps=100):
-    """A worker takes a trial, and validates it."""
-    storage, frozen = study.storage, study.trials()[number]
-    assert storage.take(lease_of(study, number), worker, seconds)
-    if frozen.state == State.WAITING:
-        storage.backend.set_trial_state_values(frozen._trial_id, State.RUNNING)
-    trial = optuna.trial.Trial(study.backend, frozen._trial_id)
-    trial.set_user_attr("workers", [*frozen.user_attrs.get("workers", ()), worker])
-    trial.set_user_attr("config", {"steps": steps})
-    trial.set_user_attr("provenance", PROVENANCE)
-    for step, value in curve:
-        storage.backend.set_trial_intermediate_value(frozen._trial_id, step, value)
-    return trial
-
-
-def complete(
-    study, number, mae, rmse=None, curve=None, seconds=60.0, values=None, worker="host:1:aa", floor=2.0, **more
-):
-    """A worker has done a trial."""
-    trial = begin(study, number, worker, curve=((50, 2 * mae), (100, mae)) if curve is None else curve)
-    found = {
-        "metrics": {"mae": mae, "rmse": 2 * mae if rmse is None else rmse},
-        "floor": {"mae": floor, "rmse": 2 * floor},
+def found(mae, seconds=50.0):
+    """What is recorded of a trial that is complete; RMSE is twice the MAE, and interpolation's MAE 2."""
+    return {
+        "metrics": {"mae": mae, "rmse": 2 * mae},
+        "floor": {"mae": 2.0, "rmse": 4.0},
+        "images": {"a": {"mae": mae}},
         "unit": UNIT,
         "protocol": "float: as it is",
         "training": {"steps": 100, "seconds": seconds},
-        **more,
     }
-    for name, value in found.items():
-        trial.set_user_attr(name, value)
-    study.backend.tell(trial, values or [mae])
-    study.storage.release(lease_of(study, number), worker)
 
 
-def fail(study, number, reason, worker="host:2:bb"):
-    trial = begin(study, number, worker)
-    trial.set_user_attr("reason", reason)
-    study.backend.tell(trial, state=State.FAIL)
-    study.storage.release(lease_of(study, number), worker)
+def curve_to(mae, last=100):
+    return [(step, mae * (1 + 2 * math.exp(-step / 20))) for step in range(10, last + 1, 10)]
 
 
-def prune(study, number, curve, worker="host:1:aa"):
-    study.backend.tell(begin(study, number, worker, curve=curve), state=State.PRUNED)
-    study.storage.release(lease_of(study, number), worker)
+def study(folder, kind, trials, objectives=("mae",), name=None, space=None):
+    """A study of these trials."""
+    storage = open_storage(f"sqlite:///{folder / 'studies.db'}", create=True)
+    spec = Spec(kind, TrainConfig(steps=100), folder=str(folder / (name or kind)), objectives=tuple(objectives))
+    made = make_study(storage, name or kind, spec, space=space)
+    made.backend.add_trials(trials)
+    return made
 
 
-def search(folder, trials=30, objectives=("mae", "time"), name="search", waiting=0, seed=0):
-    """A search whose error falls with the rate's distance from 1e-2 and with the levels, which take time."""
-    rng = random.Random(seed)
-    spec = Spec("search", TrainConfig(steps=100), folder=str(folder / name), objectives=tuple(objectives))
-    space = {"optimiser.learning_rate": [1e-4, 1e-1]}
-    study = make_study(storage(folder), name, spec, space=space, trials=trials + waiting)
-    for number in range(trials):
-        frozen = study.trials()[number]
-        study.storage.backend.set_trial_state_values(frozen._trial_id, State.RUNNING)
-        trial = optuna.trial.Trial(study.backend, frozen._trial_id)
-        # What a trial draws is set, not suggested, so that it does not depend on the sampler.
-        rate = 10 ** rng.uniform(-4, -1)
-        levels = rng.choice([1, 2, 4])
-        schedule = rng.choice(["cosine", "step"])
-        drawn = [
-            ("optimiser.learning_rate", rate, optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)),
-            ("model.num_levels", levels, optuna.distributions.CategoricalDistribution((1, 2, 4))),
-            ("optimiser.schedule", schedule, optuna.distributions.CategoricalDistribution(("cosine", "step"))),
-        ]
-        fields = {"optimiser.learning_rate": rate, "model.num_levels": levels, "optimiser.schedule": schedule}
-        if schedule == "step":
-            fields["optimiser.halve_at"] = halve = rng.uniform(0.3, 0.9)
-            drawn.append(("optimiser.halve_at", halve, optuna.distributions.FloatDistribution(0.3, 0.9)))
-        for key, value, distribution in drawn:
-            inner = distribution.to_internal_repr(value)
-            study.storage.backend.set_trial_param(frozen._trial_id, key, inner, distribution)
-        trial.set_user_attr("fields", fields)
-        trial.set_user_attr("label", f"trial {number}")
-        mae = 0.5 + 0.4 * abs(math.log10(rate) + 2) + 0.3 / levels + 0.02 * rng.random()
-        time = 10.0 * levels + rng.random()
-        curve = [(step, mae * (1 + 2 * math.exp(-step / 20))) for step in range(10, 101, 10)]
-        if number % 10 == 7:
-            prune(study, number, curve[:3])
-        elif number % 10 == 9:
-            fail(study, number, f"the loss is not finite at step 12 {EVIL}{OBEYED}")
+def levels(folder):
+    """A study of m = 1, 2, 4 and three seeds in every state there is.
+
+    Trials 0-3 are complete with MAE 1.25, 1.0, 0.8, 1.35, each after 60 s; 4 runs, seen at step 50; 5 failed; that of 6
+    died at step 20, that of 7 stopped; 8 waits.
+    """
+    rows = [(m, seed) for seed in range(3) for m in (1, 2, 4)]
+    maes = {0: 1.25, 1: 1.0, 2: 0.8, 3: 1.35}
+    trials = []
+    for number, (m, seed) in enumerate(rows):
+        planned = {"label": f"m = {m}", "fields": {"model.num_levels": m, "seed": seed}}
+        if number in maes:
+            mae = maes[number]
+            trials.append(trial(State.COMPLETE, values=[mae], curve=curve_to(mae), **planned, **found(mae)))
+        elif number == 5:
+            trials.append(trial(State.FAIL, reason=f"the loss is not finite {EVIL}{OBEYED}", **planned))
+        elif number == 8:
+            trials.append(trial(State.WAITING, **planned))
         else:
-            values = [{"mae": mae, "rmse": 2 * mae, "time": time, "memory": 100.0 * levels}[o] for o in objectives]
-            complete(study, number, mae, curve=curve, values=values)
-    return study
+            curve = curve_to(1.0, {4: 50, 6: 20, 7: 30}[number])
+            trials.append(trial(State.RUNNING, curve=curve, **{**planned, "workers": [f"host:{number}:aa"]}))
+    made = study(folder, "levels", trials)
+    for number, seconds in ((4, 600.0), (6, -5.0), (7, 600.0)):
+        assert made.storage.take(lease_of(made, number), f"host:{number}:aa", seconds)
+    made.storage.release(lease_of(made, 7), "host:7:aa")
+    return made
+
+
+def search(folder, count=30, objectives=("mae", "time"), waiting=3):
+    """A search whose MAE grows with the rate's distance from 1e-2 and falls with the levels, which take time.
+
+    Of ten trials, that of 7 is pruned and that of 9 failed.
+    """
+    rng = random.Random(0)
+    drawn = {
+        "optimiser.learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+        "model.num_levels": optuna.distributions.CategoricalDistribution((1, 2, 4)),
+        "optimiser.schedule": optuna.distributions.CategoricalDistribution(("cosine", "step")),
+        "optimiser.halve_at": optuna.distributions.FloatDistribution(0.3, 0.9),
+    }
+    trials = []
+    for number in range(count):
+        levels = rng.choice([1, 2, 4])
+        fields = {
+            "optimiser.learning_rate": 10 ** rng.uniform(-4, -1),
+            "model.num_levels": levels,
+            "optimiser.schedule": rng.choice(["cosine", "step"]),
+        }
+        if fields["optimiser.schedule"] == "step":
+            fields["optimiser.halve_at"] = rng.uniform(0.3, 0.9)
+        mae = 0.5 + 0.4 * abs(math.log10(fields["optimiser.learning_rate"]) + 2) + 0.3 / levels + 0.02 * rng.random()
+        known = {"mae": mae, "rmse": 2 * mae, "time": 10.0 * levels + rng.random(), "memory": 100.0 * levels}
+        kept = {"fields": fields, "label": f"trial {number}"}
+        kept |= {"params": fields, "distributions": {name: drawn[name] for name in fields}}
+        if number % 10 == 7:
+            trials.append(trial(State.PRUNED, curve=curve_to(mae, 30), **kept))
+        elif number % 10 == 9:
+            trials.append(trial(State.FAIL, reason=f"the loss is not finite {EVIL}", **kept))
+        else:
+            values = [known[objective] for objective in objectives]
+            trials.append(trial(State.COMPLETE, values=values, curve=curve_to(mae), **kept, **found(mae)))
+    trials += [trial(State.WAITING) for _ in range(waiting)]
+    return study(folder, "search", trials, objectives, space={"optimiser.learning_rate": [1e-4, EVIL]})
