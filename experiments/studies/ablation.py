@@ -6,6 +6,7 @@ changes in the release; and `features`, the feature maps before and after BHFC, 
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,7 +18,7 @@ from ahmf_jax.writing import write_whole
 from experiments import published
 from experiments.plots import COLOURS, MARKERS, files, save, tidy
 from experiments.studies import outcome, tables
-from experiments.studies.outcome import Difference, by_seed, cell, difference, places, signed, spread
+from experiments.studies.outcome import Difference, by_seed, cell, difference, places, plus_minus, signed, spread
 from experiments.studies.standing import Entry, Standing, read
 from experiments.studies.study import Row as Planned
 from experiments.studies.study import Study
@@ -269,8 +270,8 @@ def markdown(study: Study, features: bool = False) -> str:
     parts.append(
         "Mean ± standard deviation over the seeds. Published is Table VI as printed: x4, the mean of six scenes of "
         "Middlebury 2005, a network of 64 features trained for 250 epochs; how many trainings that is of is not said. "
-        "Neither training nor images are those of the trainings here, so what can be compared is the course, the last "
-        "columns: how far a model's MAE is below Model 0's."
+        f"{_compared(standing)}, so what can be compared is the course, the last columns: how far a model's MAE is "
+        "below Model 0's."
     )
     if any(of for row in found.models for of in row.mae.values()):
         parts.append(f"![MAE of the models in parts of Model 0's, both variants and published]({COURSE}.svg)")
@@ -290,6 +291,30 @@ def markdown(study: Study, features: bool = False) -> str:
             f"in the paper's Figure 10: Model {WHOLE}, release, the means over the channels."
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _compared(standing: Standing) -> str:
+    """What of Table VI's is not the same here."""
+    mae = spread(on_scenes(standing.rows.get(_model_label(WHOLE, "release"), [])).values())
+    if mae is None:
+        return "Neither the trainings nor the images here are those"
+    value = plus_minus(mae, places([mae.mean]))
+    return (
+        f"The same scenes are among the images here, and on them Model {WHOLE}, release, has {value} "
+        f"{standing.unit}; the trainings are not those"
+    )
+
+
+def on_scenes(trials: Sequence[Entry]) -> dict[int, float]:
+    """The MAE of complete trials over the scenes of Table VI, by seed, where all of them were measured on."""
+    (column,) = published.tables()["ahmf_table6"].columns
+    found = {}
+    for trial in trials:
+        images = trial.attributes.get("images", {}) if trial.state == "complete" else {}
+        errors = [numbers["mae"] for name, numbers in images.items() if column.names(name) and "mae" in numbers]
+        if len(errors) == column.count:
+            found[trial.fields["seed"]] = statistics.mean(errors)
+    return found
 
 
 def study_figures(study: Study, folder: Path) -> list[Path]:
