@@ -507,7 +507,7 @@ def _place(name: str) -> tuple[Any, str]:
 def _near(name: str, known: Mapping[str, Any]) -> str:
     """What was meant, perhaps; "" where nothing is near."""
     by_last = {other.rpartition(".")[2]: other for other in known}
-    near = difflib.get_close_matches(name, known, 1, 0.6)
+    near = difflib.get_close_matches(name, known, 1, 0.8)
     near = near or [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, 1, 0.6)]
     inside = [other for other in known if other.startswith(f"{name}.")][:3]
     if inside:

@@ -137,7 +137,9 @@ def conclude(claim: "Claim", config: TrainConfig, out: Path, data_dir: Path | No
         claim.set(name, value)
     values: dict[str, float] = {n: found["metrics"][n] for n in ("mae", "rmse") if n in found["metrics"]}
     if not COSTLY.isdisjoint(study.spec.objectives):
-        cost = _cost(study, config)
+        cost = stop.unless(lambda: _cost(study, config))
+        if cost is None:
+            raise Stopped("stopped while its network's cost was measured")
         claim.set("cost", dataclasses.asdict(cost))
         values |= {"time": cost.inference_ms}
         if cost.inference_mib is not None:
