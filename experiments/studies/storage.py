@@ -336,7 +336,19 @@ def without_password(url: str) -> str:
 
 def from_anywhere(storage: Storage) -> str:
     """The URL without a password and with a file's whole path."""
-    return without_password(storage.place.render_as_string(hide_password=False))
+    return _whole(storage.place)
+
+
+def with_password(url: str) -> str:
+    """The URL to open for one that was written down by `from_anywhere`: $AHMF_STUDIES, where that names the same."""
+    with contextlib.suppress(InputError):
+        if _whole(_place(default_url())) == url:
+            return default_url()
+    return url
+
+
+def _whole(place: "sqlalchemy.URL") -> str:
+    return without_password(place.render_as_string(hide_password=False))
 
 
 def dashboard_command(storage: Storage) -> str:

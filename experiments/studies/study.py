@@ -33,14 +33,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import unwritable, write_whole
 from experiments import config as configs
 from experiments.config import PairsConfig, TrainConfig, WholeImages
-from experiments.studies.storage import (
-    Storage,
-    default_url,
-    from_anywhere,
-    open_storage,
-    reachable,
-    without_password,
-)
+from experiments.studies.storage import Storage, from_anywhere, open_storage, reachable, with_password
 
 if TYPE_CHECKING:
     import optuna
@@ -295,10 +288,7 @@ def study_of_folder(folder: Path) -> Study:
     Its storage is the one that study.json names; for a password, $AHMF_STUDIES counts where it names the same.
     """
     record = _folder_record(folder)
-    url = record["storage"]
-    if without_password(default_url()) == url:
-        url = default_url()
-    study = open_study(open_storage(url), record["name"])
+    study = open_study(open_storage(with_password(record["storage"])), record["name"])
     return dataclasses.replace(study, spec=dataclasses.replace(study.spec, folder=str(folder.resolve())))
 
 
