@@ -1,4 +1,4 @@
-"""`ahmf study worker`: takes a study's trials one after the other, until none is left.
+"""`ahmf study worker`: takes a study's trials, one after the other or some at a time, until none is left.
 
 A worker may be started and killed at will. Whoever takes a trial holds its lease, and holds the lock of its run's
 folder while it trains; a trial whose worker died is taken by another once the lease is over, and goes on from its run's
@@ -7,16 +7,17 @@ last checkpoint. A worker that was held up for longer than its lease notices bef
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.locks import InUse
@@ -24,15 +25,18 @@ from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments.config import Stopped
 from experiments.studies.storage import Storage, Unreachable, reachable, worker_name
 from experiments.studies.study import Study
-from experiments.studies.trial import Pruned, Unsuited, fields_of, run
+from experiments.studies.trial import Pruned, Unsuited, begin, conclude, fields_of, run
 
 if TYPE_CHECKING:
     import optuna
 
     from ahmf_jax.stopping import Stop
 
+    Wanted = Callable[[optuna.trial.FrozenTrial], bool]
+
 RECORD = "trial.json"  # in a trial's run folder: what the storage knows of it
 LEASE = 60.0  # seconds for which a worker has a trial, and which it prolongs
+LANES = 8  # trials at a time on an accelerator, if nothing is said
 BEAT = 10.0  # seconds between two of its signs of life, at most
 DEATHS = 3  # of workers with a trial, and no checkpoint between them, after which it counts as failed
 OUTAGES = 3  # of the storage, one after the other, in the middle of a statement: after these it is given up
@@ -97,6 +101,7 @@ def work(
     max_failures: int = 3,
     wait: bool = True,
     lease: float = LEASE,
+    together: int | Literal["auto"] = 1,
 ) -> int:
     """Trains the study's trials until none is left.
 
@@ -108,60 +113,202 @@ def work(
       max_failures: so many that fail in a row end the worker.
       wait: while other workers still have trials, stay, and take those whose worker dies.
       lease: seconds after which a trial of a worker that gives no sign of life is another's.
+      together: so many trials at a time, in one program where one can train them: see `experiments.together`. "auto" is
+        1 on the CPU, where it is no faster, and `LANES` elsewhere.
 
     Returns:
       the trials that this worker finished.
 
     Raises:
-      InputError: too many trials failed in a row; the storage or the study's folder cannot be used. The trial that it
-        had is free for another worker then.
-      Stopped: by a signal; the trial is saved, and free.
+      InputError: too many trials failed in a row; the storage or the study's folder cannot be used. The trials that it
+        had are free for another worker then.
+      Stopped: by a signal; the trials are saved, and free.
     """
     from ahmf_jax.stopping import stop_on_signal
 
-    worker = worker_name()
-    done, failures, outages = 0, 0, 0
-    left: dict[int, float] = {}  # trials that are left to others, and when to look at them again
+    outages, lanes = 0, _lanes() if together == "auto" else together
     with (
         stop_on_signal() as stop,
         study.storage.patient(lambda: not stop.requested),
-        _Heart(study.storage, worker, lease) as heart,
+        _Heart(study.storage, name := worker_name(), lease) as heart,
     ):
-        while most is None or done < most:
+        worker = _Worker(study, name, folder, data_dir, most, max_failures, lease, stop, heart)
+        while worker.wants():
             if stop.requested:
                 raise Stopped(f"stopped: what is left of study {study.name} waits for the next worker")
             try:
-                passed = {number for number, until in left.items() if time.monotonic() < until}
-                claim = take(study, worker, lease, folder=folder, passed=passed)
-                if claim is None:
-                    if not wait or not unfinished(study):
-                        break
+                claim = worker.claim()
+                if claim is not None and lanes == 1:
+                    worker.alone(claim)
+                elif claim is not None:
+                    worker.group(claim, lanes)
+                elif wait and unfinished(study):
                     time.sleep(POLL)
-                    continue
-                with heart.holding(claim, stop) as held:
-                    reason = _do(claim, folder, data_dir, held)
-            except Lost as lost:
-                _note(str(lost))
-                left[lost.number] = time.monotonic() + lease
-                continue
+                else:
+                    break
+                outages = 0
             except Unreachable as problem:
                 # Gone in the middle of a statement, the storage may be back: the trial goes on from where it is.
                 outages += 1
                 if outages >= OUTAGES:
                     raise
                 _note(str(problem))
-                continue
-            outages = 0
-            if reason is None:
-                done, failures = done + 1, 0
-                continue
-            failures += 1
-            if failures >= max_failures:
-                raise InputError(
-                    f"{failures} trials of study {study.name} failed in a row, the last for this: {reason}; mend that, "
-                    f"then start a worker again, with --retry-failed for those that failed"
-                )
-    return done
+    return worker.done
+
+
+def _lanes() -> int:
+    """How many trials at a time are best here."""
+    import jax
+
+    return 1 if jax.default_backend() == "cpu" else LANES
+
+
+@dataclass
+class _Worker:
+    """A worker, and how far it is."""
+
+    study: Study
+    name: str
+    folder: Path | None
+    data_dir: Path | None
+    most: int | None
+    max_failures: int
+    lease: float
+    stop: "Stop"
+    heart: "_Heart"
+    done: int = 0
+    failures: int = 0  # in a row
+    left: dict[int, float] = field(default_factory=dict)  # to others, and when to look at them again
+
+    def wants(self, at_hand: int = 0) -> bool:
+        """Whether it is to do more trials than those."""
+        return self.most is None or self.done + at_hand < self.most
+
+    def claim(self, wanted: "Wanted" = lambda trial: True) -> Claim | None:
+        """The next trial, one of those that are wanted."""
+        passed = {number for number, until in self.left.items() if time.monotonic() < until}
+        return take(
+            self.study,
+            self.name,
+            self.lease,
+            folder=self.folder,
+            wanted=lambda trial: trial.number not in passed and wanted(trial),
+        )
+
+    def alone(self, claim: Claim) -> None:
+        """Does a trial."""
+        with self.heart.holding(claim, self.stop) as held:
+            self.settle(claim, held, lambda: run(claim, _fields(claim), self._out(claim), self.data_dir, held))
+
+    def group(self, first: Claim, lanes: int) -> None:
+        """Does a trial and, beside it, others that the same program can train; one that ends makes room for the next.
+
+        A search draws a trial as it is taken, so it may be of another program. Then it is left to whoever takes it
+        next. It counts as one of the lanes: what is drawn before others have ended, they tell the sampler nothing of.
+        """
+        from experiments.together import Item, program, train_together
+
+        key, strangers, known = "", 0, dict[int, bool]()
+        going: dict[Path, tuple[Claim, _Stop, contextlib.ExitStack]] = {}
+
+        def fits(trial: "optuna.trial.FrozenTrial") -> bool:
+            if "fields" not in trial.user_attrs:
+                return len(going) + strangers < lanes
+            if trial.number not in known:
+                try:
+                    known[trial.number] = program(self.study.config(trial.user_attrs["fields"])) == key
+                except InputError:
+                    known[trial.number] = True  # it fails, and says why
+            return known[trial.number]
+
+        def enter(claim: Claim) -> Item | None:
+            """What is to be trained; None where the trial cannot be, or not in this group."""
+            nonlocal key, strangers
+            scope = everything.enter_context(contextlib.ExitStack())
+            held, out = scope.enter_context(self.heart.holding(claim, self.stop)), self._out(claim)
+            try:
+                fields = _fields(claim)
+                found = program(self.study.config(fields))
+                key = key or found
+                if found != key:
+                    strangers += 1
+                    scope.close()
+                    return None
+                config, on_validation = begin(claim, fields, out)
+            except Exception as error:
+                with scope:
+                    self.settle(claim, held, functools.partial(_raise, error))
+                return None
+            going[out] = claim, held, scope
+            return Item(config, out, on_validation)
+
+        def next_item() -> Item | None:
+            while self.wants(len(going)) and (claim := self.claim(fits)):
+                if item := enter(claim):
+                    return item
+            return None
+
+        def finished(item: Item, error: Exception | None) -> None:
+            claim, held, scope = going.pop(item.out)
+
+            def result() -> Mapping[str, float]:
+                if error is not None:
+                    raise error
+                return conclude(claim, item.config, item.out, self.data_dir, held)
+
+            # A signal that comes while this one is measured stops the others too, and they are saved first.
+            with scope, contextlib.suppress(Stopped):
+                self.settle(claim, held, result)
+
+        with contextlib.ExitStack() as everything:
+            if (item := enter(first)) is None:
+                return
+            items = [item]
+            while len(items) < lanes and (item := next_item()):
+                items.append(item)
+            if len(items) == 1:  # then as `ahmf train` does it
+                claim, held, _ = going[items[0].out]
+                self.settle(claim, held, lambda: run(claim, fields_of(claim), self._out(claim), self.data_dir, held))
+                return
+            try:
+                train_together(items, data_dir=self.data_dir, next_item=next_item, finished=finished, stop=self.stop)
+            except Stopped:
+                numbers = ", ".join(str(claim.number) for claim, _, _ in going.values())
+                raise Stopped(
+                    f"stopped: trials {numbers} of study {self.study.name} wait for the next worker"
+                ) from None
+
+    def settle(self, claim: Claim, held: "_Stop", result: Callable[[], Mapping[str, float]]) -> None:
+        """Records what came of a trial, and counts it."""
+        try:
+            reason = _settle(claim, self._out(claim), result, held)
+        except Lost as lost:
+            _note(str(lost))
+            self.left[lost.number] = time.monotonic() + self.lease
+            return
+        if reason is None:
+            self.done, self.failures = self.done + 1, 0
+            return
+        self.failures += 1
+        if self.failures >= self.max_failures:
+            raise InputError(
+                f"{self.failures} trials of study {self.study.name} failed in a row, the last for this: {reason}; mend "
+                "that, then start a worker again, with --retry-failed for those that failed"
+            )
+
+    def _out(self, claim: Claim) -> Path:
+        return self.study.run_folder(claim.number, self.folder)
+
+
+def _fields(claim: Claim) -> Mapping[str, Any]:
+    """What the trial changes, which is said."""
+    fields = fields_of(claim)
+    print(f"trial {claim.number}: " + ", ".join(f"{name} = {value}" for name, value in fields.items()), flush=True)
+    return fields
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def unfinished(study: Study) -> int:
@@ -175,7 +322,7 @@ def take(
     seconds: float = LEASE,
     *,
     folder: Path | None = None,
-    passed: Collection[int] = (),
+    wanted: "Wanted" = lambda trial: True,
 ) -> Claim | None:
     """A trial for this worker: one that another has left or died with, or the next that waits; None where all are had.
 
@@ -186,7 +333,7 @@ def take(
       worker: this one's name.
       seconds: of the lease.
       folder: of the study's runs, where this machine has it elsewhere.
-      passed: the numbers of trials that are not wanted.
+      wanted: whether it is to be this trial.
     """
     import optuna
 
@@ -194,7 +341,7 @@ def take(
     storage, leases = study.storage, study.storage.leases(lease_of(study, 0).removesuffix("0"))
     # What was begun first.
     for frozen in sorted(study.trials(), key=lambda trial: (trial.datetime_start is None, trial.number)):
-        if frozen.state.is_finished() or frozen.number in passed:
+        if frozen.state.is_finished() or not wanted(frozen):
             continue
         before = leases.get(name := lease_of(study, frozen.number))
         if before is not None and before.left > 0 and before.worker != worker:
@@ -293,16 +440,13 @@ class _Stop:
         return self._outer.unless(work)
 
 
-def _do(claim: Claim, folder: Path | None, data_dir: Path | None, stop: _Stop) -> str | None:
-    """Trains and measures a trial, and records what came of it; the reason where it failed."""
+def _settle(claim: Claim, out: Path, result: Callable[[], Mapping[str, float]], stop: _Stop) -> str | None:
+    """Records what came of a trial: the `result`, or what it raises; the reason where it failed."""
     import optuna
 
-    state, out = optuna.trial.TrialState, claim.study.run_folder(claim.number, folder)
-    objectives = claim.study.spec.objectives
+    state, objectives = optuna.trial.TrialState, claim.study.spec.objectives
     try:
-        fields = fields_of(claim)
-        print(f"trial {claim.number}: " + ", ".join(f"{name} = {value}" for name, value in fields.items()), flush=True)
-        found = run(claim, fields, out, data_dir, stop)
+        found = result()
         values = [float(found.get(name, math.nan)) for name in objectives]
         if missing := [name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)]:
             raise InputError(f"its {' and '.join(missing)} cannot be told: no finite number was measured")
