@@ -122,7 +122,8 @@ class Lanes:
             x.delete()  # in the lane it is now
         for all_lanes, x in zip(jax.tree.leaves(self._numbers), jax.tree.leaves(numbers), strict=True):
             all_lanes[lane] = x
-        self._placed = jax.device_put(self._numbers, NamedSharding(self._mesh, LANES))
+        # A copy: on the CPU the devices may read an array of NumPy's where it is, and this one changes.
+        self._placed = jax.device_put(jax.tree.map(np.copy, self._numbers), NamedSharding(self._mesh, LANES))
 
     def take(self, lane: int, treedef: Any) -> TrainState:
         """A copy of a lane's state on the first device, with its own static fields."""
