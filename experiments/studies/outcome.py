@@ -111,6 +111,7 @@ def measure_costs(study: Study, rounds: int) -> None:
         for name in configs
     ):
         return
+    print(f"study {study.name}: measuring what its {len(configs)} networks cost, in turn ...", flush=True)
     found = measure(list(configs.values()), rounds=rounds)
     study.set(COSTS, {name: dataclasses.asdict(cost) for name, cost in zip(configs, found, strict=True)})
 
