@@ -349,7 +349,8 @@ def parallel(standing: Standing) -> Parallel | None:
         dimensions,
         [1 - i / (len(trials) - 1) for i in range(len(trials))],
         [f"{named(t)}: {settings(t)}" for t in trials],
-        note=f"A line is a trial: blue the best, orange the worst, by {OBJECTIVES[standing.study.spec.objectives[0]]}.{cut}",
+        note="A line is a trial: blue the best, orange the worst, by "
+        f"{OBJECTIVES[standing.study.spec.objectives[0]]}.{cut}",
     )
 
 
@@ -391,7 +392,7 @@ def importance(standing: Standing) -> tuple[list[Chart], tuple[str, ...]]:
     """Which fields set the best trials apart, by PED-ANOVA; and what to know of it, or why it is not there."""
     trials = best(standing)
     if len(trials) < FEWEST:
-        return [], (f"{len(trials)} trials are complete; from {FEWEST} on, the fields' importance is told here.",)
+        return [], (f"From {FEWEST} complete trials on, the fields' importance is told here: there are {len(trials)}.",)
     top = max(TOP, AT_LEAST / len(trials))
     groups = [
         (OBJECTIVES[name], _importances(standing, i, top)) for i, name in enumerate(standing.study.spec.objectives)
