@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import jaxtyping
 import optuna
 import pytest
 
@@ -205,6 +206,7 @@ def validations(run):
 
 
 def test_a_search_and_its_best_trained_again(ahmf, refused, recipe, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a worker's `Stop` is one by its methods alone
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny_space.py").write_text(SPACE.format(config=str(recipe)))
     where = ("--storage", f"sqlite:///{tmp_path / 'studies.db'}")
