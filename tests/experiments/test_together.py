@@ -1,7 +1,8 @@
-"""Runs that are trained together: each is the run that it would be alone."""
+"""Runs that are trained together: each is the run that it would be alone, and its folder that of `ahmf train`."""
 
 import dataclasses
 import json
+import signal
 
 import jax
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from ahmf_jax import checkpoint
 from ahmf_jax.errors import InputError
+from ahmf_jax.locks import lock_run
+from ahmf_jax.stopping import Stop
 from data_pipelines.degrade import Degradation
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
-from experiments.together import Item, program, train_together
-from experiments.train import train
+from experiments.config import DataConfig, ModelConfig, OptimiserConfig, Stopped, TrainConfig
+from experiments.together import RATES, Item, program, train_together
+from experiments.train import resume, standing, train
+from tests.kill_resume import CLOCK
 
 BASE = TrainConfig(
     model=ModelConfig(scale=4, num_levels=1, features=2, fusion="concat", recurrence="none"),
@@ -37,51 +41,263 @@ def differing(base):
         {"learning_rate": 2e-3, "schedule": "onecycle"},
         {"learning_rate": 5e-4, "schedule": "constant"},
     ]
-    noise = [Degradation(), Degradation(noise_sigma=0.02), Degradation(dropouts=0.1), Degradation(guide_shift=2)]
+    data = [
+        {},
+        {"degrade": Degradation(noise_sigma=0.02)},
+        {"degrade": Degradation(dropouts=0.1), "edge_candidates": 4},
+        {"train": "train+test", "degrade": Degradation(guide_shift=2)},
+    ]
     return [
         dataclasses.replace(
             base,
             seed=number,
             edge_weight=0.5 * number,
             output_scale=0.1 + 0.1 * number,
-            data=dataclasses.replace(base.data, degrade=noise[number], edge_candidates=1 + number),
+            data=dataclasses.replace(base.data, **data[number]),
             optimiser=dataclasses.replace(base.optimiser, **rates[number]),
         )
         for number in range(4)
     ]
 
 
-class Journal:
-    """What `train_together` told."""
+def together(items, data_dir, **options):
+    """Trains them, and returns how each ended, by folder."""
+    ended = {}
 
-    def __init__(self):
-        self.ended = {}
+    def finished(item, error):
+        assert item.out not in ended
+        ended[item.out] = error
 
-    def finished(self, item, error):
-        assert item.out not in self.ended
-        self.ended[item.out] = error
-
-
-def together(configs, folder, data_dir, **options):
-    journal = Journal()
-    items = [Item(config, folder / str(number)) for number, config in enumerate(configs)]
-    train_together(items, data_dir=data_dir, finished=journal.finished, **options)
-    return [item.out for item in items], journal
+    train_together(items, data_dir=data_dir, finished=finished, **options)
+    return ended
 
 
-def difference(run, other, step):
-    a, b = (checkpoint.read_params(path, step)[0] for path in (run, other))
-    return max(
-        float(np.max(np.abs(x - y) / np.maximum(1, np.abs(x))))
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
+def lines(run):
+    """The log without the clock."""
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in logged]
 
 
-def test_together(tmp_path, data_dir):
+def assert_same(run, other, step, tolerance):
+    """Parameters, relative to the larger of 1 and their size; and the log."""
+    ours, theirs = (checkpoint.read_params(path, step)[0] for path in (run, other))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.max(np.abs(a - b) / np.maximum(1, np.abs(b))) <= tolerance
+    for a, b in zip(lines(run), lines(other), strict=True):
+        # The gradient of |x - y| jumps where they are equal, so rounding shows in its norm.
+        norms = [line.pop("grad_norm", 0.0) for line in (a, b)]
+        assert a == pytest.approx(b, rel=1e-4) and norms[0] == pytest.approx(norms[1], rel=1e-2)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, data_dir):
+    """The four runs, one after the other."""
+    folder = tmp_path_factory.mktemp("alone")
+    return [train(config, folder / str(n), data_dir=data_dir) for n, config in enumerate(differing(BASE))]
+
+
+def test_four_runs_at_once_are_the_four_runs(alone, tmp_path, data_dir, capsys):
+    """On as many devices; 1e-5 after 50 steps. They are read, told of and gone on with like any other run."""
     configs = differing(BASE)
     assert len({program(config) for config in configs}) == 1
-    runs, journal = together(configs, tmp_path / "together", data_dir)
-    print(journal.ended)
-    for number, config in enumerate(configs):
-        alone = train(config, tmp_path / "alone" / str(number), data_dir=data_dir)
-        print(number, difference(alone, runs[number], 50))
+    items = [Item(config, tmp_path / f"run{n}") for n, config in enumerate(configs)]
+    capsys.readouterr()
+    assert together(items, data_dir) == dict.fromkeys(item.out for item in items)
+    said = capsys.readouterr()
+    for number, (item, expected) in enumerate(zip(items, alone, strict=True)):
+        assert_same(item.out, expected, 50, 1e-5)
+        assert [p.name for p in sorted(item.out.iterdir())] == [p.name for p in sorted(expected.iterdir())]
+        assert standing(item.config, item.out) == "done"
+        assert said.err.count(f"run{number}: step 50: validation MAE ") == 1
+        assert f"run{number}: x4, m = 1, 358 parameters" in said.out and "a lane of" in said.out
+    assert "200/200" in said.err and "50/50" not in said.err  # one bar
+    assert together(items, data_dir) == dict.fromkeys(item.out for item in items)
+    assert capsys.readouterr().out.count("is done: all of its 50 steps are trained") == 4
+
+
+def test_the_runs_differ(alone):
+    """Or those that are confused would not be seen."""
+    kernels = [jax.tree.leaves(checkpoint.read_params(run, 50)[0])[1].ravel()[0] for run in alone]
+    assert np.min(np.abs(np.subtract.outer(kernels, kernels)) + np.eye(4)) > 1e-3
+
+
+def test_the_whole_network_with_all_that_may_be_on(tmp_path, data_dir):
+    """All blocks, two lanes on one device: options of the optimiser, clipping, weight decay, averages, parts."""
+    base = dataclasses.replace(
+        BASE,
+        model=ModelConfig(scale=4, num_levels=2, features=4),
+        optimiser=OptimiserConfig(name="adamw", options=("b1=0.9",), clip=1.0, weight_decay=0.01),
+        ema=0.9,
+        accumulate=2,
+    )
+    optimiser = OptimiserConfig(name="adamw", options=("b1=0.8",), clip=0.1, schedule="cosine", learning_rate=1e-3)
+    other = dataclasses.replace(base, seed=1, ema=0.99, edge_weight=1.0, optimiser=optimiser)
+    items = [Item(base, tmp_path / "a"), Item(other, tmp_path / "b")]
+    assert together(items, data_dir, devices=jax.devices()[:1]) == {tmp_path / "a": None, tmp_path / "b": None}
+    for item in items:
+        assert_same(item.out, train(item.config, tmp_path / "alone" / item.out.name, data_dir=data_dir), 50, 1e-5)
+
+
+class Pruned(Exception):
+    """What ends a trial."""
+
+
+def test_a_run_that_is_ended_is_followed_by_the_next_and_may_be_gone_on_with(alone, tmp_path, data_dir):
+    """By `ahmf train`, which is told the rest of the validations alone."""
+    configs = [dataclasses.replace(config, validate_every=20) for config in differing(BASE)]
+    told, pruned = [], Pruned("not promising")
+
+    def on_validation(step, means):
+        told.append((step, set(means)))
+        if step == 20:
+            raise pruned
+
+    items = [Item(configs[0], tmp_path / "0"), Item(configs[1], tmp_path / "1", on_validation)]
+    more = [Item(configs[2], tmp_path / "2"), None, Item(configs[3], tmp_path / "3"), None, None]
+    ended = together(items, data_dir, next_item=lambda: more.pop(0))
+    assert next(iter(ended.items())) == (tmp_path / "1", pruned)
+    assert ended == {tmp_path / "1": pruned, **dict.fromkeys(tmp_path / n for n in "023")}
+    assert not more, "it is asked for each lane that is free when a run has ended, until there is none"
+    assert standing(configs[1], tmp_path / "1") == "unfinished" and checkpoint.latest_step(tmp_path / "1") == 20
+    resume(tmp_path / "1", data_dir=data_dir)
+    train(configs[1], tmp_path / "1", data_dir=data_dir, on_validation=on_validation)
+    assert told == [(20, {"mae", "rmse", "floor_mae", "floor_rmse"})]
+    for number, expected in enumerate(alone):
+        ours, theirs = (checkpoint.read_params(run, 50)[0] for run in (tmp_path / str(number), expected))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
+
+
+def test_a_signal_saves_all_and_they_go_on_together_or_alone(alone, tmp_path, data_dir):
+    configs = [dataclasses.replace(config, checkpoint_every=30, log_every=10) for config in differing(BASE)[:3]]
+    items = [Item(config, tmp_path / str(n)) for n, config in enumerate(configs)]
+    handler, stop = signal.getsignal(signal.SIGTERM), Stop()
+
+    def interrupt(step, means):
+        signal.raise_signal(signal.SIGTERM)
+
+    first = Item(dataclasses.replace(configs[0], validate_every=20), items[0].out, interrupt)
+    with pytest.raises(Stopped, match="all that were in training are saved"):
+        assert not together([first, *items[1:]], data_dir)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert [checkpoint.latest_step(item.out) for item in items] == [20, 20, 20]
+    resume(items[0].out, data_dir=data_dir)
+    stop.hear()
+    with pytest.raises(Stopped):
+        together(items[1:], data_dir, stop=stop)
+    assert together(items[1:], data_dir) == {items[1].out: None, items[2].out: None}
+    for item, expected in zip(items, alone, strict=False):
+        ours, theirs = (checkpoint.read_params(run, 50)[0] for run in (item.out, expected))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
+        assert [line["step"] for line in lines(item.out) if "loss" in line] == [10, 20, 30, 40, 50]
+
+
+def test_what_cannot_be_trained_does_not_disturb_the_others(tmp_path, data_dir):
+    """A lack of data, another's folder, another program, a folder in use: each is told of, in one line."""
+    config = dataclasses.replace(BASE, steps=4)
+    lacking = dataclasses.replace(config, data=dataclasses.replace(config.data, train="nothing"))
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, features=4))
+    train(dataclasses.replace(config, steps=1), tmp_path / "taken", data_dir=data_dir)
+    (tmp_path / "used").mkdir()
+    items = [Item(config, tmp_path / "good")]
+    more = iter(
+        [
+            Item(lacking, tmp_path / "lacking"),
+            Item(config, tmp_path / "taken"),
+            Item(config, tmp_path / "used"),
+            Item(wider, tmp_path / "wider"),
+            Item(dataclasses.replace(config, seed=1), tmp_path / "last"),
+        ]
+    )
+    with lock_run(tmp_path / "used"):
+        ended = together(items, data_dir, next_item=lambda: next(more, None))
+    assert ended.pop(tmp_path / "good") is None and ended.pop(tmp_path / "last") is None
+    assert all(isinstance(error, InputError) and "\n" not in str(error) for error in ended.values())
+    said = {out.name: str(error) for out, error in ended.items()}
+    assert said.keys() == {"lacking", "taken", "used", "wider"}
+    assert "no split 'nothing'" in said["lacking"] and "holds another run" in said["taken"]
+    assert "is in use by another run" in said["used"] and "its program is not that of" in said["wider"]
+    assert not any((tmp_path / name).exists() for name in ("lacking", "wider"))
+
+
+def test_a_failure_of_the_caller_ends_all(tmp_path, data_dir):
+    """And gives the folders back."""
+
+    def finished(item, error):
+        raise OSError("the storage is gone")
+
+    config = dataclasses.replace(BASE, steps=4, checkpoint_every=1)
+    items = [Item(dataclasses.replace(config, steps=2), tmp_path / "a"), Item(config, tmp_path / "b")]
+    with pytest.raises(OSError, match="storage is gone"):
+        train_together(items, data_dir=data_dir, finished=finished)
+    with lock_run(tmp_path / "b"):
+        assert checkpoint.latest_step(tmp_path / "b") == 1
+
+
+def changed(path, value):
+    """BASE with another value in that place."""
+    config = BASE
+    *parents, name = path.split(".")
+    part = {name: value}
+    for parent in reversed(parents):
+        part = {parent: dataclasses.replace(getattr(config, parent), **part)}
+    return dataclasses.replace(config, **part)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("optimiser.learning_rate", 1.0),
+        ("optimiser.schedule", "onecycle"),
+        ("steps", RATES),
+        ("seed", 5),
+        ("edge_weight", 0.5),
+        ("output_scale", 1.0),
+        ("start_from", "somewhere"),
+        ("data.dataset", "middlebury"),
+        ("data.degrade", Degradation(noise_sigma=0.1)),
+        ("on_nonfinite", "skip"),
+        ("log_every", 3),
+        ("mesh", "auto"),
+    ],
+)
+def test_what_may_be_different(path, value):
+    assert program(changed(path, value)) == program(BASE)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.features", 4),
+        ("data.patch_size", 32),
+        ("data.batch_size", 8),
+        ("optimiser.name", "adamw"),
+        ("optimiser.options", ("b1=0.8",)),
+        ("optimiser.options", ("nesterov=true",)),
+        ("optimiser.clip", 1.0),
+        ("loss", "mse"),
+        ("scaling", "range"),
+        ("accumulate", 2),
+        ("ema", 0.9),
+        ("steps", RATES + 1),
+    ],
+)
+def test_what_must_be_the_same(path, value):
+    assert program(changed(path, value)) != program(BASE)
+
+
+def test_numbers_of_the_optimiser_that_may_be_different():
+    def of(*options, **fields):
+        return program(changed("optimiser", OptimiserConfig(name="adamw", options=options, **fields)))
+
+    assert of("b1=0.8", clip=1.0) == of("b1=0", clip=2.0, weight_decay=0.1)
+    assert of("b1=0.8") != of("b2=0.8") and of("nesterov=true") != of("nesterov=false")
+
+
+@pytest.mark.parametrize("fields", [{"name": "adamm"}, {"options": ("b3=1",)}])
+def test_an_optimiser_that_there_is_not(fields):
+    with pytest.raises(InputError, match=r"OptimiserConfig\.(name is 'adamm'|options has b3)"):
+        program(changed("optimiser", OptimiserConfig(**fields)))
+
+
+def test_no_runs_at_all(data_dir):
+    assert together([], data_dir) == {}
