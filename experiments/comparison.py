@@ -259,7 +259,8 @@ def markdown(comparison: Comparison) -> str:
 def escape(text: str) -> str:
     """Text in one line of Markdown in which nothing is taken for a mark-up."""
     text = re.sub(r"([\\`*_|<>\[\]{}#!&~$])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # what makes a list or a heading of a line
+    # What makes a list, a heading or a rule of a line; not the sign or the point of a number.
+    return re.sub(r"^(\d*)([.)](?=\s|$)|[-+=](?=[-+=\s]|$))", r"\1\\\2", text)
 
 
 def code(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ahmf_jax.errors import InputError
-from experiments.comparison import compare, heading, latex, markdown, number
+from experiments.comparison import compare, escape, heading, latex, markdown, number
 from tests.experiments.evaluations_of import SIX, TEN, evaluation, sized
 
 TWO = [("a/one", 64, 80), ("a/two_%", 64, 80)]
@@ -141,6 +141,13 @@ def test_markdown():
 
 
 HOSTILE = "- `a`\n\n# injected\n```\n<script>x</script> ![y](z) | &amp; ~~b~~ $c$ **d** \\"
+
+
+def test_a_line_of_markdown_begins_no_list_and_keeps_numbers():
+    for text in ("0.3782", "-0.008", "+1.5", "a - b", "2.5 m"):
+        assert escape(text) == text
+    for text, escaped in (("1. a", r"1\. a"), ("12)", r"12\)"), ("- a", r"\- a"), ("---", r"\---"), ("==", r"\==")):
+        assert escape(text) == escaped
 
 
 def test_markdown_obeys_no_name():
