@@ -15,7 +15,7 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -172,9 +172,11 @@ class Space:
     """Of them so many, the first, are drawn at random, for the rest to learn from."""
     pruning: Pruning | Literal["default"] | None = "default"
     """How bad trials are given up: by default as `Pruning()` says where `mae` is the one objective, else never."""
+    tried_out: InitVar[bool] = False
+    """Whether its draws have been looked at before, as those of a space that a study keeps."""
     _order: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, tried_out: bool) -> None:
         """Checks everything, by drawing too."""
         if isinstance(self.config, str):
             object.__setattr__(self, "config", configs.load(self.config))
@@ -189,7 +191,8 @@ class Space:
         self._check_conditions()
         object.__setattr__(self, "_order", self._ordered())
         self._check_objectives()
-        self._try_out()
+        if not tried_out:
+            self._try_out()
 
     @property
     def base(self) -> TrainConfig:
@@ -473,6 +476,7 @@ def _stored(config: str, objectives: tuple[Objective, ...], text: str) -> Space:
             objectives=objectives,
             random=values["random"],
             pruning=values["pruning"] and Pruning(**values["pruning"]),
+            tried_out=True,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the stored space is not this program's ({error!r}): use the program that made it") from None

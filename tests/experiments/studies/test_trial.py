@@ -28,7 +28,7 @@ def search(tmp_path, tiny):
     """Makes a study that searches; SQLite, as what is tested does not depend on it."""
 
     def make(trials, fields=None, name="search", **more):
-        made = Space(config=tiny, fields=fields or FIELDS, **more)
+        made = Space(config=tiny, fields=fields or FIELDS, tried_out=True, **more)
         spec = Spec(
             "search", made.base, folder=str(tmp_path / name), objectives=made.objectives, prune=made.pruning is not None
         )
@@ -191,7 +191,6 @@ def test_times_of_other_hardware_are_not_compared(search, trained, monkeypatch):
 
 def test_a_draw_that_is_no_configuration_is_a_failed_trial(search, trained, monkeypatch):
     study = search(2, fields={"output_scale": Between(0.1, 10)}, pruning=None)
-    trial.space_of(study)  # which tries draws out
     monkeypatch.setattr(trial.Space, "draw", lambda self, draws: {"output_scale": -1.0})
     work(study)
     assert [t.user_attrs["reason"] for t in study.trials()] == [
