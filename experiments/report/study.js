@@ -93,7 +93,7 @@ function drawParallel(div, chart) {
     const told = dimensions.flatMap(({ ticks }, x) => ticks.map(([at, text]) => ({
       x, y: scales[x](at), text: plain(text), font: small, showarrow: false, xanchor: "left", xshift: 4, bgcolor: styleOf("--panel"), borderpad: 1, opacity: 0.85,
     })));
-    const titles = dimensions.map(({ title }, x) => ({ x, y: 1, yshift: 20, text: plain(title), showarrow: false }));
+    const titles = dimensions.map(({ title }, x) => ({ x, y: 1, yshift: 20, text: plain(title), showarrow: false, xanchor: "left", xshift: -8 }));
     return {
       data: chart.tint.map((tint, i) => ({
         type: "scatter",

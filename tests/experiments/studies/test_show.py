@@ -96,6 +96,13 @@ def test_the_front_is_of_what_no_other_betters(search):
     assert set(map(int, marked)) == front
 
 
+def test_what_is_equal_in_one_and_worse_in_the_other_is_not_on_the_front(tmp_path):
+    points = [(1.0, 5.0), (1.0, 4.0), (2.0, 4.0), (0.5, 6.0), (0.5, 6.0)]
+    told = [studies_of.trial(studies_of.State.COMPLETE, values=list(point)) for point in points]
+    standing = read(studies_of.study(tmp_path, "search", told, ("mae", "time")))
+    assert [trial.number for trial in standing.front(("mae", "time"))] == [3, 4, 1]
+
+
 @pytest.mark.parametrize("width", [40, 60, 100])
 def test_no_line_is_wider_than_the_terminal(levels, search, width):
     for study in (levels, search):
