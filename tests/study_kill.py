@@ -28,7 +28,7 @@ from typing import Any
 from tests import postgresql
 from tests.kill_resume import RECIPE, ROOT, SCENES, Failure, last_step, logged, outcome
 
-LEASE_S = 2
+LEASE_S = 3
 GRACE_S = 120  # from a signal to the end
 HANG_S = 900  # that no study of these takes
 AIMS = ("starting", "training", "measuring", "stopping")

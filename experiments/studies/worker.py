@@ -178,15 +178,16 @@ class _Worker:
     heart: "_Heart"
     done: int = 0
     failures: int = 0  # in a row
+    at_hand: set[int] = field(default_factory=set)
     left: dict[int, float] = field(default_factory=dict)  # to others, and when to look at them again
 
-    def wants(self, at_hand: int = 0) -> bool:
-        """Whether it is to do more trials than those."""
-        return self.most is None or self.done + at_hand < self.most
+    def wants(self) -> bool:
+        """Whether it is to do more trials than it has done and has at hand."""
+        return self.most is None or self.done + len(self.at_hand) < self.most
 
     def claim(self, wanted: "Wanted" = lambda trial: True) -> Claim | None:
-        """The next trial, one of those that are wanted."""
-        passed = {number for number, until in self.left.items() if time.monotonic() < until}
+        """The next trial, one of those that are wanted and not at hand already."""
+        passed = self.at_hand | {number for number, until in self.left.items() if time.monotonic() < until}
         return take(
             self.study,
             self.name,
@@ -195,9 +196,19 @@ class _Worker:
             wanted=lambda trial: trial.number not in passed and wanted(trial),
         )
 
+    @contextlib.contextmanager
+    def holding(self, claim: Claim) -> "Iterator[_Stop]":
+        """Has a trial at hand; yields its `Stop`."""
+        self.at_hand.add(claim.number)
+        try:
+            with self.heart.holding(claim, self.stop) as held:
+                yield held
+        finally:
+            self.at_hand.remove(claim.number)
+
     def alone(self, claim: Claim) -> None:
         """Does a trial."""
-        with self.heart.holding(claim, self.stop) as held:
+        with self.holding(claim) as held:
             self.settle(claim, held, lambda: run(claim, _fields(claim), self._out(claim), self.data_dir, held))
 
     def group(self, first: Claim, lanes: int) -> None:
@@ -213,7 +224,7 @@ class _Worker:
 
         def fits(trial: "optuna.trial.FrozenTrial") -> bool:
             if "fields" not in trial.user_attrs:
-                return len(going) + strangers < lanes
+                return len(self.at_hand) + strangers < lanes
             if trial.number not in known:
                 try:
                     known[trial.number] = program(self.study.config(trial.user_attrs["fields"])) == key
@@ -225,7 +236,7 @@ class _Worker:
             """What is to be trained; None where the trial cannot be, or not in this group."""
             nonlocal key, strangers
             scope = everything.enter_context(contextlib.ExitStack())
-            held, out = scope.enter_context(self.heart.holding(claim, self.stop)), self._out(claim)
+            held, out = scope.enter_context(self.holding(claim)), self._out(claim)
             try:
                 fields = _fields(claim)
                 found = program(self.study.config(fields))
@@ -243,7 +254,7 @@ class _Worker:
             return Item(config, out, on_validation)
 
         def next_item() -> Item | None:
-            while self.wants(len(going)) and (claim := self.claim(fits)):
+            while self.wants() and (claim := self.claim(fits)):
                 if item := enter(claim):
                     return item
             return None

@@ -1,0 +1,36 @@
+"""Trials that a worker trains in one program find what they find alone."""
+
+import dataclasses
+
+import pytest
+
+from experiments.studies.study import Row, make_study
+from experiments.studies.worker import work
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_trials_together_find_what_they_find_alone(storage, spec, data_dir, tmp_path):
+    rows = [
+        Row("slow", {"optimiser.learning_rate": 1e-3, "seed": 0}),
+        Row("fast", {"optimiser.learning_rate": 2e-3, "optimiser.schedule": "cosine", "seed": 1}),
+        Row("short", {"edge_weight": 0.1, "steps": 4, "seed": 2}),
+    ]
+    found = {}
+    for name, lanes in (("alone", 1), ("together", 2)):
+        study = make_study(storage, name, dataclasses.replace(spec, folder=str(tmp_path / name)), rows=rows)
+        assert work(study, data_dir=data_dir, together=lanes) == 3
+        found[name] = study.trials()
+    for alone, together in zip(found["alone"], found["together"], strict=True):
+        assert together.state.name == "COMPLETE"
+        for values in ("metrics", "images"):
+            flat = [flatten(trial.user_attrs[values]) for trial in (alone, together)]
+            assert flat[1] == pytest.approx(flat[0], rel=1e-5, abs=1e-5)
+        assert together.intermediate_values == pytest.approx(alone.intermediate_values, rel=1e-5)
+        assert together.user_attrs["training"]["steps"] == alone.user_attrs["config"]["steps"]
+
+
+def flatten(values, prefix=""):
+    """Numbers by their path."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {path: x for name, value in values.items() for path, x in flatten(value, f"{prefix}/{name}").items()}
