@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.locks import InUse
+from ahmf_jax.stopping import Stop, stop_on_signal
 from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments.config import Stopped
 from experiments.studies.storage import Storage, Unreachable, reachable, worker_name
@@ -29,8 +30,6 @@ from experiments.studies.trial import Pruned, Unsuited, begin, conclude, fields_
 
 if TYPE_CHECKING:
     import optuna
-
-    from ahmf_jax.stopping import Stop
 
     Wanted = Callable[[optuna.trial.FrozenTrial], bool]
 
@@ -124,8 +123,6 @@ def work(
         had are free for another worker then.
       Stopped: by a signal; the trials are saved, and free.
     """
-    from ahmf_jax.stopping import stop_on_signal
-
     outages, lanes = 0, _lanes() if together == "auto" else together
     with (
         stop_on_signal() as stop,
@@ -174,7 +171,7 @@ class _Worker:
     most: int | None
     max_failures: int
     lease: float
-    stop: "Stop"
+    stop: Stop
     heart: "_Heart"
     done: int = 0
     failures: int = 0  # in a row
@@ -409,7 +406,7 @@ class _Heart:
         self._thread.join(timeout=5)  # a storage that does not answer keeps nobody here
 
     @contextlib.contextmanager
-    def holding(self, claim: Claim, outer: "Stop") -> Iterator["_Stop"]:
+    def holding(self, claim: Claim, outer: Stop) -> Iterator["_Stop"]:
         """Holds a trial's lease, and gives it back at the end; yields the trial's own `Stop`."""
         self._held[claim.lease] = stop = _Stop(outer)
         try:
@@ -434,21 +431,21 @@ class _Heart:
                     told = True
 
 
-class _Stop:
-    """A trial's `stopping.Stop`: of the worker, or because the trial is another's."""
+class _Stop(Stop):
+    """A trial's: the worker is asked to stop, or the trial is another's."""
 
-    def __init__(self, outer: "Stop") -> None:
+    def __init__(self, outer: Stop) -> None:
+        super().__init__()
         self._outer, self.lost = outer, False
 
     @property
     def requested(self) -> bool:
+        """Whether to stop."""
         return self.lost or self._outer.requested
 
     def __call__(self, step: int) -> bool:
+        """Whether to stop before the next step."""
         return self.lost or self._outer(step)
-
-    def unless(self, work: Any) -> Any:
-        return self._outer.unless(work)
 
 
 def _settle(claim: Claim, out: Path, result: Callable[[], Mapping[str, float]], stop: _Stop) -> str | None:
