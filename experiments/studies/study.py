@@ -116,6 +116,11 @@ class Study:
         return (folder or Path(self.spec.folder)) / "trials" / f"{number:0{DIGITS}d}"
 
 
+def lease_of(study: Study, number: int) -> str:
+    """The name of a trial's lease in the storage."""
+    return f"trial/{study.name}/{number}"
+
+
 def with_fields(config: TrainConfig, fields: Mapping[str, Any]) -> TrainConfig:
     """A configuration with fields changed, by dotted name, as in {"model.num_levels": 2, "seed": 1}.
 

@@ -26,6 +26,7 @@ from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments.config import Stopped
 from experiments.studies.storage import Storage, Unreachable, reachable, worker_name
 from experiments.studies.study import Study
+from experiments.studies.study import lease_of as lease_of
 from experiments.studies.trial import Pruned, Unsuited, begin, conclude, fields_of, run
 
 if TYPE_CHECKING:
@@ -84,11 +85,6 @@ class Claim:
         self.keep()
         with reachable(self.study.storage.url):
             self.trial.set_user_attr(name, value)
-
-
-def lease_of(study: Study, number: int) -> str:
-    """The name of a trial's lease."""
-    return f"trial/{study.name}/{number}"
 
 
 def work(

@@ -19,7 +19,7 @@ def test_one_of_two_workers_is_killed_and_every_trial_is_done_once(postgresql, t
     assert came == ["training", "measuring"]
     study = place.study("killed")  # once more: nothing is queued again
     assert len(study.trials()) == 3
-    # Each that was killed had a successor; where machines are slow, a lease of this length may end under a live worker too.
+    # Each that was killed had a successor; where machines are slow, so short a lease may end under a live worker too.
     assert sum(len(trial.user_attrs["workers"]) for trial in study.trials()) >= 5
     assert sum(len(trial.user_attrs.get("deaths", ())) for trial in study.trials()) >= 2
     said = (tmp_path / "killed.out").read_text()

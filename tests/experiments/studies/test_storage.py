@@ -289,13 +289,17 @@ def test_a_server_that_starts_again_is_waited_for(postgresql):
         with storage.patient(lambda: True, seconds=1), pytest.raises(Unreachable, match="refused"):
             storage.leases()
         assert time.monotonic() - began > 1
+        with ThreadPoolExecutor() as pool, storage.patient(lambda: True):
+            waiting = [
+                pool.submit(storage.renew, "trial/a/0", "one", 60),
+                pool.submit(storage.backend.get_all_studies),
+            ]
+            time.sleep(0.5)
+            assert not any(future.done() for future in waiting)
+            postgresql.start()
+            assert [future.result(60) for future in waiting] == [True, []]
     finally:
-        timer = threading.Timer(0.5, postgresql.start)
-        timer.start()
-    with storage.patient(lambda: True):
-        assert storage.renew("trial/a/0", "one", 60)
-        assert storage.backend.get_all_studies() == []
-    timer.join()
+        postgresql.start()
 
 
 # What is shown

@@ -17,9 +17,9 @@ from ahmf_jax.writing import unwritable
 from experiments.config import Stopped
 from experiments.studies import worker
 from experiments.studies.storage import Unreachable, open_storage
-from experiments.studies.study import Row, make_study, open_study, retry_failed
+from experiments.studies.study import Row, lease_of, make_study, open_study, retry_failed
 from experiments.studies.trial import Pruned
-from experiments.studies.worker import DEATHS, Claim, Lost, lease_of, take, work
+from experiments.studies.worker import DEATHS, Claim, Lost, take, work
 
 
 @pytest.fixture(autouse=True)
