@@ -1,7 +1,6 @@
 """A PostgreSQL server of the tests' own: made, started and taken away by them."""
 
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
@@ -62,12 +61,13 @@ class Server:
             "fsync": "off",  # a machine that fails is not what is tested
             "max_connections": 50,
         }
-        words = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
+        # Tests that are killed leave none behind, where Linux's own tool is there; by Python it would take a fork.
+        setpriv = shutil.which("setpriv")
+        words = [setpriv, "--pdeathsig", "QUIT"] if setpriv else []
+        words += [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
         words += [f"--{name}={value}" for name, value in settings.items()]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(  # type: ignore[call-overload]
-                words, stdout=log, stderr=log, cwd=self._folder, preexec_fn=_die_with_us, **self._as
-            )
+            self._process = subprocess.Popen(words, stdout=log, stderr=log, cwd=self._folder, **self._as)  # type: ignore[call-overload]
         until = time.monotonic() + START_S
         while True:
             try:
@@ -102,12 +102,6 @@ class Server:
         with self._connect("postgres") as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
-
-
-def _die_with_us() -> None:
-    """In the server, before it is one: tests that are killed leave none behind. Linux knows how."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
 def programs() -> Path:
