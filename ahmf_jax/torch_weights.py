@@ -32,10 +32,6 @@ if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not
     from ahmf_jax.models import AHMF
 
 
-# The parts of a network that have the same tensors in both variants.
-UNSEEN: tuple[Part, ...] = ("statistics", "halving", "order")
-
-
 class Row(NamedTuple):
     """One tensor: its PyTorch name and shape, its path in the Flax parameters, its kind, and its place in a stack."""
 
@@ -196,9 +192,11 @@ def from_torch(
 
     Args:
       arrays: `{name: array}`, all names with "module." or all without; any floating dtype.
-      variant: the one whose form the parts have that are not swapped; by default that of which fewer are.
-      swapped: all parts that are the other's. By default those of which names and shapes say so; `UNSEEN` are those
-        of which neither does, so a network with one of them swapped must be told here.
+      variant: the one whose form the parts have that are not swapped; by default the one of which fewer are, among
+        the parts that names and shapes tell.
+      swapped: all parts that are the other's; by default those that names and shapes tell. `statistics`, `halving` and
+        `order` have the same tensors in both variants and count as not swapped: a network for which that is wrong,
+        one of them being swapped or most of the other parts, is read right only with both `variant` and `swapped`.
 
     Returns:
       `(model, params)`: the other fields read off names and shapes, and a nested dict of float32 NumPy arrays.

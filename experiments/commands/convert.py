@@ -24,10 +24,11 @@ class FromTorch:
     unit: str = "grey level"
     """The unit of its depth."""
     variant: Variant | None = None
-    """Whose form the parts have that are not swapped; by default what the tensors say."""
+    """Whose form the parts have that are not swapped; by default that of most parts that the tensors tell."""
     swapped: tuple[Part, ...] | None = None
     """All parts that the network has as the other variant; by default those that the tensors tell. They do not tell
-    statistics, halving and order: a network with one of these swapped must be told so here."""
+    statistics, halving and order, which are then taken to be as in the variant: where that is wrong, name it and all
+    swapped parts (to-torch says what)."""
 
     def __call__(self) -> None:
         """Converts."""

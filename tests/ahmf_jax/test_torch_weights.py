@@ -16,8 +16,8 @@ from ahmf_jax import torch_weights
 from ahmf_jax.errors import InputError
 from ahmf_jax.models import AHMF
 from ahmf_jax.models.ahmf import SCALES, Fusion, Recurrence
-from ahmf_jax.torch_weights import UNSEEN
 from ahmf_jax.variants import PARTS, VARIANTS, Part
+from tests.ahmf_jax.test_variants import UNSEEN
 
 
 def every_model() -> Iterator[AHMF]:

@@ -54,19 +54,33 @@ def test_a_run_becomes_a_pth(ahmf, run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, best)
 
 
-def test_swapped_parts_that_tensors_do_not_tell(ahmf, tmp_path):
+@pytest.mark.parametrize(
+    ("variant", "swapped", "untold"),
+    [
+        ("release", ("guidance_head", "statistics", "order"), ("release", ("guidance_head",))),
+        # More than half of the parts that have other tensors: like the other variant with the rest of them swapped.
+        (
+            "release",
+            ("guidance_head", "squeeze", "excitation", "activation"),
+            ("paper", ("residual", "gru_layers", "reconstruction")),
+        ),
+        ("paper", ("squeeze", "residual"), None),
+    ],
+)
+def test_swapped_parts_that_tensors_do_not_tell(ahmf, tmp_path, variant, swapped, untold):
     """Without being told, the way back would be another network with the same tensors."""
-    model = AHMF(scale=2, num_levels=1, features=2, swapped=("order", "statistics", "guidance_head"))
+    model = AHMF(scale=2, num_levels=1, features=2, variant=variant, swapped=swapped)
     shapes = jax.eval_shape(lambda: init_params(model))
     params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
     export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "range", "m", 1.0, "drawn"))
     out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out.strip()
     options = out.partition("on the way back add ")[2].split()
-    assert options == ["--variant", "release", "--swapped", "guidance_head", "statistics", "order"]
-    for given, swapped in (((), ("guidance_head",)), (options, model.swapped)):
+    assert options == (["--variant", variant, "--swapped", *swapped] if untold else [])
+    for given, wanted in (((), untold or (variant, swapped)), (options, (variant, swapped))):
         back = tmp_path / "b.safetensors"
         assert ahmf("convert", "from-torch", tmp_path / "t.safetensors", back, *given).code == 0
-        assert upsample.load_trained(back).model.swapped == swapped
+        found = upsample.load_trained(back).model
+        assert (found.variant, found.swapped) == wanted
 
 
 def test_without_torch(bundle, tmp_path):
