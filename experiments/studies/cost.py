@@ -2,9 +2,10 @@
 
 Inference is a user's, of one image from NumPy to NumPy; the step is that of `ahmf train`, on a batch at random. Nothing
 needs to be trained for it: what is computed does not depend on the weights. Every configuration has a process of its
-own for either, without a compilation cache, so that neither memory nor compiled programs are another's. They are warmed
-up, and then asked in turn, one timed run each in every round while the others wait: what else the machine does falls on
-all of them alike, and the medians are comparable where the times are not.
+own for either, without a compilation cache, so that neither memory nor compiled programs are another's. On the CPU they
+are warmed up, and then asked in turn, one timed run each in every round while the others wait: what else the machine
+does falls on all of them alike, and the medians are comparable where the times are not. An accelerator, whose memory
+they would share, they have one after the other. No two measurements of a user's go on at once on a machine.
 
 Memory is the most in use: of the device's memory since the process began, or, on the CPU, resident in the process
 during warm runs, which includes what Python, the libraries and the compiler have taken before.
@@ -15,12 +16,15 @@ during warm runs, which includes what Python, the libraries and the compiler hav
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,13 +32,20 @@ import numpy as np
 from ahmf_jax import memory
 from ahmf_jax.errors import InputError
 from experiments import config as configs
-from experiments.benchmark_programs import PAUSE_S, answers_alone, conversation, environment, random_params
+from experiments.benchmark_programs import PAUSE_S, Ask, answers_alone, conversation, environment, random_params
 from experiments.config import TrainConfig
 from experiments.provenance import hardware
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 SIZE, ROUNDS = (480, 640), 5
 MIB = 2**20
 Task = Literal["inference", "training"]
+TASKS: tuple[Task, ...] = ("inference", "training")
+_OF_TRAINING = ("train_gflop", "train_step_ms", "train_mib", "train_compile_s")
 
 
 @dataclass(frozen=True)
@@ -50,17 +61,19 @@ class Cost:
       size: (H, W) of the image at high resolution.
       hardware: on which.
       rounds: timed runs.
+
+    What is of training is None where inference alone was asked for.
     """
 
     parameters: int
     inference_gflop: float
-    train_gflop: float
+    train_gflop: float | None
     inference_ms: float
     inference_mib: float | None
-    train_step_ms: float
+    train_step_ms: float | None
     train_mib: float | None
     inference_compile_s: float
-    train_compile_s: float
+    train_compile_s: float | None
     size: tuple[int, int]
     hardware: str
     rounds: int
@@ -101,18 +114,52 @@ def from_json(values: Mapping[str, Any]) -> Cost:
 
 
 def measure(
-    configs: Sequence[TrainConfig], *, size: tuple[int, int] = SIZE, rounds: int = ROUNDS, progress: bool = True
+    configs: Sequence[TrainConfig],
+    *,
+    size: tuple[int, int] = SIZE,
+    rounds: int = ROUNDS,
+    progress: bool = True,
+    tasks: Sequence[Task] = TASKS,
 ) -> list[Cost]:
-    """The cost of each configuration; those of one `key` are measured once.
+    """The cost of each configuration, as `attempt`.
+
+    Raises:
+      InputError: also where one of them cannot be measured.
+    """
+    found = attempt(configs, size=size, rounds=rounds, progress=progress, tasks=tasks)
+    costs = []
+    for config, cost in zip(configs, found, strict=True):
+        if isinstance(cost, str):
+            model = config.model
+            raise InputError(
+                f"x{model.scale}, m = {model.num_levels}, {model.features} features, batch {config.data.batch_size}: "
+                f"{cost}"
+            )
+        costs.append(cost)
+    return costs
+
+
+def attempt(
+    configs: Sequence[TrainConfig],
+    *,
+    size: tuple[int, int] = SIZE,
+    rounds: int = ROUNDS,
+    progress: bool = True,
+    tasks: Sequence[Task] = TASKS,
+    alive: Callable[[], None] = lambda: None,
+) -> list[Cost | str]:
+    """The cost of each configuration, or why it cannot be measured; those of one `key` are measured once.
 
     Args:
       configs: which.
       size: (H, W) of the image, multiples of every scale.
       rounds: timed runs of each.
       progress: whether to show it.
+      tasks: of what, inference at least.
+      alive: called now and then.
 
     Raises:
-      InputError: a size or number of rounds that is not possible, or there is not enough memory.
+      InputError: a size or number of rounds that is not possible.
       RuntimeError: a process failed; its messages stand above.
     """
     from tqdm import tqdm
@@ -123,53 +170,75 @@ def measure(
         if min(size) < scale or any(side % scale for side in size):
             raise InputError(f"an image of {size[0]} x {size[1]}: give multiples of the scale, {scale}")
     distinct = {key(config): config for config in configs}
-    found: dict[str, dict[str, Any]] = {name: {} for name in distinct}
-    total = 2 * len(distinct) * (1 + rounds)
-    with tqdm(total=total, unit="run", disable=None if progress else True, leave=False) as bar:
-        tasks: tuple[Task, ...] = ("inference", "training")
+    together = [distinct]
+    if not hardware().endswith("cpu"):
+        together = [{name: config} for name, config in distinct.items()]
+    found: dict[str, dict[str, Any] | str] = {name: dict.fromkeys(_OF_TRAINING) for name in distinct}
+    total = len(tasks) * len(distinct) * (1 + rounds)
+    with _by_itself(), tqdm(total=total, unit="run", disable=None if progress else True, leave=False) as bar:
+
+        def ran() -> None:
+            bar.update()
+            alive()
+
         for task in tasks:
-            for name, facts in _in_turn(task, distinct, size, rounds, bar).items():
-                found[name] |= facts
-    costs = {name: Cost(**facts, size=size, rounds=rounds) for name, facts in found.items()}
+            bar.set_description(task)
+            for group in together:
+                wanted = {name: config for name, config in group.items() if not isinstance(found[name], str)}
+                for name, facts in _in_turn(task, wanted, size, rounds, ran).items():
+                    found[name] = facts if isinstance(facts, str) else found[name] | facts  # type: ignore[operator]
+    costs = {
+        name: facts if isinstance(facts, str) else Cost(**facts, size=size, rounds=rounds)
+        for name, facts in found.items()
+    }
     return [costs[key(config)] for config in configs]
 
 
+@contextlib.contextmanager
+def _by_itself() -> Iterator[None]:
+    """Waits until no other process of this user measures on this machine; the system ends what one that died held."""
+    if fcntl is None:
+        yield
+        return
+    with (Path(tempfile.gettempdir()) / f"ahmf-costs-{os.getuid()}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _in_turn(
-    task: Task, distinct: Mapping[str, TrainConfig], size: tuple[int, int], rounds: int, bar: Any
-) -> dict[str, dict[str, Any]]:
-    """What the costs have of a task."""
+    task: Task, distinct: Mapping[str, TrainConfig], size: tuple[int, int], rounds: int, ran: Callable[[], None]
+) -> dict[str, dict[str, Any] | str]:
+    """What the costs have of a task, or why they cannot; `ran` is told of every run."""
     env = environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     names = ("inference_ms", "inference_mib") if task == "inference" else ("train_step_ms", "train_mib")
+    found: dict[str, dict[str, Any] | str] = {}
     with contextlib.ExitStack() as stack:
-        running, found = {}, {}
-        bar.set_description(f"{task}, warming up")
+        running: dict[str, Ask] = {}
+        answers: dict[str, list[dict[str, Any]]] = {}
         for name, config in distinct.items():
-            ask = stack.enter_context(conversation(__name__, task, env))
-            found[name] = _checked(ask({"task": task, "config": configs.to_json(config), "size": size}), config)
-            running[name] = ask
-            bar.update()
-        bar.set_description(task)
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in distinct}
+            process = stack.enter_context(contextlib.ExitStack())
+            ask = process.enter_context(conversation(__name__, task, env))
+            answer = ask({"task": task, "config": configs.to_json(config), "size": size})
+            ran()
+            found[name] = answer.get("refused", answer)
+            if "refused" in answer:
+                process.close()  # the others may have its memory
+            else:
+                running[name], answers[name] = ask, []
         for _ in range(rounds):
-            for name, ask in running.items():
+            for name in list(running):
                 time.sleep(PAUSE_S)
-                runs[name].append(_checked(ask({}), distinct[name]))
-                bar.update()
-        for name, answers in runs.items():
-            ms, mib = statistics.median(answer["ms"] for answer in answers), answers[-1]["mib"]
-            found[name] |= dict(zip(names, (ms, mib), strict=True))
-        return found
-
-
-def _checked(answer: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """An answer that is no refusal."""
-    if "refused" in answer:
-        model = config.model
-        raise InputError(
-            f"x{model.scale}, m = {model.num_levels}, {model.features} features, batch {config.data.batch_size}: "
-            f"{answer['refused']}"
-        )
-    return answer
+                answer = running[name]({})
+                ran()
+                if "refused" in answer:
+                    found[name] = answer["refused"]
+                    del running[name]
+                else:
+                    answers[name].append(answer)
+    for name in running:
+        ms, mib = statistics.median(answer["ms"] for answer in answers[name]), answers[name][-1]["mib"]
+        found[name] = {**found[name], **dict(zip(names, (ms, mib), strict=True))}  # type: ignore[dict-item]
+    return found
 
 
 def serve() -> None:

@@ -1,5 +1,6 @@
 """One trial: its configuration, its training, and what is measured of it."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -7,6 +8,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ahmf_jax.errors import InputError
 from experiments import config as configs
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from experiments.train import OnValidation
 
 
+FOREVER = 1e10  # seconds
+MOST_LETTERS = 200  # in the table of leases
 COSTLY = frozenset({"time", "memory"})  # objectives that are not of the error, but of the network
 
 
@@ -71,7 +76,7 @@ def _sampled(claim: "Claim") -> "optuna.trial.Trial":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, which conditions need
         sampler = optuna.samplers.TPESampler(
-            seed=study.spec.config.seed * 100_003 + claim.number,
+            seed=int(np.random.SeedSequence((study.spec.config.seed, claim.number)).generate_state(1)[0]),
             n_startup_trials=search.random,
             multivariate=True,
             group=True,
@@ -109,16 +114,13 @@ def begin(claim: "Claim", fields: Mapping[str, Any], out: Path) -> tuple[TrainCo
     claim.set("config", configs.to_json(config))
     if not COSTLY.isdisjoint(study.spec.objectives):
         _check_hardware(claim)
-    claim.set("provenance", provenance())
+    _note_origin(claim)
     _make_parents(out)
+    _catch_up(claim, out)
 
     def on_validation(step: int, means: Mapping[str, float]) -> None:
-        claim.keep()
+        _tell(claim, {step: means["mae"]})
         with reachable(study.storage.url):
-            kept = study.storage.backend.get_trial(claim.trial._trial_id).intermediate_values
-            if step not in kept:
-                # Not by the trial's `report`, which does not know of several objectives.
-                study.storage.backend.set_trial_intermediate_value(claim.trial._trial_id, step, means["mae"])
             prune = study.spec.prune and step < config.steps and _sampled(claim).should_prune()
         if prune:
             claim.set("pruned", {"step": step, "value": means["mae"]})
@@ -127,9 +129,47 @@ def begin(claim: "Claim", fields: Mapping[str, Any], out: Path) -> tuple[TrainCo
     return config, on_validation
 
 
+def _note_origin(claim: "Claim") -> None:
+    """With what the trial is trained: `provenance`, and all of them where a later worker has another."""
+    here = provenance()
+    with reachable(claim.study.storage.url):
+        kept = claim.trial.user_attrs
+    if "provenance" not in kept:
+        claim.set("provenance", here)
+    elif here not in (known := kept.get("provenances", [kept["provenance"]])):
+        claim.set("provenances", [*known, here])
+    if kept.get("pruned"):  # by a worker that died before it could say so: it goes on
+        claim.set("pruned", None)
+
+
+def _tell(claim: "Claim", validations: Mapping[int, float]) -> None:
+    """Keeps the MAE of validations, by step, each once."""
+    claim.keep()
+    backend, trial = claim.study.storage.backend, claim.trial._trial_id
+    with reachable(claim.study.storage.url):
+        kept = backend.get_trial(trial).intermediate_values
+        for step, mae in validations.items():
+            if step not in kept:
+                # Not by the trial's `report`, which does not know of several objectives.
+                backend.set_trial_intermediate_value(trial, step, mae)
+
+
+def _catch_up(claim: "Claim", out: Path) -> None:
+    """Tells the storage what its run has validated and could not say: the worker was killed, or the storage away."""
+    found: dict[int, float] = {}
+    if (path := out / METRICS).exists():
+        with contextlib.suppress(json.JSONDecodeError):  # of a line that was not finished: what follows is not there
+            for line in map(json.loads, path.read_text().splitlines()):
+                if "validation_mae" in line:
+                    found[line["step"]] = line["validation_mae"]
+    if found:
+        _tell(claim, found)
+
+
 def conclude(claim: "Claim", config: TrainConfig, out: Path, data_dir: Path | None, stop: Any) -> dict[str, float]:
     """Measures a trained trial; as `run` from there on."""
     study = claim.study
+    _catch_up(claim, out)
     found = stop.unless(lambda: measure(study, config, out, data_dir))
     if found is None:
         raise Stopped("stopped while it was measured")
@@ -149,16 +189,14 @@ def conclude(claim: "Claim", config: TrainConfig, out: Path, data_dir: Path | No
 
 def _check_hardware(claim: "Claim") -> None:
     """Times of two kinds of machines make no front: those who came later are told."""
-    here = provenance()["hardware"]
-    for trial in claim.study.trials():
-        there = trial.user_attrs.get("provenance", {}).get("hardware", here)
-        if there != here and (
-            trial.state.name == "COMPLETE" or (trial.number < claim.number and not trial.state.is_finished())
-        ):
-            raise Unsuited(
-                f"study {claim.study.name} compares times or memory, and has them from {there}; this is {here}: start "
-                "its workers there, or a study of its own here"
-            )
+    storage, what, here = claim.study.storage, f"hardware/{claim.study.name}", provenance()["hardware"][:MOST_LETTERS]
+    # A lease without end: the hardware that takes it first keeps it, whatever others do at the same time.
+    if not storage.take(what, here, FOREVER):
+        there = storage.leases(what)[what].worker
+        raise Unsuited(
+            f"study {claim.study.name} compares times or memory, and has them from {there}; this is {here}: start "
+            "its workers there, or a study of its own here"
+        )
 
 
 def _cost(study: Study, config: TrainConfig) -> "Cost":
@@ -170,7 +208,7 @@ def _cost(study: Study, config: TrainConfig) -> "Cost":
         known = trial.user_attrs.get("cost")
         if known and known["hardware"] == here and cost.key(study.config(trial.user_attrs["fields"])) == wanted:
             return cost.from_json(known)
-    return cost.measure([config], progress=False)[0]
+    return cost.measure([config], progress=False, tasks=("inference",))[0]
 
 
 def _make_parents(out: Path) -> None:
