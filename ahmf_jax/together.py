@@ -23,6 +23,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
+from ahmf_jax import memory
 from ahmf_jax.layers import compiler_options
 from ahmf_jax.sharding import replicated
 from ahmf_jax.state import TrainState
@@ -52,10 +53,18 @@ class Lane:
       batches: infinite; drawn from in a thread, ahead of the training, but never beyond the run's last step.
       numbers: of the run; those of the state's optimiser, `edge_weight` and `ema_decay` are not read.
       progress: of the run, at the state's step.
+      stop: of this run alone, asked before each step.
     """
 
-    def __init__(self, state: TrainState, batches: Iterator[Batch], numbers: Numbers, progress: Progress) -> None:
-        self.state, self.batches, self.numbers, self.progress = state, batches, numbers, progress
+    def __init__(
+        self,
+        state: TrainState,
+        batches: Iterator[Batch],
+        numbers: Numbers,
+        progress: Progress,
+        stop: Stop | None = None,
+    ) -> None:
+        self.state, self.batches, self.numbers, self.progress, self.stop = state, batches, numbers, progress, stop
         self.treedef = jax.tree.structure(state)
         self.left = progress.steps - progress.step  # batches to draw
         self.ended = False
@@ -114,7 +123,7 @@ class Lanes:
             stacked = functools.partial(jax.tree.map, lambda x: jnp.zeros((self.size, *x.shape), x.dtype), common)
             self._states = jax.jit(stacked, out_shardings=NamedSharding(self._mesh, LANES))()
             self._numbers = jax.tree.map(lambda x: np.zeros((self.size, *np.shape(x)), np.float32), numbers)
-        elif not _alike(common, self._states):
+        elif len({jax.tree.structure(common), jax.tree.structure(self._states)}) > 1:
             raise ValueError("a lane's model, optimiser or loss is not that of the others")
         everywhere = jax.device_put(common, replicated(self._mesh))
         self._states = self._put(self._states, everywhere, *divmod(lane, self._each))
@@ -151,15 +160,25 @@ class Lanes:
         return self._step is not None
 
     def compile(self, batch: Mapping[str, jax.Array]) -> None:
-        """Compiles the step for batches like this one."""
-        step = self._program(
+        """Compiles the step for batches like this one.
+
+        Raises:
+          MemoryError: it would take more than is free.
+        """
+        jitted = self._program(
             jax.vmap(functools.partial(lane_step, self._make)),
             (LANES, LANES, LANES, LANES),
             LANES,
             donate_argnums=0,
             compiler_options=compiler_options(getattr(self._states.model, "remat", "none")),
         )
-        self._step = step.lower(self._states, self._placed, batch, self._active([])).compile()
+        step = jitted.lower(self._states, self._placed, batch, self._active([])).compile()
+        device, needed = self._mesh.devices.flat[0], step.memory_analysis()
+        # The host's system promises more than it has, and ends the process that takes it. All its devices share it.
+        sharing = self._mesh.size if device.platform == "cpu" else 1
+        if needed is not None and sharing * needed.temp_size_in_bytes > memory.free(device):
+            raise MemoryError(f"a step takes {sharing * needed.temp_size_in_bytes:,} bytes")
+        self._step = step
 
     def step(self, batch: Mapping[str, jax.Array], active: Sequence[int]) -> dict[str, Array]:
         """A step in each of the active lanes; their metrics, by lane."""
@@ -181,12 +200,6 @@ class Lanes:
 def _common(state: TrainState) -> TrainState:
     """The state without what is different in each lane."""
     return state.replace(optimiser=_NONE, edge_weight=0.0, ema_decay=0.0)
-
-
-def _alike(state: Any, states: Any) -> bool:
-    """Whether a state may be one of these."""
-    structures: list[Any] = [jax.tree.structure(tree) for tree in (state, states)]
-    return structures[0] == structures[1]
 
 
 _NONE = optax.identity()
@@ -265,11 +278,13 @@ def fit_together(
     *,
     next_run: Callable[[], Lane | None],
     ended: Callable[[Lane, Exception | None], None],
+    failed_too: Callable[[Lane, Exception], None],
     stop: Stop,
 ) -> None:
     """Trains runs in lanes until there are none left, or a signal stops them all.
 
     What a run's own work raises (its batches, log, checkpoints), or a loss that is no number, ends that run alone.
+    What `next_run` and `ended` raise, or the devices, comes out of here once the steps of all runs are saved.
 
     Args:
       lanes: in which no run is; they may be used again.
@@ -277,74 +292,111 @@ def fit_together(
         again whenever a run has ended.
       ended: called with each run that came out of `next_run` once, when it is done or, after its last checkpoint, has
         been stopped; and with what ended it before its time.
-      stop: asked before each step.
+      failed_too: once something is about to come out of here, called with what else is raised, and for which run: by
+        `ended`, or as the run was saved; `ended` is not called with that run then.
+      stop: of all, asked before each step.
     """
     runs: list[Lane | None] = [None] * lanes.size
     free = deque(range(lanes.count))
-    clock = Clock()
+    clock = Clock(shared=True)
     metrics: dict[str, Array] = {}
+    failure: Exception | None = None  # of no single run
 
     def fill() -> None:
-        while free:
+        while free and failure is None:
             with clock.stopped():
                 if (run := next_run()) is None:
                     return
                 lane = free.popleft()
                 lanes.put(lane, run.state, run.numbers)
-            run.progress.begin(clock)
             runs[lane] = run
+            clock.share(lanes.count - len(free))
+            run.progress.begin(clock)
             if run.progress.done:
                 end(lane, run)
 
     def end(lane: int, run: Lane, error: Exception | None = None) -> None:
+        nonlocal failure
         runs[lane] = None
         free.append(lane)
+        clock.share(lanes.count - len(free))
         with run.drawing:
             run.ended = True  # what was to be drawn ahead for it is not
         with clock.stopped():
-            ended(run, error)
+            try:
+                ended(run, error)
+            except Exception as problem:  # comes out when the others have done what is due
+                if failure is None:
+                    failure = problem
+                else:
+                    failed_too(run, problem)
 
-    def settle(lane: int, run: Lane, *, last: bool = False) -> None:
+    def settle(lane: int, run: Lane) -> None:
         """Does what is due after a step; ends the run if it was the last."""
-        progress = run.progress
         try:
-            validate = progress.due() if not last else False if progress.unsaved else None
-            if validate is not None:
-                progress.checkpoint(lanes.take(lane, run.treedef), validate)
+            if (validate := run.progress.due()) is not None:
+                run.progress.checkpoint(lanes.take(lane, run.treedef), validate)
         except Exception as error:
             end(lane, run, error)
         else:
-            if last or progress.done:
+            if run.progress.done:
                 end(lane, run)
 
-    fill()
-    with _ahead(lanes, runs) as draw:
-        while not stop.requested and (future := draw()) is not None:
-            if not future.done():
-                jax.block_until_ready(metrics)  # as long as the devices work, nothing is waited for
-            with clock.waiting():
-                drawn = future.result()
-            idle = len(free)
-            for run, error in drawn.failures.items():
-                if run in runs:
-                    end(runs.index(run), run, error)
-            # Not those whose run has ended, or come, since the batches were asked for.
-            active = {lane: run for lane, run in enumerate(runs) if run is not None and run is drawn.runs[lane]}
-            if active:
-                assert drawn.batch is not None
-                if not lanes.ready:
-                    with clock.stopped():
-                        stop.unless(functools.partial(lanes.compile, drawn.batch))
-                    if not lanes.ready:
-                        break
-                before, metrics = metrics, lanes.step(drawn.batch, list(active))
-                jax.block_until_ready(before)  # or batches would pile up on the devices
-                rows = _Rows(metrics)
-                for lane, run in active.items():
-                    run.progress.add(functools.partial(rows.of, lane))
-                    settle(lane, run)
-            if len(free) > idle:
-                fill()
-        for lane, stopped in enumerate(runs):
-            if stopped is not None:
-                settle(lane, stopped, last=True)
+    def interrupt(lane: int, run: Lane) -> None:
+        """Ends a run between two steps."""
+        try:
+            if run.progress.unsaved:
+                run.progress.checkpoint(lanes.take(lane, run.treedef), False)
+        except Exception as error:
+            if failure is None:
+                end(lane, run, error)
+            else:
+                failed_too(run, error)
+        else:
+            end(lane, run)
+
+    def train() -> None:
+        nonlocal metrics
+        fill()
+        with _ahead(lanes, runs) as draw:
+            while failure is None and not stop.requested and (future := draw()) is not None:
+                if not future.done():
+                    jax.block_until_ready(metrics)  # as long as the devices work, nothing is waited for
+                with clock.waiting():
+                    drawn = future.result()
+                idle = len(free)
+                for run, error in drawn.failures.items():
+                    if run in runs:
+                        end(runs.index(run), run, error)
+                for lane, there in enumerate(runs):
+                    if there is not None and there.stop is not None and there.stop.requested:
+                        interrupt(lane, there)
+                # Not those whose run has ended, or come, since the batches were asked for.
+                active = {lane: run for lane, run in enumerate(runs) if run is not None and run is drawn.runs[lane]}
+                if active:
+                    assert drawn.batch is not None
+                    if new := not lanes.ready:
+                        with clock.stopped():
+                            stop.unless(functools.partial(lanes.compile, drawn.batch))
+                        if not lanes.ready:
+                            return
+                    before, metrics = metrics, lanes.step(drawn.batch, list(active))
+                    # Or batches would pile up on the devices. If they lack memory, the first step shows it.
+                    jax.block_until_ready(metrics if new else before)
+                    rows = _Rows(metrics)
+                    for lane, run in active.items():
+                        run.progress.add(functools.partial(rows.of, lane))
+                    for lane, run in active.items():
+                        settle(lane, run)
+                if len(free) > idle and failure is None:
+                    fill()
+
+    try:
+        train()
+    except Exception as problem:
+        failure = problem
+    for lane, left in enumerate(runs):
+        if left is not None:
+            interrupt(lane, left)
+    if failure is not None:
+        raise failure

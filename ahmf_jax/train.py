@@ -169,7 +169,8 @@ class Progress:
           log_every: steps between two calls of `on_log`, and between two looks at whether the losses are numbers.
           on_log: called with the step and the means since the last call of `train_step`'s metrics, and with what is of
             this machine: `data_wait`, the share of the time in which the devices stood idle because the next batch was
-            not there, and `step_seconds`.
+            not there, and `step_seconds`. Of a run beside others both are of its part of the time, in which the others'
+            parts are not, and `lanes` says how many shared it, in the mean: a step took `lanes` times `step_seconds`.
           save_every: steps between two calls of `on_checkpoint`.
           validate_every: steps between two calls of `on_checkpoint` that ask for a validation too.
           on_checkpoint: called with the state, the metrics of the steps since the last log, and whether to validate; at
@@ -185,11 +186,12 @@ class Progress:
         self._pending: list[Callable[[], Row]] = []  # metrics on their way from the devices
         self._rows = list(rows)  # of the steps since the last log
         self._saved, self._in_a_row = step, 0
+        self.begin(Clock())
 
     def begin(self, clock: "Clock") -> None:
-        """Steps are counted from now on, by a clock that may be that of other runs too."""
+        """Time is counted from now on, by a clock that may be that of other runs too."""
         self._clock = clock
-        self._read = (self.step, clock.seconds, clock.waited)
+        self._read = (self.step, *clock.read())
 
     @property
     def done(self) -> bool:
@@ -239,38 +241,58 @@ class Progress:
         self._rows.extend(found)
 
     def _speed(self) -> Row:
-        """`data_wait` and `step_seconds` since the last time."""
-        before, now = self._read, (self.step, self._clock.seconds, self._clock.waited)
-        steps, seconds, waited = (b - a for a, b in zip(before, now, strict=True))
+        """`data_wait`, `step_seconds`, and `lanes` where others are beside it, since the last time."""
+        before, now = self._read, (self.step, *self._clock.read())
+        steps, seconds, share, waited = (b - a for a, b in zip(before, now, strict=True))
         self._read = now
-        return {"data_wait": waited / seconds, "step_seconds": seconds / steps}
+        lanes = {"lanes": seconds / share} if self._clock.shared else {}
+        return {"data_wait": waited / seconds, "step_seconds": share / steps, **lanes}
 
 
 class Clock:
-    """Seconds since it was made, without what is not training, and how many of them went into waiting for batches."""
+    """Counts the seconds of training since it was made, of one run or of several that share them.
 
-    def __init__(self) -> None:
+    Args:
+      shared: whether several may.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
         self._since = time.perf_counter()
-        self.waited = 0.0
+        self._waited = 0.0
+        self._runs, self._share, self._until = (
+            1,
+            0.0,
+            0.0,
+        )  # how many share it since `_until`, and the share up to there
 
-    @property
-    def seconds(self) -> float:
-        """All of them."""
-        return time.perf_counter() - self._since
+    def read(self) -> tuple[float, float, float]:
+        """All seconds, the share of a run that has been there all the time, and those that went into waiting."""
+        seconds = time.perf_counter() - self._since
+        return seconds, self._share + (seconds - self._until) / self._runs, self._waited
+
+    def share(self, runs: int) -> None:
+        """From now on so many runs divide the time among them; never called where it is stopped."""
+        self._until, self._share, _ = self.read()
+        self._runs = max(1, runs)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """For a batch."""
         start = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Nothing in here counts."""
         start = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - start
 
 
 def fit(

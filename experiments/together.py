@@ -16,7 +16,7 @@ import numpy as np
 from ahmf_jax.errors import InputError
 from experiments import config as configs
 from experiments.config import Stopped, TrainConfig
-from experiments.train import Bar, OnValidation, Task, open_run, say, standing, untold
+from experiments.train import Bar, OnValidation, Task, note, open_run, say, standing, untold
 
 if TYPE_CHECKING:
     from ahmf_jax.stopping import Stop
@@ -27,25 +27,29 @@ RATES = 2**14
 
 
 class Item(NamedTuple):
-    """A run: what `train` is given."""
+    """A run: what `train` is given.
+
+    A `stop` of its own ends it before the next step, saved; its validations ask it in place of the common one, so let
+    it be one that is asked to stop when that is.
+    """
 
     config: TrainConfig
     out: Path
     on_validation: OnValidation = untold
+    stop: "Stop | None" = None
 
 
 def program(config: TrainConfig) -> str:
     """A key that is the same for configurations that can be trained in one program.
 
-    They have the same network, patch and batch size, loss, scaling and accumulation; the same optimiser with options of
-    the same names; all of them clip the gradient, or none, and so it is with `ema`. All else may be different: what the
+    They have the same network, patch and batch size, loss, scaling and accumulation; the same optimiser with the same
+    options; all of them clip the gradient, or none, and so it is with `ema`. All else may be different: what the
     program is given as it runs, and what it knows nothing of. `mesh` and `fsdp` do not count: a lane is on one device.
 
     Raises:
       InputError: an optimiser that there is not, or not with these options.
     """
     optimiser = config.optimiser
-    numbers = optimiser.numbers()
     same = {
         "model": configs.to_json(config)["model"],
         "patch_size": config.data.patch_size,
@@ -55,8 +59,8 @@ def program(config: TrainConfig) -> str:
         "accumulate": config.accumulate,
         "ema": config.ema > 0,
         "optimiser": optimiser.name,
-        "options": sorted(option for option in optimiser.options if option.partition("=")[0] not in numbers),
-        "numbers": sorted(numbers),
+        "options": optimiser.options,
+        "numbers": sorted(optimiser.numbers()),
         "rates": _rates(config.steps),
     }
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
@@ -64,10 +68,7 @@ def program(config: TrainConfig) -> str:
 
 def _rates(steps: int) -> int:
     """The length of the table of learning rates of a run of so many steps."""
-    length = RATES
-    while length < steps:
-        length *= 2
-    return length
+    return max(RATES, 1 << (steps - 1).bit_length())
 
 
 def _numbers(config: TrainConfig) -> "Numbers":
@@ -106,17 +107,18 @@ def train_together(
       data_dir: where data sets are prepared.
       next_item: another run, when one has ended, or None where there is none now: then asked again when the next ends.
       finished: called once with each run that has ended, and what ended it before its time, or None. That is an
-        `InputError` as `train` raises it, what its `on_validation` raised, or another failure of its own; the others go
-        on.
+        `InputError` as `train` raises it, `Stopped` where its own `stop` was asked, what its `on_validation` raised, or
+        another failure of its own; the others go on. What this function raises, or `next_item`, comes out of here when
+        all are saved; those that were not done are not `finished` then.
       stop: of a caller who hears signals itself; without, they are heard here.
       devices: over which the runs are divided, by default all; no more are used than it takes to have few on each.
 
     Raises:
-      InputError: there are several processes.
+      InputError: there are several processes; or the devices' memory does not hold so many runs.
       Stopped: by a signal, when all runs are saved. Those that were not done are not `finished`.
     """
     from ahmf_jax import distributed
-    from ahmf_jax.sharding import make_mesh
+    from ahmf_jax.engine import out_of_memory
     from ahmf_jax.stopping import stop_on_signal
     from ahmf_jax.together import Lane, Lanes, fit_together, lane_mesh
 
@@ -126,7 +128,6 @@ def train_together(
         return
     waiting, key, optimiser = deque(items), program(items[0].config), items[0].config.optimiser
     mesh = lane_mesh(len(items), devices)
-    home = make_mesh(1, 1, [mesh.devices.flat[0]])  # of what a run does apart from the others: start, validate, save
     going: dict[Lane, tuple[Item, contextlib.ExitStack]] = {}
 
     def enter(item: Item, scope: contextlib.ExitStack) -> "Lane | None":
@@ -139,18 +140,21 @@ def train_together(
         if standing(config, out) == "done":
             say(f"{out} is done: all of its {config.steps} steps are trained")
             return None
-        task = Task(config, data_dir, home)
-        run = open_run(task, out, on_validation=item.on_validation, stop=asked, bar=bar, prefix=f"{out.name}: ")
+        task = Task(config, data_dir, list(mesh.devices.flat))
+        own = item.stop or asked
+        run = open_run(task, out, on_validation=item.on_validation, stop=own, bar=bar, prefix=f"{out.name}: ")
         state, progress = scope.enter_context(run)
-        return Lane(state, task.batches, _numbers(config), progress)
+        return Lane(state, task.batches, _numbers(config), progress, item.stop)
 
     def leave(item: Item, scope: contextlib.ExitStack, error: Exception | None) -> None:
         try:
             with scope:
                 if error is not None:
                     raise error
-        except Stopped:
-            return
+        except Stopped as stopped:
+            if asked.requested or item.stop is None or not item.stop.requested:
+                return  # with all others
+            error = stopped
         except Exception as failure:
             error = failure
         finished(item, error)
@@ -173,15 +177,33 @@ def train_together(
         return None
 
     def ended(lane: "Lane", error: Exception | None) -> None:
-        leave(*going.pop(lane), error)
+        leave(*going[lane], error)
+        del going[lane]  # not where `finished` fails: then it is told of below
+
+    def failed_too(out: Path, error: Exception) -> None:
+        note(f"warning: {out}: {type(error).__name__}: {error}")
 
     with contextlib.nullcontext(stop) if stop else stop_on_signal() as asked, Bar() as bar:
         try:
-            fit_together(Lanes(optimiser.made, len(items), mesh), next_run=next_run, ended=ended, stop=asked)
+            fit_together(
+                Lanes(optimiser.made, len(items), mesh),
+                next_run=next_run,
+                ended=ended,
+                failed_too=lambda lane, error: failed_too(going[lane][0].out, error),
+                stop=asked,
+            )
         except BaseException as error:  # of no single run: all end with it
-            for _, scope in going.values():
-                with contextlib.suppress(BaseException):  # it is the first that counts
+            for item, scope in going.values():
+                try:
                     scope.__exit__(type(error), error, error.__traceback__)
+                except Exception as another:
+                    failed_too(item.out, another)
+            if isinstance(error, Exception) and out_of_memory(error):
+                device = mesh.devices.flat[0].device_kind
+                raise InputError(
+                    f"{len(items)} runs of this network do not fit the memory of {mesh.size} x {device}: use a smaller "
+                    "--together"
+                ) from error
             raise
         if asked.requested:
             raise Stopped("stopped, and all that were in training are saved: the same command goes on with them")

@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.writing import unwritable, write_whole
+from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments import config as configs
 from experiments.config import Stopped, TrainConfig
 from experiments.data import open_training, open_validation, trained_on_tests
 from experiments.run_log import RunLog, open_log
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
     from ahmf_jax.models import AHMF
     from ahmf_jax.stopping import Stop
     from ahmf_jax.train import Progress
@@ -229,10 +227,11 @@ class Task:
     Args:
       config: of the run.
       data_dir: where data sets are prepared.
-      home: the device of a run that is trained beside others, whatever mesh its configuration asks for.
+      beside: the devices of a run that is trained beside others, in a lane of one of them, whatever mesh its
+        configuration asks for. What it does apart from the others (start, validate, save) it does on the first.
     """
 
-    def __init__(self, config: TrainConfig, data_dir: Path | None, home: "Mesh | None" = None) -> None:
+    def __init__(self, config: TrainConfig, data_dir: Path | None, beside: Sequence[Any] = ()) -> None:
         from ahmf_jax import sharding
         from ahmf_jax.export import model_fields
         from data_pipelines.loader import train_loader
@@ -241,8 +240,12 @@ class Task:
         data = config.data
         self.config = config
         rows = data.patch_size // config.model.scale
-        self.beside_others = home is not None
-        self.mesh = home or sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
+        self.beside_others = bool(beside)
+        if beside:
+            self.mesh = sharding.make_mesh(1, 1, beside[:1])
+        else:
+            self.mesh = sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
+        self.devices = list(beside or self.mesh.devices.flat)
         self.model = config.model.build()
         self.optimiser = config.optimiser.build(config.steps)
         training = open_training(data, data_dir)
@@ -279,7 +282,7 @@ class Task:
 
         config, model, mesh = self.config, self.model, self.mesh
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
-        devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        devices = f"{len(self.devices)} x {self.devices[0].device_kind}"
         if self.beside_others:
             devices = f"a lane of {devices}"
         if mesh.size > 1:
@@ -434,7 +437,7 @@ def open_run(
         if batches.skipped:
             say(f"{out}: {len(batches.skipped)} images could not be read and were passed over")
         if step > first and latest_step(out) != step:
-            raise InputError(f"{out}: the last of its {step} steps could not be saved: make room, then resume the run")
+            raise Unwritable(f"{out}: the last of its {step} steps could not be saved: make room, then resume the run")
         if not progress.done or reporter.interrupted:
             raise Stopped(
                 f"stopped at step {step} of {config.steps}, saved: go on with `ahmf train --resume {out}`"
@@ -449,7 +452,7 @@ class Bar:
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._runs = 0
+        self._runs, self._undone = 0, 0  # that are open; steps that others have left undone
 
     def __enter__(self) -> "Bar":
         return self
@@ -462,7 +465,8 @@ class Bar:
     def of(self, first: int, steps: int) -> Iterator[Callable[[int, str], None]]:
         """A run that goes on from step `first` to `steps`: gives what is told its step, and something to show.
 
-        A run that ends early beside others takes what it leaves undone with it: the time left is theirs.
+        A run that ends early beside others, or before another, takes what it leaves undone with it: the time left is
+        theirs.
         """
         from tqdm import tqdm
 
@@ -481,6 +485,7 @@ class Bar:
         else:
             self._bar.total, self._bar.n = self._bar.total + steps, self._bar.n + first
             self._bar.initial += first
+            self._drop()
         bar, at = self._bar, first
         self._runs += 1
 
@@ -494,8 +499,12 @@ class Bar:
             yield show
         finally:
             self._runs -= 1
+            self._undone += steps - at
             if self._runs:
-                bar.total -= steps - at
+                self._drop()
+
+    def _drop(self) -> None:
+        self._bar.total, self._undone = self._bar.total - self._undone, 0
 
 
 @functools.lru_cache
@@ -527,14 +536,18 @@ class _Reporter:
         self._leak = f" (scaling {config.scaling}: a leak)" if is_leak(config.scaling) else ""
         self._rate = config.optimiser.rate(config.steps)
         self._flops = _step_flops(task.model, task.config.data.batch_size, task.config.data.patch_size)
-        self._peak = flops.peak(list(task.mesh.devices.flat), task.model.dtype)
+        self._peak = flops.peak(task.devices, task.model.dtype)
         if not task.beside_others:
             say(f"{out}: mfu is the share of {self._peak.flops / 1e12:.3g} TFLOP/s, the {self._peak.meaning}")
         self.interrupted = False  # whether a signal was in the way of the last validation
         self._floors: dict[int, Any] = {}  # the interpolation's errors, which no training changes
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Writes a line: the step's metrics, and how fast the run is."""
+        """Writes a line: the step's metrics, and how fast the run is.
+
+        Of a run beside others, in its part of the time (see `Progress`): so its images per second, and what it has of
+        the devices' peak, are about those of all runs together. `seconds` alone are those since it was opened.
+        """
         speed = self._flops / values["step_seconds"]
         skipped = len(self._task.batches.skipped)
         self._log.write(
