@@ -33,7 +33,16 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import unwritable, write_whole
 from experiments import config as configs
 from experiments.config import PairsConfig, TrainConfig, WholeImages
-from experiments.studies.storage import Storage, from_anywhere, open_storage, reachable, with_password
+from experiments.studies.storage import (
+    STORAGE,
+    Storage,
+    default_url,
+    from_anywhere,
+    open_storage,
+    reachable,
+    with_password,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -287,13 +296,20 @@ def note_folder(study: Study, folder: Path | None = None, *, new: bool = True) -
     write_whole(path, (json.dumps(stored, indent=1) + "\n").encode())
 
 
-def study_of_folder(folder: Path) -> Study:
+def study_of_folder(folder: Path, storage: str | None = None) -> Study:
     """The study whose runs are in that folder, wherever it is now.
 
-    Its storage is the one that study.json names; for a password, $AHMF_STUDIES counts where it names the same.
+    Its storage is the one that study.json names, unless another is given. A folder may be a stranger's, so a server is
+    called only where $AHMF_STUDIES names the same, with its password.
     """
     record = _folder_record(folder)
-    study = open_study(open_storage(with_password(record["storage"])), record["name"])
+    url = storage or with_password(record["storage"])
+    if storage is None and not url.startswith("sqlite") and url != default_url():
+        raise InputError(
+            f"{folder / RECORD}: names {without_password(url)}, which is not ${STORAGE}: if that server is yours, give "
+            "it with --storage"
+        )
+    study = open_study(open_storage(url), record["name"])
     return dataclasses.replace(study, spec=dataclasses.replace(study.spec, folder=str(folder.resolve())))
 
 
