@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 import ahmf_jax
 from ahmf_jax import torch_weights
 from ahmf_jax.export import Trained, bundle_header, guide_channels
-from ahmf_jax.models.ahmf import GRU_LAYERS
 from ahmf_jax.scaling import MIN_SPAN
+from ahmf_jax.variants import GRU_LAYERS
 
 OPSET = 17
 IR_VERSION = 8  # the first that holds it: older runtimes read it too

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.variants import VARIANTS, Forms, Part, Variant
+from ahmf_jax.variants import GRU_LAYERS, VARIANTS, Forms, Part, Variant, check_blocks
 from ahmf_jax.writing import write_whole
 
 # Kernel size of the guide's down-sampling and the depth's up-sampling convolutions (section VI).
@@ -239,7 +239,7 @@ class AHMF(nn.Module):
       swapped: the parts that are the other variant's.
 
     Raises:
-      InputError: a field has a value outside its choices.
+      InputError: a field has a value outside its choices, or a part is swapped whose block is left out.
     """
 
     def __init__(
@@ -264,6 +264,7 @@ class AHMF(nn.Module):
         if features < 2 or features % 2:
             raise InputError(f"features is {features}: it must be even (the FRB halves it)")
         forms = Forms(variant, tuple(swapped))
+        check_blocks(forms.swapped, fusion, recurrence)
         self.scale, self.deep_first, self.recurrence = scale, forms("order") == "release", recurrence
 
         self.head = Head(scale, features, forms("guidance_head"), guide_channels)
@@ -271,7 +272,7 @@ class AHMF(nn.Module):
         self.fuse_conv = nn.ModuleList(MMAF(features, forms, fusion) for _ in range(num_levels))
         self.depth_conv = nn.ModuleList(ConvBlock(features, features, 3, prelu=True) for _ in range(num_levels - 1))
         self.compress_out = nn.ModuleList(Compress(features, forms("activation")) for _ in range(num_levels))
-        gru_layers = 2 if forms("gru_layers") == "release" else 1
+        gru_layers = GRU_LAYERS[forms("gru_layers")]
         if recurrence in ("both", "forward"):
             self.forward_gru_cell = ConvGRU(features, gru_layers)
         if recurrence in ("both", "backward"):

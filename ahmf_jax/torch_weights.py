@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.variants import VARIANTS, Part, Variant
+from ahmf_jax.variants import GRU_LAYERS, VARIANTS, Part, Variant, present
 
 if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
     from ahmf_jax.models import AHMF
@@ -122,7 +122,7 @@ def recurrence(model: "AHMF") -> Iterator[Row]:
     f = model.features
     for direction, cell in (("forward", "forward_gru_cell"), ("backward", "reverse_gru_cell")):
         if model.recurrence in (direction, "both"):
-            for layer in range(2 if model.forms("gru_layers") == "release" else 1):
+            for layer in range(GRU_LAYERS[model.forms("gru_layers")]):
                 for gate in ("update_gate", "reset_gate", "out_gate"):
                     yield from conv(
                         f"{cell}.cell_list.{layer}.{gate}", f"bhfc/{direction}_gru/layer_{layer}/{gate}", 2 * f, f, 3
@@ -299,8 +299,13 @@ def infer(
         """The best of those with other values of the fields, and with any of the parts swapped where it is not told."""
         some = [()] if swapped is not None else subsets(parts)
         choices = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
-        candidates = (model.clone(swapped=(*model.swapped, *more), **choice) for choice in choices for more in some)
-        return min(candidates, key=misfit)
+        candidates = ({"swapped": (*model.swapped, *more), **choice} for choice in choices for more in some)
+        return min((model.clone(**fields) for fields in candidates if possible(model, **fields)), key=misfit)
+
+    def possible(model: "AHMF", swapped: Collection[Part], **fields: Any) -> bool:
+        """Whether all parts that are to be swapped are there."""
+        blocks = (fields.get(name, getattr(model, name)) for name in ("fusion", "recurrence"))
+        return {*swapped} <= {*present(*blocks)}
 
     def fitted(variant: Variant) -> "AHMF":
         """The best of a variant. What a step settles has tensors of its own, whatever the later steps find."""

@@ -26,6 +26,7 @@ which exchanges the directions' names and the order of the levels in the concate
 """
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -46,6 +47,9 @@ Part = Literal[
 ]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 PARTS: tuple[Part, ...] = get_args(Part)
+# Layers of a ConvGRU.
+GRU_LAYERS: dict[Variant, int] = {"release": 2, "paper": 1}
+_FRB: tuple[Part, ...] = ("squeeze", "statistics", "excitation", "halving")
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,21 @@ class Forms:
     def __call__(self, part: Part) -> Variant:
         """The variant whose form the part has."""
         return VARIANTS[VARIANTS.index(self.variant) ^ (part in self.swapped)]
+
+
+def present(fusion: str, recurrence: str) -> tuple[Part, ...]:
+    """The parts of a network with these blocks (fields of `AHMF`): some have no FRB, or no recurrence."""
+    absent: list[Part] = []
+    if fusion not in ("feb_frb", "frb"):
+        absent += _FRB
+    if recurrence == "none":
+        absent.append("gru_layers")
+    return tuple(part for part in PARTS if part not in absent)
+
+
+def check_blocks(swapped: Collection[Part], fusion: str, recurrence: str) -> None:
+    """Raises InputError where a part is swapped whose block the network does not have, so that nothing would change."""
+    for part in swapped:
+        if part not in present(fusion, recurrence):
+            block, how = ("FRB", f"fusion {fusion}") if part in _FRB else ("ConvGRU", f"recurrence {recurrence}")
+            raise InputError(f"swapped has {part!r}, and with {how} there is no {block}: leave one of the two out")

@@ -9,6 +9,7 @@ draws from are checked against the same.
 import dataclasses
 import functools
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class Rule:
     def allows(self, number: float) -> bool:
         """Whether a number is within the limits."""
         return (
-            math.isfinite(number)
+            (isinstance(number, int) or math.isfinite(number))
             and (self.least is None or number >= self.least)
             and (self.most is None or number <= self.most)
             and (self.above is None or number > self.above)
@@ -137,6 +138,8 @@ def check(config: Any) -> None:
 def check_value(cls: Any, name: str, value: Any) -> None:
     """Checks what may stand in a dataclass's field, whatever the others hold. InputError as in `check`."""
     hint, limits = hints(cls)[name], rules(cls).get(name)
+    if isinstance(value, int) and float in parts(hint) and abs(value) > sys.float_info.max:
+        raise InputError(f"{cls.__name__}.{name} is larger than any float: give at most {sys.float_info.max:.2g}")
     literals = [c for part in parts(hint) if typing.get_origin(part) is Literal for c in typing.get_args(part)]
     if any(value == choice and type(value) is type(choice) for choice in literals):
         return

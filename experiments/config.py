@@ -83,6 +83,7 @@ class ModelConfig:
         check(self)
         try:
             object.__setattr__(self, "swapped", variants.Forms(self.variant, self.swapped).swapped)
+            variants.check_blocks(self.swapped, self.fusion, self.recurrence)
         except InputError as error:
             raise InputError(f"ModelConfig.{error}") from None
 
@@ -315,33 +316,18 @@ class OptimiserConfig:
         return optax.chain(optax.clip_by_global_norm(numbers.get("clip", self.clip)), optimiser)
 
     def numbers(self) -> dict[str, float]:
-        """Its numbers, by name, that one program can be given as it runs, each time others; the rate is not among them.
+        """Weight decay, and `clip` where there is one: what one program can be given as it runs, each time another.
 
-        Weight decay, `clip` where there is one, and `options`: those of them that Optax only computes with, and asks
-        nothing of.
+        `options` are not: of some of them, as of Adam's `b2`, Optax computes with 1 - b2 in double precision before
+        the program, and in single in it.
 
         Raises:
           InputError: as `build`.
         """
         self._check()
         parameters = inspect.signature(_optimisers()[self.name]).parameters
-        defaults = _numbers(parameters)
         found = {"weight_decay": self.weight_decay} if _decays(parameters) else {}
-        found |= {"clip": self.clip} if self.clip else {}
-        for name, value in self._options().items():
-            if isinstance(value, float) or (type(value) is int and isinstance(defaults[name], float)):
-                found[name] = float(value)
-        return {name: value for name, value in found.items() if self._computes_with(name)}
-
-    def _computes_with(self, name: str) -> bool:
-        """Whether that number can be traced."""
-        import jax
-
-        try:
-            jax.eval_shape(lambda number: _try(self.made(lambda _: 1.0, {name: number})), 0.5)
-        except (TypeError, ValueError, AttributeError, NotImplementedError):
-            return False
-        return True
+        return found | ({"clip": self.clip} if self.clip else {})
 
 
 # What Optax's optimisers call the choice of parameters that decay.
@@ -362,9 +348,9 @@ def _number(text: str) -> float | int | bool | None:
     for kind in (int, float):
         try:
             value = kind(text)
-        except ValueError:
+            return value if math.isfinite(value) else None
+        except (ValueError, OverflowError):  # the latter of a whole number that no float holds
             continue
-        return value if math.isfinite(value) else None
     return None
 
 
@@ -441,7 +427,7 @@ class TrainConfig:
     start_from: str = ""
     """Weights to start from: a run's folder or a .safetensors file; also of another scale or another number of levels,
     of which whatever fits is taken. The rest, and all where this is empty, starts at random."""
-    seed: int = field(default=0, metadata=rule(least=0))
+    seed: int = field(default=0, metadata=rule(least=0, most=2**32 - 1))
     """Of the initial values and of the patches."""
     ema: float = field(default=0.0, metadata=rule(least=0, below=1))
     """Decay of a running mean of the weights, as in 0.999, which is then what is validated and used. 0 keeps none."""
@@ -564,8 +550,8 @@ def from_json(values: dict[str, Any], cls: Any = TrainConfig) -> Any:
             continue
         if typing.get_origin(hint) is tuple and isinstance(value, list):  # JSON has lists alone
             value = tuple(value)
+        check_value(cls, name, value)
         if float in parts(hint) and type(value) is int:
             value = float(value)
-        check_value(cls, name, value)
         arguments[name] = value
     return cls(**arguments)

@@ -34,7 +34,7 @@ from ahmf_jax.layers import (
     recomputed,
 )
 from ahmf_jax.resample import resize
-from ahmf_jax.variants import Forms, Part, Variant
+from ahmf_jax.variants import GRU_LAYERS, Forms, Part, Variant, check_blocks
 
 Fusion = Literal["feb_frb", "feb", "frb", "concat"]
 Recurrence = Literal["both", "forward", "backward", "none"]
@@ -43,8 +43,6 @@ SCALES = (2, 4, 8, 16, 32)
 # Kernel of the down- and up-sampling convolutions by log2(scale). The paper has 1, 3, 5 for x4, x8, x16;
 # x2 takes the smallest, x32 the largest.
 STAGE_KERNEL = {1: 1, 2: 1, 3: 3, 4: 5, 5: 5}
-# Layers of a ConvGRU.
-GRU_LAYERS: dict[Variant, int] = {"release": 2, "paper": 1}
 
 Image = Float[Array, "b h w c"]
 Levels = Float[Array, "m b h w c"]  # an image a level, level 1 first
@@ -428,6 +426,7 @@ class AHMF(nn.Module):
         if self.unroll != "auto" and self.unroll < 1:
             raise InputError(f'unroll is {self.unroll}: give a number of steps, at least 1, or "auto"')
         self.swapped = Forms(self.variant, self.swapped).swapped
+        check_blocks(self.swapped, self.fusion, self.recurrence)
         super().__post_init__()
 
     @property
