@@ -13,13 +13,24 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ope
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """`version`, `commit` (None where the program is not run from a checkout), `versions`, `hardware`."""
+    """`version`, `commit` (None where the program is not run from a checkout), `versions`, `hardware`.
+
+    A version is None where the package is not installed as such.
+    """
     return {
-        "version": importlib.metadata.version("ahmf-jax"),
+        "version": _version("ahmf-jax"),
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "hardware": hardware(),
     }
+
+
+def _version(name: str) -> str | None:
+    """Of an installed package; None where it is there by other means, as OpenCV under another package's name."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def hardware() -> str:

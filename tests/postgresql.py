@@ -11,8 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.processes import free_port
 
+# Of a test with the fixture `url`.
+on_both = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
 USER, PASSWORD = "ahmf", "secret{%40"
 QUOTED = "secret%7B%2540"  # in a URL
 START_S = 30

@@ -9,6 +9,7 @@ killed leaves some undone and the next one does the rest.
 """
 
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -114,12 +115,12 @@ class Leases:
 
         def go_on() -> None:
             if not self.renew(what, worker, ALONE):
-                raise InputError(f"--storage {without_password(self.url)}: {what} went on elsewhere: try again")
+                raise Unreachable(f"--storage {without_password(self.url)}: {what} went on elsewhere: try again")
 
         deadline = time.monotonic() + patience
         while not self.take(what, worker, ALONE):
             if time.monotonic() > deadline:
-                raise InputError(
+                raise Unreachable(
                     f"--storage {without_password(self.url)}: {what} is being changed by another: try again"
                 )
             time.sleep(0.1)
@@ -164,29 +165,39 @@ class Storage(Leases):
       shown: the same as it may be printed, without a password.
       place: its parts; a file's path is absolute, so that it is found from anywhere.
       backend: Optuna's view of it.
+      gave_up: whether it was waited for in vain, and is away still: see `patient`.
+      back: when it was there again after it had been away, by this process's clock.
     """
 
     def __init__(self, url: str, place: "sqlalchemy.URL", backend: "optuna.storages.RDBStorage") -> None:
         super().__init__(url, backend.engine)
         self.shown, self.place, self.backend = without_password(url), place, backend
+        self.gave_up, self.back = False, -math.inf
+        self._away: float | None = None  # since when
 
     @contextlib.contextmanager
     def patient(self, willing: Callable[[], bool], seconds: float = PATIENCE) -> Iterator[None]:
         """A database that is gone is waited for meanwhile, so long and while `willing` says so.
 
-        Whoever needs a connection and gets none tries again. A statement in whose middle the database went fails.
+        Whoever needs a connection and gets none tries again, until the database has been away for so many seconds: then
+        nobody waits any more. A statement in whose middle the database went fails.
         """
         import sqlalchemy
 
         def connect(dialect: Any, _record: Any, args: Any, options: Any) -> Any:
-            deadline = time.monotonic() + seconds
             while True:
                 try:
-                    return dialect.connect(*args, **options)
+                    made = dialect.connect(*args, **options)
                 except dialect.loaded_dbapi.OperationalError:
-                    if time.monotonic() > deadline or not willing():
+                    self._away = self._away or time.monotonic()
+                    self.gave_up = time.monotonic() > self._away + seconds
+                    if self.gave_up or not willing():
                         raise
                     time.sleep(0.5)
+                else:
+                    if self._away is not None:
+                        self._away, self.gave_up, self.back = None, False, time.monotonic()
+                    return made
 
         sqlalchemy.event.listen(self._engine, "do_connect", connect)
         try:
@@ -325,12 +336,16 @@ def reachable(url: str) -> Iterator[None]:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown; also of one that is none, as with a letter in the password that should be quoted."""
-    if url.startswith("sqlite"):
+    """The URL as it may be shown; also of one that is none, as with a letter in the password that should be quoted.
+
+    Where it is not clear what is the password, more is left out than that.
+    """
+    found = re.match(r"[\w+.-]+://", url)
+    scheme = found[0] if found else ""
+    if scheme.startswith("sqlite"):
         return url
-    scheme, slashes, rest = url.rpartition("://")
-    user, at, place = rest.rpartition("@")
-    shown = f"{scheme}{slashes}{user.partition(':')[0]}{at}{place}"
+    user, at, place = url[len(scheme) :].rpartition("@")
+    shown = f"{scheme}{user.partition(':')[0]}{at}{place}"
     return re.sub(r"(?<=[?&])(ssl)?password=[^&]*(&|$)", "", shown).rstrip("?&")
 
 
@@ -349,6 +364,12 @@ def with_password(url: str) -> str:
 
 def _whole(place: "sqlalchemy.URL") -> str:
     return without_password(place.render_as_string(hide_password=False))
+
+
+def command(storage: Storage, *words: str) -> str:
+    """`ahmf` with these words, on this storage, as it can be copied into a shell; without its password."""
+    where = [] if storage.url == default_url() else ["--storage", storage.shown]
+    return shlex.join(["ahmf", *words, *where])
 
 
 def dashboard_command(storage: Storage) -> str:

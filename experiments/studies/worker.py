@@ -24,9 +24,9 @@ from ahmf_jax.locks import InUse
 from ahmf_jax.stopping import Stop, stop_on_signal
 from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments.config import Stopped
-from experiments.studies.storage import Storage, Unreachable, reachable, worker_name
-from experiments.studies.study import Study
-from experiments.studies.study import lease_of as lease_of
+from experiments.studies import storage as storages
+from experiments.studies.storage import Storage, Unreachable, open_storage, reachable, worker_name
+from experiments.studies.study import Study, lease_of, open_study
 from experiments.studies.trial import Pruned, Unsuited, begin, conclude, fields_of, run
 
 if TYPE_CHECKING:
@@ -87,6 +87,31 @@ class Claim:
             self.trial.set_user_attr(name, value)
 
 
+def join(url: str, name: str) -> Study:
+    """The study of that name, for a worker: a database that is away is waited for.
+
+    Raises:
+      InputError: there is no such study.
+      Stopped: the database stays away, or by a signal.
+    """
+    until, told = time.monotonic() + storages.PATIENCE, False
+    with stop_on_signal() as stop:
+        while True:
+            try:
+                study = open_study(open_storage(url), name)
+            except Unreachable as problem:
+                if stop.requested or time.monotonic() > until:
+                    raise Stopped(f"stopped: {problem}") from None
+                if not told:
+                    _note(str(problem))
+                told = True
+                time.sleep(POLL)
+            else:
+                if told:
+                    study.storage.back = time.monotonic()
+                return study
+
+
 def work(
     study: Study,
     *,
@@ -104,7 +129,7 @@ def work(
       study: which.
       folder: of its runs, where this machine has it elsewhere than the one that made the study.
       data_dir: where data sets are prepared.
-      most: so many trials at most.
+      most: so many trials at most, those that fail counted.
       max_failures: so many that fail in a row end the worker.
       wait: while other workers still have trials, stay, and take those whose worker dies.
       lease: seconds after which a trial of a worker that gives no sign of life is another's.
@@ -115,9 +140,9 @@ def work(
       the trials that this worker finished.
 
     Raises:
-      InputError: too many trials failed in a row; the storage or the study's folder cannot be used. The trials that it
-        had are free for another worker then.
-      Stopped: by a signal; the trials are saved, and free.
+      InputError: too many trials failed in a row, or other hardware is wanted.
+      Stopped: by a signal, or as the storage or the study's folder cannot be used now. The trials that it had are
+        saved, and free for another worker.
     """
     outages, lanes = 0, _lanes() if together == "auto" else together
     with (
@@ -143,9 +168,11 @@ def work(
             except Unreachable as problem:
                 # Gone in the middle of a statement, the storage may be back: the trial goes on from where it is.
                 outages += 1
-                if outages >= OUTAGES:
-                    raise
+                if outages >= OUTAGES or study.storage.gave_up:
+                    raise Stopped(f"stopped: {problem}") from None
                 _note(str(problem))
+            except Unwritable as problem:  # it may be mended, and then the study goes on
+                raise Stopped(f"stopped: {problem}") from None
     return worker.done
 
 
@@ -170,13 +197,14 @@ class _Worker:
     stop: Stop
     heart: "_Heart"
     done: int = 0
+    settled: int = 0  # those that failed too
     failures: int = 0  # in a row
     at_hand: set[int] = field(default_factory=set)
     left: dict[int, float] = field(default_factory=dict)  # to others, and when to look at them again
 
     def wants(self) -> bool:
-        """Whether it is to do more trials than it has done and has at hand."""
-        return self.most is None or self.done + len(self.at_hand) < self.most
+        """Whether it is to do more trials than it has settled and has at hand."""
+        return self.most is None or self.settled + len(self.at_hand) < self.most
 
     def claim(self, wanted: "Wanted" = lambda trial: True) -> Claim | None:
         """The next trial, one of those that are wanted and not at hand already."""
@@ -290,6 +318,7 @@ class _Worker:
             _note(str(lost))
             self.left[lost.number] = time.monotonic() + self.lease
             return
+        self.settled += 1
         if reason is None:
             self.done, self.failures = self.done + 1, 0
             return
@@ -348,8 +377,11 @@ def take(
         if frozen.state.is_finished() or not wanted(frozen):
             continue
         before = leases.get(name := lease_of(study, frozen.number))
-        if before is not None and before.left > 0 and before.worker != worker:
-            continue
+        if before is not None and before.worker != worker:
+            # After an outage all leases are over: who is alive prolongs his first.
+            waking = not before.released and time.monotonic() < storage.back + BEAT
+            if before.left > 0 or waking:
+                continue
         if not storage.take(name, worker, seconds):
             continue  # another was quicker
         with reachable(storage.url):
@@ -360,13 +392,16 @@ def take(
             if now.state == state.WAITING:
                 storage.backend.set_trial_state_values(frozen._trial_id, state.RUNNING)
             claim = Claim(study, optuna.trial.Trial(study.backend, frozen._trial_id), worker, seconds)
-        if worker not in (workers := now.user_attrs.get("workers", []))[-1:]:
-            claim.set("workers", [*workers, worker])
-        claim.set("folder", str(study.run_folder(frozen.number, Path())))
         died = now.state == state.RUNNING and before is not None and not before.released and before.worker != worker
-        if died and _is_deadly(claim, now.user_attrs.get("deaths", []), folder):
-            _finish(claim, state.FAIL, reason=f"{DEATHS} workers died with it, as where memory runs out")
-            storage.release(name, worker)
+        try:
+            if worker not in (workers := now.user_attrs.get("workers", []))[-1:]:
+                claim.set("workers", [*workers, worker])
+            claim.set("folder", str(study.run_folder(frozen.number, Path())))
+            if died and _is_deadly(claim, now.user_attrs.get("deaths", []), folder):
+                _finish(claim, state.FAIL, reason=f"{DEATHS} workers died with it, as where memory runs out")
+                storage.release(name, worker)
+                continue
+        except Lost:  # held up for longer than its lease
             continue
         return claim
     return None

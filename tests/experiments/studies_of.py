@@ -8,8 +8,7 @@ import optuna
 
 from experiments.config import TrainConfig
 from experiments.studies.storage import open_storage
-from experiments.studies.study import Spec, make_study
-from experiments.studies.worker import lease_of
+from experiments.studies.study import Spec, lease_of, make_study
 
 EVIL = """<script>alert("x")</script>'&"""
 OBEYED = "\x1b[31m"  # by a terminal

@@ -1,6 +1,7 @@
 """Storages of both kinds, and studies in them whose trials need no training."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -17,18 +18,30 @@ def postgresql():
         pytest.skip(str(reason))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def url(request, tmp_path):
-    """Of a database that is not there yet, or empty."""
-    if request.param == "sqlite":
+    """Of a database that is not there yet, or empty: SQLite's, and where a test is `on_both` PostgreSQL's too."""
+    if getattr(request, "param", "sqlite") == "sqlite":
         return f"sqlite:///{tmp_path / 'studies.db'}"
     return request.getfixturevalue("postgresql").database()
 
 
-@pytest.fixture
-def storage(url):
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory):
+    """SQLite's file of a storage without studies: to make its tables takes longer than most tests."""
     from experiments.studies.storage import open_storage
 
+    file = tmp_path_factory.mktemp("storage") / "studies.db"
+    open_storage(f"sqlite:///{file}", create=True)
+    return file
+
+
+@pytest.fixture
+def storage(url, empty):
+    from experiments.studies.storage import open_storage
+
+    if url.startswith("sqlite"):
+        shutil.copy(empty, url.removeprefix("sqlite:///"))
     return open_storage(url, create=True)
 
 

@@ -26,10 +26,11 @@ from experiments.studies.storage import (
     without_password,
     worker_name,
 )
-from tests.postgresql import PASSWORD
+from tests.postgresql import PASSWORD, on_both
 from tests.processes import ends, environment, free_port, start
 
 
+@on_both
 def test_a_lease_is_one_workers_until_it_is_over(storage):
     assert storage.take("trial/a/0", "one", 0.6)
     assert not storage.take("trial/a/0", "two", 0.6)
@@ -45,6 +46,7 @@ def test_a_lease_is_one_workers_until_it_is_over(storage):
     assert storage.leases("trial/a/")["trial/a/0"].worker == "two"
 
 
+@on_both
 def test_a_lease_that_was_given_back_is_anyones_and_cannot_be_prolonged(storage):
     assert storage.take("trial/a/0", "one", 60)
     storage.release("trial/a/0", "one")
@@ -53,6 +55,7 @@ def test_a_lease_that_was_given_back_is_anyones_and_cannot_be_prolonged(storage)
     assert storage.take("trial/a/0", "two", 60)
 
 
+@on_both
 def test_leases_are_found_by_what_they_begin_with_alone(storage):
     for what in ("trial/a_b/1", "trial/aXb/1", "trial/a%/1", "trial/a_b/12"):
         assert storage.take(what, "one", 60)
@@ -60,6 +63,7 @@ def test_leases_are_found_by_what_they_begin_with_alone(storage):
     assert set(storage.leases("trial/a%/")) == {"trial/a%/1"}
 
 
+@on_both
 def test_of_many_that_want_a_lease_one_gets_it(url):
     """Each with connections of its own, as workers have them."""
     many = [open_storage(url, create=True) for _ in range(4)]
@@ -120,6 +124,7 @@ print(sorted(storage.leases()), storage.backend.get_current_version())
 """
 
 
+@on_both
 def test_processes_that_make_a_storage_at_once_make_one(url):
     workers = [start(["-c", OPEN, url], environment(1), stdin=subprocess.PIPE) for _ in range(3)]
     time.sleep(0.2)
@@ -152,6 +157,7 @@ def execute(url, *statements):
     engine.dispose()
 
 
+@on_both
 @pytest.mark.parametrize(
     "undone",
     [
@@ -171,6 +177,7 @@ def test_a_storage_whose_maker_was_killed_is_finished(url, undone):
     open_storage(url)
 
 
+@on_both
 def test_optunas_own_storage_gets_leases(url):
     import optuna
 
@@ -219,6 +226,7 @@ def test_a_server_that_is_not_there(postgresql):
         open_storage(postgresql.url("nowhere"), create=True)
 
 
+@on_both
 def test_what_is_not_there_is_made_by_a_study_alone(url, tmp_path):
     with pytest.raises(InputError, match=r"start (it|a study|one) first"):
         open_storage(url)
@@ -286,9 +294,14 @@ def test_a_server_that_starts_again_is_waited_for(postgresql):
         with storage.patient(lambda: False), pytest.raises(Unreachable, match="refused"):
             storage.leases()
         assert time.monotonic() - began < 5
-        with storage.patient(lambda: True, seconds=1), pytest.raises(Unreachable, match="refused"):
-            storage.leases()
-        assert time.monotonic() - began > 1
+        with storage.patient(lambda: True, seconds=1):
+            with pytest.raises(Unreachable, match="refused"):
+                storage.leases()
+            assert time.monotonic() - began > 1 and storage.gave_up
+            began = time.monotonic()
+            with pytest.raises(Unreachable, match="refused"):  # once is enough
+                storage.release("trial/a/0", "one")
+            assert time.monotonic() - began < 0.5
         with ThreadPoolExecutor() as pool, storage.patient(lambda: True):
             waiting = [
                 pool.submit(storage.renew, "trial/a/0", "one", 60),
@@ -298,6 +311,7 @@ def test_a_server_that_starts_again_is_waited_for(postgresql):
             assert not any(future.done() for future in waiting)
             postgresql.start()
             assert [future.result(60) for future in waiting] == [True, []]
+            assert not storage.gave_up and storage.back > began
     finally:
         postgresql.start()
 
@@ -321,6 +335,11 @@ def test_a_server_that_starts_again_is_waited_for(postgresql):
         ("postgresql://me@host/x?sslmode=require", "postgresql://me@host/x?sslmode=require"),
         ("sqlite:////a/me:b@c/studies.db", "sqlite:////a/me:b@c/studies.db"),
         ("me:secret@nonsense", "me@nonsense"),
+        ("postgresql://me:secret@host/x?sslrootcert=file:///a", "postgresql://me@host/x?sslrootcert=file:///a"),
+        ("postgresql://me:se://cret@host/x", "postgresql://me@host/x"),
+        ("me:se://cret@host/x", "me@host/x"),
+        ("postgresql://me:se?cr=et@host/x", "postgresql://me@host/x"),
+        ("postgresql://me@host/x?sslkey=a&sslpassword=secret", "postgresql://me@host/x?sslkey=a"),
     ],
 )
 def test_no_password_is_shown(url, shown):

@@ -17,6 +17,7 @@ from experiments.studies.study import (
     retry_failed,
     study_of_folder,
 )
+from tests.postgresql import on_both
 from tests.processes import ends, environment, start
 
 MAKE = """
@@ -32,6 +33,7 @@ print(len(study.trials()))
 """
 
 
+@on_both
 def test_workers_that_make_a_study_at_once_queue_each_trial_once(url, recipe):
     """As the tasks of a SLURM array that all begin with `ahmf study levels`; the storage is new too."""
     ended = ends([start(["-c", MAKE, url, str(recipe)], environment(1)) for _ in range(3)], 200)
@@ -40,6 +42,7 @@ def test_workers_that_make_a_study_at_once_queue_each_trial_once(url, recipe):
     assert [trial.user_attrs["fields"]["seed"] for trial in trials] == list(range(10))
 
 
+@on_both
 def test_a_study_is_gone_on_with_and_extended(storage, spec, rows):
     make_study(storage, "levels", spec, rows=rows[:2])
     assert len(make_study(storage, "levels", spec, rows=rows).trials()) == 3
@@ -128,6 +131,7 @@ def test_studies_of_others_are_refused(storage, spec):
 # Its folder
 
 
+@on_both
 def test_a_study_is_found_by_its_folder(study, url, tmp_path, monkeypatch):
     note_folder(study)
     record = json.loads((tmp_path / "study" / "study.json").read_text())

@@ -6,6 +6,8 @@ import math
 import optuna
 import pytest
 
+from ahmf_jax.stopping import Stop
+from experiments import provenance
 from experiments.studies import cost, trial
 from experiments.studies.cost import Cost
 from experiments.studies.space import All, Between, Choose, Pruning, Space
@@ -187,6 +189,64 @@ def test_times_of_other_hardware_are_not_compared(search, trained, monkeypatch):
     claim = take(study, "one", 60)
     with pytest.raises(Unsuited, match="compares times or memory, and has them from another machine; this is"):
         trial.run(claim, fields_of(claim), claim.study.run_folder(claim.number), None, None)
+
+
+def test_of_two_kinds_of_hardware_the_first_to_begin_is_the_studys(search, trained, monkeypatch):
+    """Also where neither has ended a trial."""
+    study = search(2, objectives=("mae", "time"))
+    here = trial.provenance()
+    one, other = take(study, "one", 60), take(study, "other", 60)
+    monkeypatch.setattr(trial, "provenance", lambda: here | {"hardware": "another machine " * 20})
+    trial.begin(other, fields_of(other), study.run_folder(1))
+    monkeypatch.setattr(trial, "provenance", lambda: here)
+    with pytest.raises(Unsuited, match="has them from another machine"):
+        trial.begin(one, fields_of(one), study.run_folder(0))
+
+
+def test_what_was_validated_and_could_not_be_told_is_told_by_the_next_worker(search, trained):
+    study = search(1, fields={"output_scale": Between(0.1, 10)}, pruning=None)
+    first = take(study, "one", 60)
+    out = study.run_folder(0)
+    _, on_validation = trial.begin(first, fields_of(first), out)
+    on_validation(2, {"mae": 3.0})
+    out.mkdir(parents=True)
+    lines = ['{"step": 1, "loss": 9}', '{"step": 2, "validation_mae": 3.5}', '{"step": 4, "validation_mae": 2.0}']
+    (out / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 6, "validation_m']))
+    study.storage.release(first.lease, "one")
+    again = take(study, "two", 60)
+    trial.begin(again, fields_of(again), out)
+    assert study.trials()[0].intermediate_values == {2: 3.0, 4: 2.0}
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('ae": 1.0}\n')
+    trial.conclude(again, study.config(fields_of(again)), out, None, Stop())
+    assert study.trials()[0].intermediate_values == {2: 3.0, 4: 2.0, 6: 1.0}
+
+
+def test_who_trained_what_is_kept_of_all_workers(search, trained, monkeypatch):
+    study = search(1, pruning=None)
+    here = trial.provenance()
+    origins = [here, here, here | {"commit": "another"}, here]
+    for number, origin in enumerate(origins):
+        monkeypatch.setattr(trial, "provenance", lambda origin=origin: origin)
+        claim = take(study, f"worker {number}", 60)
+        if number == 1:
+            claim.set("pruned", {"step": 2, "value": 1.0})  # and then it was killed
+        trial.begin(claim, fields_of(claim), study.run_folder(0))
+        study.storage.release(claim.lease, claim.worker)
+    kept = study.trials()[0].user_attrs
+    assert kept["provenance"] == here and kept["provenances"] == [here, origins[2]]
+    assert kept["pruned"] is None
+
+
+def test_any_seed_of_a_configuration_seeds_the_sampler(search):
+    study = search(1)
+    object.__setattr__(study.spec, "config", dataclasses.replace(study.spec.config, seed=20261121))
+    assert fields_of(take(study, "one", 60))
+
+
+def test_a_library_that_is_not_installed_has_no_version():
+    assert provenance._version("no-such-package") is None
+    assert provenance.provenance()["versions"]["jax"]
 
 
 def test_a_draw_that_is_no_configuration_is_a_failed_trial(search, trained, monkeypatch):

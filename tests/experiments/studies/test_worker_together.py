@@ -8,7 +8,6 @@ from experiments.studies.study import Row, make_study
 from experiments.studies.worker import work
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_trials_together_find_what_they_find_alone(storage, spec, data_dir, tmp_path):
     rows = [
         Row("slow", {"optimiser.learning_rate": 1e-3, "seed": 0}),
