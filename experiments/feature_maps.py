@@ -10,7 +10,6 @@ and of two levels, that are thousands of times as large as each other, so that a
 """
 
 import functools
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,25 +26,17 @@ from ahmf_jax.export import Trained, guide_channels
 from ahmf_jax.scaling import offset_and_span
 from ahmf_jax.units import depth_of_one
 from ahmf_jax.upsample import filled
-from ahmf_jax.writing import write_whole
 from data_pipelines.files import MAX_PIXELS, read_depth, read_guide
-from data_pipelines.opening import listed
+from experiments import plots
 from experiments.figures import DEPTH_COLOURS, DPI, GAP, SCALES, STYLE, TITLE, UNKNOWN, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CREATOR = "ahmf study maps"
 COLOURS = "cividis"
 # Of a map's values, percentiles that are the ends of its scale: the padding makes a map's border stand out.
 ENDS = 1.0, 99.0
 LEVEL = 0.16  # inches before the rows, for the level's number
-# What makes a file another each time it is written is left out.
-METADATA: dict[str, dict[str, Any]] = {
-    ".png": {"Software": CREATOR},
-    ".pdf": {"CreationDate": None, "Creator": CREATOR, "Producer": None},
-    ".svg": {"Date": None, "Creator": CREATOR},
-}
 
 
 class Maps(NamedTuple):
@@ -150,26 +141,8 @@ def feature_maps(trained: Trained, batch: Mapping[str, Any]) -> "Figure":
 
 
 def write(figure: "Figure", out: Path) -> None:
-    """Writes a figure of `feature_maps`, whole or not at all; the same one always gives the same bytes.
-
-    Args:
-      figure: the figure.
-      out: a .png, .pdf or .svg file; an existing one is replaced.
-
-    Raises:
-      InputError: another suffix, or the file cannot be written there.
-    """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    suffix = out.suffix.lower()
-    if suffix not in METADATA:
-        raise InputError(f"{out}: feature maps are written as {listed(tuple(METADATA))}: change the suffix")
-    data = io.BytesIO()
-    with mpl.rc_context({**STYLE, "svg.fonttype": "none", "svg.hashsalt": CREATOR}):
-        FigureCanvasAgg(figure)
-        figure.savefig(data, format=suffix[1:], dpi=DPI, metadata=METADATA[suffix])
-    write_whole(out, data.getbuffer())
+    """Writes a figure of `feature_maps` as a .png, .pdf or .svg file; InputError as `plots.write`."""
+    plots.write(figure, out, dpi=DPI, style={**STYLE, "svg.fonttype": "none"})
 
 
 def _layout(maps: Maps, guide: np.ndarray, depth: np.ndarray, trained: Trained) -> "Figure":

@@ -329,6 +329,32 @@ class StudyShow(Kept):
         watch(self.study(self.name), self.watch, every=self.all)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudyMaps:
+    """Draw what the recurrence over the levels makes of the features of each, by any weights: the paper's Figure 10."""
+
+    weights: tyro.conf.Positional[Path]
+    """A run's folder, or a .safetensors file."""
+    depth: Path
+    """Low-resolution depth, in the unit of what the weights were trained on: a file as `ahmf upsample` takes it."""
+    guide: Path
+    """Colour picture, the weights' scale times as high and wide."""
+    out: Path
+    """The .png, .pdf or .svg file to write."""
+    invalid: float | None = None
+    """Depth value that means unknown, such as 0 or nan."""
+
+    def __call__(self) -> None:
+        """Draws it."""
+        from ahmf_jax.upsample import load_trained
+        from experiments.feature_maps import feature_maps, read_batch, write
+
+        trained = load_trained(self.weights)
+        batch = read_batch(trained, self.depth, self.guide, invalid=self.invalid)
+        write(feature_maps(trained, batch), self.out)
+        print(self.out)
+
+
 StudyCommand = (
     Annotated[StudyLevels, tyro.conf.subcommand("levels")]
     | Annotated[StudyAblation, tyro.conf.subcommand("ablation")]
@@ -336,4 +362,5 @@ StudyCommand = (
     | Annotated[StudyWorker, tyro.conf.subcommand("worker")]
     | Annotated[StudyShow, tyro.conf.subcommand("show")]
     | Annotated[StudyBest, tyro.conf.subcommand("best")]
+    | Annotated[StudyMaps, tyro.conf.subcommand("maps")]
 )

@@ -70,6 +70,7 @@ def test_help_waits_for_nothing_heavy():
         (("evaluate", "w", "--dataset", "scenes", "--protocol", "b7"), r"'b7'.*--protocol.*'ahmf_table1'"),
         (("evaluate", "w", "--dataset", "nowhere"), r"'nowhere' is neither a data set \(.*middlebury.* nor a"),
         (("data",), r"prepare, list, show"),
+        (("study", "worker", "--study", "s", "--most", "0"), r"^ahmf: --most 0: give at least 1; see"),
         (("data", "look"), r"look.*prepare, list, show"),
         (("convert", "from-torch", "a.pth"), r"from-torch: PATH The .safetensors file to write"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahmf_jax import memory
+from ahmf_jax import export, memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.scaling import MIN_SPAN
 from experiments import feature_maps as module
@@ -88,7 +88,7 @@ def test_the_files(tmp_path):
     assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).std() > 20
     assert ">after BHFC</text>" in (tmp_path / "a.svg").read_text(), "text is drawn as shapes"
     assert b"/FontFile2" in (tmp_path / "a.pdf").read_bytes()
-    with pytest.raises(InputError, match=r"a.jpg: feature maps are written as .png, .pdf or .svg: change the suffix"):
+    with pytest.raises(InputError, match=r"a.jpg: pictures are written as .png, .pdf or .svg: change the suffix"):
         write(figure(), tmp_path / "a.jpg")
     with pytest.raises(InputError, match="nowhere"):
         write(figure(), tmp_path / "nowhere" / "a.png")
@@ -113,6 +113,23 @@ def test_a_batch_from_files(tmp_path):
         read_batch(trained(), tmp_path / "depth.npy", tmp_path / "cut.png")
     with pytest.raises(InputError, match=r"depth.npy with .*guide.png: the invalid value is -1e\+300"):
         read_batch(trained(), tmp_path / "depth.npy", tmp_path / "guide.png", invalid=-1e300)
+
+
+def test_the_command(ahmf, refused, tmp_path):
+    """It draws what the functions do, of the files that it is given."""
+    export.save_bundle(tmp_path / "w.safetensors", trained())
+    depth = batch()["depth_lr"][0, ..., 0] * np.float32(exports.RANGE)
+    depth[2, 3] = -1
+    np.save(tmp_path / "depth.npy", depth)
+    Image.fromarray(np.rint(255 * batch()["guide"][0]).astype(np.uint8)).save(tmp_path / "guide.png")
+    given = "study", "maps", tmp_path / "w.safetensors", "--depth", tmp_path / "depth.npy"
+    given += "--guide", tmp_path / "guide.png", "--invalid", "-1", "--out"
+    ended = ahmf(*given, tmp_path / "maps.png")
+    assert (ended.code, ended.out.strip()) == (0, str(tmp_path / "maps.png")), ended.err
+    files = tmp_path / "depth.npy", tmp_path / "guide.png"
+    write(feature_maps(trained(), read_batch(trained(), *files, invalid=-1)), tmp_path / "wanted.png")
+    assert (tmp_path / "maps.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
+    refused(*given, tmp_path / "maps.bmp", said=r"maps.bmp: pictures are written as .png, .pdf or .svg")
 
 
 def test_what_there_is_no_memory_for(monkeypatch):
