@@ -309,7 +309,7 @@ def latex(comparison: Comparison) -> str:
             continue
         marks = {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
         lines = [
-            " & ".join([_tex(name), *(marks.get(place, "{}").format(_tex(text)) for text, place in cells)]) + r" \\"
+            " & ".join([tex(name), *(marks.get(place, "{}").format(tex(text)) for text, place in cells)]) + r" \\"
             for name, cells in rows
         ]
         kinds = [row.kind for row in comparison.rows if any(row.text(c, metric) for c in comparison.shown)]
@@ -317,18 +317,18 @@ def latex(comparison: Comparison) -> str:
         body = [line if i == 0 or kinds[i] == kinds[i - 1] else f"\\midrule\n{line}" for i, line in enumerate(lines)]
         what = heading(metric, comparison.unit)
         caption = f"{comparison.title}: {what}. {comparison.protocol}: {comparison.protocol_text}."
-        notes = [rf"\par $^\dagger$ {_tex(names)}: {_tex(source)}." for source, names in _sources(comparison, [metric])]
+        notes = [rf"\par $^\dagger$ {tex(names)}: {tex(source)}." for source, names in _sources(comparison, [metric])]
         if not blocks:  # said once
-            notes += [rf"\par {_tex(note)}" for note in comparison.notes]
+            notes += [rf"\par {tex(note)}" for note in comparison.notes]
         blocks.append(
             "\n".join(
                 [
                     r"\begin{table}",
                     r"\centering",
-                    rf"\caption{{{_tex(caption)}}}",
+                    rf"\caption{{{tex(caption)}}}",
                     rf"\begin{{tabular}}{{l{'r' * len(comparison.shown)}}}",
                     r"\toprule",
-                    " & ".join(["", *map(_tex, comparison.shown)]) + r" \\",
+                    " & ".join(["", *map(tex, comparison.shown)]) + r" \\",
                     r"\midrule",
                     *body,
                     r"\bottomrule",
@@ -352,10 +352,12 @@ _TEX = {
     DAGGER: r"$^\dagger$",
     "\u00b2": r"$^2$",
     "\u00b0": r"$^\circ$",
+    "\u00b1": r"$\pm$",
+    "\u25cf": r"$\bullet$",
     **{character: f"{{{character}}}" for character in "[*"},  # after a line's end they would belong to it
 }
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     """Text in one line as LaTeX shows it."""
     return "".join(_TEX.get(character, character) for character in " ".join(text.split()))

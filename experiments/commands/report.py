@@ -10,8 +10,8 @@ from ahmf_jax.errors import InputError
 
 if TYPE_CHECKING:
     from experiments.report.make import Places
+    from experiments.studies.study import Study
 
-STUDY = "study.json"  # in a study's folder
 LARGE = 25  # MB: more than people send to each other
 
 
@@ -22,7 +22,7 @@ class Report:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Runs' folders, with their evaluations and curves, or evaluations' folders, in the order of the rows; or a study's
-    folder, or its name with --storage."""
+    folder, or its name."""
     out: Path = Path("report.html")
     """The page; the Markdown, its pictures and the LaTeX tables get the same name with other endings."""
     open: bool = False
@@ -34,7 +34,7 @@ class Report:
     crop: tuple[str, ...] = ()
     """Parts of the image to enlarge in the figure, each X,Y,W,H in pixels; by default where the errors are largest."""
     storage: str | None = None
-    """Of a study that is given by its name: the URL of its database, as in `ahmf study show`."""
+    """Of a study: the URL of its database, as in `ahmf study show`."""
 
     def __call__(self) -> None:
         """Writes it."""
@@ -48,8 +48,8 @@ class Report:
             raise InputError("--crop belongs to --figure IMAGE: name the image")
         crops = [rectangle(text) for text in self.crop]
         Places(self.out).check()
-        if self.storage is not None or any((folder / STUDY).is_file() for folder in self.runs):
-            self._of_study()
+        if (study := self._study()) is not None:
+            self._of_study(study)
             return
         figure = write_figure(self.runs, self.figure, crops, self.out) if self.figure is not None else ()
         places = report(self.runs, self.out, most=self.images)
@@ -58,20 +58,32 @@ class Report:
             print(path)
         self._open(places.page)
 
-    def _of_study(self) -> None:
+    def _study(self) -> "Study | None":
+        """The study that is named, by its folder or its name; None where evaluations are."""
+        from experiments.studies.storage import default_url, open_storage
+        from experiments.studies.study import RECORD, open_study, study_of_folder
+
+        folders = [(run / RECORD).is_file() for run in self.runs]
+        named = self.runs[0]
+        if self.storage is None and not any(folders):
+            if len(self.runs) > 1 or named.exists() or len(named.parts) > 1:
+                return None
+            try:
+                return open_study(open_storage(default_url()), str(named))
+            except InputError as problem:
+                raise InputError(f"{named}: there is no such folder, and as for a study, {problem}") from None
+        if len(self.runs) > 1:
+            raise InputError(f"ahmf report: a study has a report of its own: name {named} or {self.runs[1]} alone")
+        if folders[0]:
+            return study_of_folder(named, self.storage)
+        return open_study(open_storage(self.storage or default_url()), str(named))
+
+    def _of_study(self, study: "Study") -> None:
         """Writes the report of a study."""
         from experiments.studies.page import report_study
-        from experiments.studies.storage import open_storage
-        from experiments.studies.study import open_study, study_of_folder
 
-        if len(self.runs) > 1:
-            raise InputError(
-                f"ahmf report: a study has a report of its own: name {self.runs[0]} or {self.runs[1]} alone"
-            )
         if self.images is not None or self.figure is not None:
             raise InputError("--images and --figure are of evaluations: a study's report has no images")
-        named = self.runs[0]
-        study = open_study(open_storage(self.storage), str(named)) if self.storage else study_of_folder(named)
         places = report_study(study, self.out)
         self._made(places)
         self._open(places.page)

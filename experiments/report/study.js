@@ -21,7 +21,9 @@ function colourOf({ group, tint }) {
 /** An axis; one of categories goes down the page, and cuts long names where there is little room. */
 function axisOf({ title, log, categories }, values, vertical, narrow) {
   if (!categories.length) {
-    const decades = log ? Math.log10(Math.max(...values) / Math.min(...values)) : 0;
+    // Not `Math.max(...values)`: of so many values some browsers make no call.
+    const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, 0]);
+    const decades = log ? Math.log10(high / low) : 0;
     // Plotly's ticks within a decade are single digits, which among few powers of ten say little.
     const ticks = decades > 1.5 ? { dtick: 1 } : {};
     return axis(title, { type: log ? "log" : "linear", automargin: true, exponentformat: "power", zerolinecolor: styleOf("--muted"), ...ticks });
@@ -60,7 +62,7 @@ function drawPoints(div, chart) {
         ...common,
         type: "scatter",
         mode: [one.line && "lines", one.marks && "markers"].filter(Boolean).join("+"),
-        line: { color: colour, width: faint ? 1.2 : 2, dash: one.line === "dash" ? "dash" : "solid", shape: one.line === "steps" ? "hv" : "linear" },
+        line: { color: colour, width: one.line === "thin" ? 0.7 : faint ? 1.2 : 2, dash: one.line === "dash" ? "dash" : "solid", shape: one.line === "steps" ? "hv" : "linear" },
         marker: {
           color: colour, opacity: faint ? 0.75 : 0.9, line: { width: 0 },
           ...(one.size.length ? { size: one.size, sizemode: "area", sizeref: (2 * largest) / 56 ** 2 } : { size: one.spread.length ? 10 : 7 }),

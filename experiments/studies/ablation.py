@@ -11,21 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ahmf_jax import variants
 from ahmf_jax.writing import write_whole
 from experiments import published
-from experiments.plots import COLOURS, MARKERS, files, save, tidy
-from experiments.studies import outcome, tables
-from experiments.studies.outcome import Difference, by_seed, cell, difference, places, plus_minus, signed, spread
-from experiments.studies.standing import Entry, Standing, read
+from experiments.plots import files, save
+from experiments.studies import outcome, pictures, tables
+from experiments.studies.charts import Axis, Chart, Series
+from experiments.studies.outcome import Difference, by_seed, difference, places, signed
+from experiments.studies.standing import Entry, Standing, read, spread
 from experiments.studies.study import Row as Planned
 from experiments.studies.study import Study
-from experiments.studies.tables import Cell, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from experiments.studies.tables import Cell, Table, cell, plus_minus
 
 NAME, COURSE, PARTS, FEATURES = "ablation", "models", "parts", "features"
 
@@ -48,8 +46,6 @@ MODELS = {
     6: Model("feb_frb", "both", "FEB, FRB, both directions"),
 }
 WHOLE = max(MODELS)
-# What the study sets itself, and so finds at its default in the configuration.
-SET = {"model.variant": "release", "model.swapped": (), "model.fusion": "feb_frb", "model.recurrence": "both"}
 # Parts that change no function that a network can learn, only how it is learned: see `ahmf_jax.variants`.
 SAME_FUNCTION = ("halving", "order")
 
@@ -129,12 +125,8 @@ class Rows(NamedTuple):
     parts: list[PartRow]
 
 
-def rows(study: Study) -> Rows:
-    """The study's rows as they are now."""
-    return _rows(read(study))
-
-
-def _rows(standing: Standing) -> Rows:
+def rows(standing: Standing) -> Rows:
+    """The study's rows."""
     by_label = standing.rows
 
     def found(label: str) -> list[Entry]:
@@ -220,7 +212,7 @@ def part_table(found: Rows, unit: str) -> Table:
         sure = change is not None and not math.isnan(change.error)
         lines.append(
             (
-                Cell(row.name),
+                Cell(row.name, name=bool(row.part)),
                 Cell(outcome.seeds(len(row.mae), row.planned)),
                 cell(spread(row.mae.values()), digits),
                 Cell(signed(change, digits), change.mean) if change else Cell(""),
@@ -257,15 +249,14 @@ def _sureness(change: Difference) -> str:
     return "one seed" if math.isnan(change.error) else f"{change.n} seeds: {change.word}"
 
 
-def markdown(study: Study, features: bool = False) -> str:
+def markdown(standing: Standing, features: bool = False) -> str:
     """The page of the study: origin, tables, pictures, and what they say.
 
     Args:
-      study: which.
+      standing: of the study.
       features: whether there is a picture of feature maps.
     """
-    standing = read(study)
-    found = _rows(standing)
+    found = rows(standing)
     parts = ["\n".join(outcome.origin(standing)), tables.markdown(model_table(found, standing.unit))]
     parts.append(
         "Mean ± standard deviation over the seeds. Published is Table VI as printed: x4, the mean of six scenes of "
@@ -324,14 +315,13 @@ def study_figures(study: Study, folder: Path) -> list[Path]:
       InputError: it cannot be written.
     """
     standing = read(study)
-    found = _rows(standing)
+    found = rows(standing)
     made = []
-    pictures = {COURSE: course(found), PARTS: differences(found, standing.unit)}
-    for name, picture in pictures.items():
-        made += [] if picture is None else save(picture, folder / name)
+    for name, chart in {COURSE: course(found), PARTS: differences(found, standing.unit)}.items():
+        made += [] if chart is None else save(pictures.figure(chart), folder / name)
     there = [path for path in files(folder / FEATURES) if path.is_file()]
     text, numbers = folder / f"{NAME}.md", folder / f"{NAME}.csv"
-    write_whole(text, markdown(study, bool(there)).encode())
+    write_whole(text, markdown(standing, bool(there)).encode())
     write_whole(numbers, as_csv(found))
     return [text, numbers, *made, *there]
 
@@ -394,66 +384,69 @@ def as_csv(found: Rows) -> bytes:
     return outcome.as_csv(heads, lines)
 
 
-def course(found: Rows) -> "Figure | None":
+def course(found: Rows) -> Chart | None:
     """The models' MAE in parts of Model 0's: ours, with the standard deviation over the seeds, and published."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    if not any(of for row in found.models for of in row.mae.values()):
+    names = tuple(f"{number}: {model.words}" for number, model in MODELS.items())
+    series = []
+    for i, variant in enumerate(variants.VARIANTS):
+        maes = [spread(row.mae[variant].values()) for row in found.models]
+        if maes[0] is None:
+            continue
+        whole = maes[0].mean
+        known = [(names[row.number], mae) for row, mae in zip(found.models, maes, strict=True) if mae]
+        series.append(
+            Series(
+                variant,
+                [100 * mae.mean / whole for _, mae in known],
+                [name for name, _ in known],
+                [f"{name}, {variant}: {mae.n} seed{'s' * (mae.n > 1)}" for name, mae in known],
+                spread=[None if mae.bar is None else 100 * mae.bar / whole for _, mae in known],
+                group=i,
+                line="solid",
+            )
+        )
+    if not series:
         return None
-    with matplotlib.rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        for index, variant in enumerate(variants.VARIANTS):
-            first = spread(found.models[0].mae[variant].values())
-            if first is None:
-                continue
-            points = [(row.number, spread(row.mae[variant].values())) for row in found.models]
-            known = [(number, mae) for number, mae in points if mae is not None]
-            # Beside each other, or the bars would hide one another.
-            x = [number + 0.08 * (2 * index - 1) for number, _ in known]
-            y = [100 * mae.mean / first.mean for _, mae in known]
-            bars = [0.0 if math.isnan(mae.deviation) else 100 * mae.deviation / first.mean for _, mae in known]
-            style: dict[str, Any] = {"color": COLOURS[index], "marker": MARKERS[index], "capsize": 3, "markersize": 5}
-            axes.errorbar(x, y, yerr=bars, label=variant, linewidth=1.5, **style)
-        first_published = found.models[0].published
-        y = [float(100 * row.published / first_published) for row in found.models]
-        axes.plot(list(MODELS), y, "--", color="0.4", marker="x", label="published, Table VI")
-        words = ["\n".join([str(number), *model.words.split(", ")]) for number, model in MODELS.items()]
-        axes.set_xticks(list(MODELS), words, fontsize=8)
-        axes.set_ylabel("MAE, % of Model 0's")
-        axes.legend(frameon=False)
-        tidy(axes)
-    return figure
+    published_ = [float(100 * row.published / found.models[0].published) for row in found.models]
+    series.append(Series("published, Table VI", published_, names, [f"{n}, published" for n in names], line="dash"))
+    return Chart(
+        "Models of Table VI: MAE in parts of Model 0's",
+        Axis("MAE, % of Model 0's"),
+        Axis("", categories=names),
+        series,
+        note="Bars: standard deviation over the seeds.",
+        tall=2 * len(names),
+    )
 
 
-def differences(found: Rows, unit: str) -> "Figure | None":
-    """A dot a part, how it changes the release's MAE, with its standard error, thick, and its 95 % interval."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    known = [(row, row.change) for row in found.parts if row.change is not None]
-    if not known:
+def differences(found: Rows, unit: str) -> Chart | None:
+    """How each part changes the release's MAE, with the 95 % interval; what the paper does best is at the top."""
+    changes = [(row.name, row.change) for row in found.parts if row.change is not None]
+    if not changes:
         return None
-    words = {"better": COLOURS[2], "worse": COLOURS[1]}
-    known.sort(key=lambda pair: pair[1].mean, reverse=True)  # what the paper does best is at the top
-    with matplotlib.rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(7.2, 1.4 + 0.34 * len(known)), layout="constrained")
-        axes = figure.add_subplot()
-        for y, (row, change) in enumerate(known):
-            colour = words.get(change.word, "0.35")
-            if not math.isnan(change.error):
-                axes.plot([change.low, change.high], [y, y], color=colour, linewidth=1.2)
-                axes.plot([change.mean - change.error, change.mean + change.error], [y, y], color=colour, linewidth=4)
-            axes.plot([change.mean], [y], "o", color=colour, markersize=7 if row.part else 9)
-        axes.axvline(0, color="0.2", linewidth=1)
-        axes.set_yticks(range(len(known)), [row.name for row, _ in known])
-        axes.set_xlabel(f"change of the MAE{f' ({unit})' if unit else ''}; left of 0 the paper's part is better")
-        counts = sorted({change.n for _, change in known})
-        of = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        axes.set_title(f"thick: standard error over {of} seeds; thin: 95 % interval", fontsize=9)
-        tidy(axes)
-    return figure
+    changes.sort(key=lambda pair: pair[1].mean)
+    groups: dict[str, int | None] = {"better": 2, "within the spread": None, "worse": 1, "one seed": None}
+    series = []
+    for word, group in groups.items():
+        if of := [(name, change) for name, change in changes if change.word == word]:
+            series.append(
+                Series(
+                    word,
+                    [change.mean for _, change in of],
+                    [name for name, _ in of],
+                    [f"{name}: {word}, {change.n} seed{'s' * (change.n > 1)}" for name, change in of],
+                    spread=[None if math.isnan(change.error) else change.high - change.mean for _, change in of],
+                    group=group,
+                )
+            )
+    return Chart(
+        "What the paper's form of each part changes in the release",
+        Axis(f"change of the MAE{f' ({unit})' if unit else ''}; left of 0 the paper's is better"),
+        Axis("", categories=tuple(name for name, _ in changes)),
+        series,
+        note="Seed by seed; bars: 95 % intervals by Student's t.",
+        tall=len(changes),
+    )
 
 
 def summary(study: Study) -> str:
@@ -461,7 +454,7 @@ def summary(study: Study) -> str:
     from experiments.studies.show import block
 
     standing = read(study)
-    found = _rows(standing)
+    found = rows(standing)
     parts = [block(model_table(found, standing.unit), None)]
     parts += [block(part_table(found, standing.unit), None)] if found.parts else []
     return "\n\n".join([*parts, "\n".join(sentences(found))])

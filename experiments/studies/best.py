@@ -13,14 +13,13 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import write_whole
 from experiments import config as configs
 from experiments.config import TrainConfig
-from experiments.studies.standing import Entry, Standing, mean_of, read
+from experiments.studies import tables
+from experiments.studies.standing import Entry, Standing, read, spread_of
 from experiments.studies.storage import default_url
-from experiments.studies.study import Study
+from experiments.studies.study import OBJECTIVES, Study
 
 MARK = "Written by `ahmf study best`"  # in the files that may be overwritten
 WIDTH = 120
-NAMES = {"mae": "MAE", "rmse": "RMSE", "time": "inference time", "memory": "inference memory"}
-UNITS = {"time": "ms", "memory": "MiB"}
 
 
 class Best(NamedTuple):
@@ -44,20 +43,20 @@ def best(standing: Standing, by: str | None = None) -> Best:
       InputError: no trial is complete, or none has that value.
     """
     study, by = standing.study, by or standing.study.spec.objectives[0]
+    named, unit = tables.title_and_unit(by, standing.unit)
     done = [trial for trial in standing.of("complete") if by in trial.values]
     if not done:
-        have = "is complete yet" if not standing.of("complete") else f"has its {NAMES[by]} measured"
+        have = "is complete yet" if not standing.of("complete") else f"has its {named} measured"
         raise InputError(f"study {study.name}: no trial {have}: see `ahmf study show {study.name}`")
     if standing.searches:
         trial = min(done, key=lambda trial: (trial.values[by], trial.number))
-        return Best(trial, f"the smallest {NAMES[by]} of {len(done)} trials")
+        return Best(trial, f"the smallest {named} of {len(done)} trials")
     rows = {label: [trial for trial in trials if trial in done] for label, trials in standing.rows.items()}
     most = max(map(len, rows.values()))
-    means = {label: found for label, trials in rows.items() if (found := mean_of(trials, by)) and len(trials) == most}
-    label, (mean, _, _) = min(means.items(), key=lambda item: item[1][0])
+    means = {label: found for label, trials in rows.items() if (found := spread_of(trials, by)) and len(trials) == most}
+    label, mean = min(means.items(), key=lambda item: item[1].mean)
     trial = min(rows[label], key=lambda trial: (trial.fields.get("seed", 0), trial.number))
-    unit = UNITS.get(by, standing.unit)
-    return Best(trial, f"of {label}, which has the smallest mean {NAMES[by]} ({mean:.4g} {unit}, seeds: {most})")
+    return Best(trial, f"of {label}, which has the smallest mean {named} ({mean.mean:.4g} {unit}, seeds: {most})")
 
 
 def numbered(standing: Standing, number: int) -> Best:
@@ -101,21 +100,28 @@ def write_best(
     return found
 
 
+def sentences(standing: Standing) -> list[str]:
+    """What a search has found: its best trial, or each that none betters in all that is minimised."""
+    names = standing.study.spec.objectives
+    found = standing.front(names) if len(names) > 1 else tables.best(standing)[:1]
+    if not found:
+        return ["No trial is complete yet."]
+    which = "none betters it" if len(names) > 1 else "the best"
+    return [
+        f"Trial {trial.number}, {which}: {', '.join(_figures(standing, trial, names))}; {tables.settings(trial)}."
+        for trial in found
+    ]
+
+
 def summary(study: Study) -> str:
-    """What a search has found, in a line for the best trial, or one for each that none beats in all objectives."""
+    """The same as the command prints it at its end, and how to go on."""
     standing, names = read(study), study.spec.objectives
-    if not standing.of("complete"):
-        return f"study {study.name}: no trial is complete"
-    several = len(names) > 1
-    lines = [f"study {study.name}: the trials that none betters in {' and '.join(NAMES[n] for n in names)}:"] * several
-    for trial in standing.front(names) if several else [best(standing).trial]:
-        found = ", ".join(_figures(standing, trial, names))
-        fields = ", ".join(f"{name} = {_literal(value)}" for name, value in trial.fields.items())
-        lines.append(f"{'  ' if several else f'study {study.name}, the best: '}trial {trial.number}: {found}; {fields}")
-    which = ["--trial", str(standing.front(names)[0].number)] if several else []
-    where = [] if study.storage.url == default_url() else ["--storage", study.storage.shown]
-    command = ["ahmf", "study", "best", study.name, *which, "--out", f"{study.name}_best.py", *where]
-    lines.append(f"to have {'the first' if several else 'it'} as a configuration: {shlex.join(command)}")
+    lines = sentences(standing)
+    if found := standing.front(names):
+        which = ["--trial", str(found[0].number)] if len(names) > 1 else []
+        where = [] if study.storage.url == default_url() else ["--storage", study.storage.shown]
+        command = ["ahmf", "study", "best", study.name, *which, "--out", f"{study.name}_best.py", *where]
+        lines.append(f"to have {'the first' if which else 'it'} as a configuration: {shlex.join(command)}")
     return "\n".join(lines)
 
 
@@ -133,10 +139,16 @@ def source(config: TrainConfig, story: str) -> str:
 def _story(standing: Standing, found: Best, out: Path) -> str:
     """Where a configuration comes from."""
     trial, facts = found.trial, found.trial.attributes
-    provenance = facts.get("provenance", {})
+    provenance = trial.provenances[-1] if trial.provenances else {}
     versions = provenance.get("versions", {})
     floor = facts.get("floor", {}).get("mae")
-    numbers = ", ".join(_figures(standing, trial, [name for name in NAMES if name in trial.values]))
+    numbers = ", ".join(_figures(standing, trial, [name for name in OBJECTIVES if name in trial.values]))
+    again = "the same has the same numbers again"
+    if len(trial.provenances) > 1:
+        again = (
+            f"where it ended; it had {len(trial.provenances)} machines or versions of the program in turn, so its "
+            "numbers need not come back to the bit"
+        )
     told = [
         f"Measured: {numbers}; protocol {facts.get('protocol', 'unknown')}"
         + (f"; interpolation's MAE is {floor:.6g} {standing.unit}" if floor is not None else "")
@@ -145,7 +157,7 @@ def _story(standing: Standing, found: Best, out: Path) -> str:
         f"Trained by version {provenance.get('version', 'unknown')} of this program, commit "
         f"{provenance.get('commit') or 'unknown'}, with "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f", on {provenance.get('hardware', 'unknown hardware')}: the same has the same numbers again.",
+        + f", on {provenance.get('hardware', 'unknown hardware')}: {again}.",
     ]
     title = f"Trial {trial.number} of the study {standing.study.name}: {found.why}."
     return "\n\n".join(
@@ -159,7 +171,11 @@ def _story(standing: Standing, found: Best, out: Path) -> str:
 
 
 def _figures(standing: Standing, trial: Entry, names: Collection[str]) -> list[str]:
-    return [f"{NAMES[name]} {trial.values[name]:.6g} {UNITS.get(name, standing.unit)}".rstrip() for name in names]
+    told = []
+    for name in names:
+        title, unit = tables.title_and_unit(name, standing.unit)
+        told.append(f"{title} {trial.values[name]:.6g} {unit}".rstrip())
+    return told
 
 
 def _ours(path: Path) -> bool:

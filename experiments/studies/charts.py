@@ -1,14 +1,16 @@
 """What a study's pictures show, as values: the page draws them with Plotly, the Markdown's pictures with Matplotlib."""
 
+import itertools
 import math
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from experiments.studies.standing import Entry, Standing, mean_of
+from experiments.studies.standing import Entry, Standing, spread_of
 from experiments.studies.study import OBJECTIVES
-from experiments.studies.tables import best, heading, settings, short, shown_value, varied
+from experiments.studies.tables import COSTS, best, heading, settings, short, shown_value, varied
 
 POINTS = 100_000  # of all curves together
 MOST = 300  # trials in the parallel coordinates, the best
@@ -49,7 +51,7 @@ class Series:
     size: Sequence[float] = ()
     tint: float | None = None
     group: int | None = None
-    line: Literal["", "solid", "dash", "steps"] = ""
+    line: Literal["", "solid", "thin", "dash", "steps"] = ""
     marks: bool = True
 
 
@@ -131,7 +133,7 @@ def curves(standing: Standing) -> Chart | None:
     most = max(POINTS // len(trials), 20)
     order = {t.number: i / max(len(standing.of("complete")) - 1, 1) for i, t in enumerate(best(standing))}
     groups = {label: i for i, label in enumerate(standing.rows)}
-    series = []
+    series = [] if standing.searches else _means(standing)
     for t in trials:
         stride = -(-len(t.curve) // most)
         kept = [*t.curve[:-1:stride], t.curve[-1]]  # the last is where it stands
@@ -143,13 +145,17 @@ def curves(standing: Standing) -> Chart | None:
                 names=[f"{named(t)} ({t.state})"] * len(kept),
                 tint=order.get(t.number) if standing.searches else None,
                 group=None if standing.searches else groups[t.label],
-                line="dash" if t.state in ("pruned", "failed") else "solid",
-                marks=len(kept) <= 20,
+                line="dash" if t.state in ("pruned", "failed") else "solid" if standing.searches else "thin",
+                marks=standing.searches and len(kept) <= 20,
             )
         )
     values = [value for s in series for value in s.y]
     log = min(values) > 0 and max(values) > 20 * min(values)
-    colours = "blue the best, orange the worst, grey what has no result; " if standing.searches else ""
+    colours = (
+        "blue the best, orange the worst, grey what has no result; "
+        if standing.searches
+        else ("thick: the mean over the seeds that are there at a step; ")
+    )
     return Chart(
         "Validation MAE of each trial",
         Axis("step"),
@@ -159,9 +165,23 @@ def curves(standing: Standing) -> Chart | None:
     )
 
 
+def _means(standing: Standing) -> list[Series]:
+    """Of planned rows: the mean over the seeds that are there at a step."""
+    found = []
+    for i, (label, trials) in enumerate(standing.rows.items()):
+        at: dict[int, list[float]] = {}
+        for step, value in itertools.chain.from_iterable(t.curve for t in trials):
+            at.setdefault(step, []).append(value)
+        steps = sorted(at)
+        means = [statistics.mean(at[step]) for step in steps]
+        names = [f"{label}, {len(at[step])} seed{'s' * (len(at[step]) > 1)}" for step in steps]
+        found += [Series(label, steps, means, names, group=i, line="solid", marks=len(steps) <= 20)] if at else []
+    return found
+
+
 def rows(standing: Standing) -> Chart | None:
     """The error of planned rows, mean and spread, and each seed's."""
-    found = {label: mean_of(trials, "mae") for label, trials in standing.rows.items()}
+    found = {label: spread_of(trials, "mae") for label, trials in standing.rows.items()}
     means = {label: mean for label, mean in found.items() if mean is not None}
     if not means:
         return None
@@ -174,10 +194,10 @@ def rows(standing: Standing) -> Chart | None:
             Series("one seed", [t.values["mae"] for t in seeds], [t.label for t in seeds], [named(t) for t in seeds]),
             Series(
                 "mean \u00b1 standard deviation",
-                [mean for mean, _, _ in means.values()],
+                [mean.mean for mean in means.values()],
                 list(means),
-                [f"{label}: {count} seed{'s' * (count > 1)}" for label, (_, _, count) in means.items()],
-                spread=[_spread(mean) for mean in means.values()],
+                [f"{label}: {mean.n} seed{'s' * (mean.n > 1)}" for label, mean in means.items()],
+                spread=[mean.bar for mean in means.values()],
                 group=0,
             ),
         ],
@@ -187,7 +207,9 @@ def rows(standing: Standing) -> Chart | None:
 
 def figure_1(standing: Standing) -> Chart | None:
     """The paper's Figure 1 of planned rows: error against time, the circle's area the memory."""
-    found = {label: [mean_of(trials, n) for n in ("mae", "time", "memory")] for label, trials in standing.rows.items()}
+    found = {
+        label: [spread_of(trials, n) for n in ("mae", "time", "memory")] for label, trials in standing.rows.items()
+    }
     known = [(label, mae, time, memory) for label, (mae, time, memory) in found.items() if mae and time]
     if not known:
         return None
@@ -199,11 +221,11 @@ def figure_1(standing: Standing) -> Chart | None:
         [
             Series(
                 label,
-                [time[0]],
-                [mae[0]],
-                [f"{label}: {memory[0]:.4g} MiB" if memory else label],
-                spread=[_spread(mae)],
-                size=[memory[0]] if sized and memory else [],
+                [time.mean],
+                [mae.mean],
+                [f"{label}, {memory.mean:.4g} MiB" if memory else label],
+                spread=[mae.bar],
+                size=[memory.mean] if sized and memory else [],
                 group=i,
             )
             for i, (label, mae, time, memory) in enumerate(known)
@@ -211,85 +233,14 @@ def figure_1(standing: Standing) -> Chart | None:
     )
 
 
-def _spread(found: tuple[float, float, int]) -> float | None:
-    """The standard deviation, where there is one."""
-    return None if math.isnan(found[1]) else found[1]
-
-
-def _of_ablation(standing: Standing) -> list[Chart]:
+def _of_ablation(standing: Standing) -> list[Chart | None]:
     """What each part changes, and Table VI's course, ours and published."""
-    from experiments.studies import ablation, outcome
+    from experiments.studies import ablation
 
     if standing.study.spec.kind != "ablation":
         return []
-    found = ablation.rows(standing.study)
-    charts_ = []
-    if changes := [(row.name, row.change) for row in found.parts if row.change is not None]:
-        words = [
-            word
-            for word in ("better", "within the spread", "worse", "one seed")
-            if any(c.word == word for _, c in changes)
-        ]
-        groups: dict[str, int | None] = {"better": 2, "worse": 1}
-        series = []
-        for word in words:
-            of = [(name, change) for name, change in changes if change.word == word]
-            series.append(
-                Series(
-                    word,
-                    [change.mean for _, change in of],
-                    [name for name, _ in of],
-                    [f"{name}: {word}, {change.n} seed{'s' * (change.n > 1)}" for name, change in of],
-                    spread=[None if math.isnan(change.error) else change.high - change.mean for _, change in of],
-                    group=groups.get(word),
-                )
-            )
-        of_unit = f" ({standing.unit})" if standing.unit else ""
-        charts_.append(
-            Chart(
-                "What the paper's form of each part changes in the release",
-                Axis(f"change of the MAE{of_unit}"),
-                Axis("", categories=tuple(name for name, _ in changes)),
-                series,
-                note="Seed by seed; left of 0 the paper's is better. Bars: 95 % intervals by Student's t.",
-                tall=len(changes),
-            )
-        )
-    names = tuple(f"{number}: {model.words}" for number, model in ablation.MODELS.items())
-    course = []
-    for i, variant in enumerate(found.models[0].mae):
-        spreads = [outcome.spread(row.mae[variant].values()) for row in found.models]
-        if spreads[0] is None:
-            continue
-        known = [(names[row.number], found_) for row, found_ in zip(found.models, spreads, strict=True) if found_]
-        first = spreads[0].mean
-        course.append(
-            Series(
-                variant,
-                [100 * found_.mean / first for _, found_ in known],
-                [name for name, _ in known],
-                [f"{name}, {variant}: {found_.n} seed{'s' * (found_.n > 1)}" for name, found_ in known],
-                spread=[
-                    None if math.isnan(found_.deviation) else 100 * found_.deviation / first for _, found_ in known
-                ],
-                group=i,
-                line="solid",
-            )
-        )
-    if course:
-        published = [float(100 * row.published / found.models[0].published) for row in found.models]
-        course.append(Series("published, Table VI", published, names, [f"{n}, published" for n in names], line="dash"))
-        charts_.append(
-            Chart(
-                "Models of Table VI: MAE in parts of Model 0's",
-                Axis("MAE, % of Model 0's"),
-                Axis("", categories=names),
-                course,
-                note="Bars: standard deviation over the seeds.",
-                tall=2 * len(names),
-            )
-        )
-    return charts_
+    found = ablation.rows(standing)
+    return [ablation.differences(found, standing.unit), ablation.course(found)]
 
 
 def fronts(standing: Standing) -> list[Chart]:
@@ -297,7 +248,7 @@ def fronts(standing: Standing) -> list[Chart]:
     objectives = standing.study.spec.objectives
     first = objectives[0]
     trials = best(standing)
-    others = objectives[1:] or [n for n in ("time", "memory") if n != first and any(n in t.values for t in trials)]
+    others = objectives[1:] or [n for n in COSTS if n != first and any(n in t.values for t in trials)]
     found = []
     for other in others:
         points = [t for t in trials if other in t.values]

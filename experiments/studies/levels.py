@@ -10,24 +10,19 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ahmf_jax.writing import write_whole
-from experiments.plots import COLOURS, MARKERS, save, tidy
-from experiments.studies import outcome, tables
+from experiments.plots import save
+from experiments.studies import charts, outcome, pictures, tables
 from experiments.studies.cost import Cost
-from experiments.studies.outcome import Spread, by_seed, cell, difference, places, plus_minus, signed, spread
-from experiments.studies.standing import Standing, read
+from experiments.studies.outcome import by_seed, difference, places, signed
+from experiments.studies.standing import Spread, Standing, read, spread
 from experiments.studies.study import Row as Planned
 from experiments.studies.study import Study
-from experiments.studies.tables import Cell, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from experiments.studies.tables import Cell, Table, cell, plus_minus
 
 NAME, CURVES = "levels", "curves"
 FIELD = "model.num_levels"
-LARGEST = 2400  # points squared, the area of the circle of the row that takes most memory
 
 
 def plan(numbers: Sequence[int], seeds: int) -> list[Planned]:
@@ -45,8 +40,8 @@ class Row:
       mae, rmse: of the complete trials, by seed, in the study's unit.
       gain: part of the interpolation's MAE that is gone, by seed.
       seconds: of training, without compiling and validating, by seed.
-      curves: validation MAE by step, by seed; of trials that are not complete, too.
       cost: None before it is measured.
+      refused: why it cannot be measured; "" where nothing is against it.
     """
 
     m: int
@@ -55,21 +50,16 @@ class Row:
     rmse: dict[int, float]
     gain: dict[int, float]
     seconds: dict[int, float]
-    curves: dict[int, list[tuple[int, float]]]
     cost: Cost | None
+    refused: str
 
 
-def rows(study: Study) -> list[Row]:
-    """The study's rows as they are now, the smallest m first."""
-    return _rows(read(study))
-
-
-def _rows(standing: Standing) -> list[Row]:
-    costs = outcome.costs(standing.study)
+def rows(standing: Standing) -> list[Row]:
+    """The study's rows, the smallest m first."""
     found = []
     for trials in standing.rows.values():
         done = [t for t in trials if t.state == "complete"]
-        mae = by_seed(trials, "mae")
+        mae, cost = by_seed(trials, "mae"), outcome.cost_of(standing, trials[0])
         floors = {
             t.fields["seed"]: t.attributes["floor"]["mae"] for t in done if "mae" in t.attributes.get("floor", {})
         }
@@ -83,8 +73,8 @@ def _rows(standing: Standing) -> list[Row]:
                 seconds={
                     t.fields["seed"]: t.attributes["training"]["seconds"] for t in done if "training" in t.attributes
                 },
-                curves={t.fields["seed"]: list(t.curve) for t in trials if t.curve},
-                cost=outcome.cost_of(standing.study, trials[0], costs),
+                cost=cost if isinstance(cost, Cost) else None,
+                refused=cost if isinstance(cost, str) else "",
             )
         )
     return sorted(found, key=lambda row: row.m)
@@ -135,6 +125,7 @@ def takes(found: Sequence[Row]) -> Table:
         if cost is None:
             lines.append((Cell(str(row.m), row.m), *(Cell(""),) * 7, training, Cell("")))
             continue
+        compiling = [s for s in (cost.inference_compile_s, cost.train_compile_s) if s is not None]
         lines.append(
             (
                 Cell(str(row.m), row.m),
@@ -146,10 +137,7 @@ def takes(found: Sequence[Row]) -> Table:
                 _plain(cost.train_step_ms),
                 _plain(cost.train_mib),
                 training,
-                Cell(
-                    f"{cost.inference_compile_s:.1f} s + {cost.train_compile_s:.1f} s",
-                    cost.inference_compile_s + cost.train_compile_s,
-                ),
+                Cell(" + ".join(f"{seconds:.1f} s" for seconds in compiling), sum(compiling)),
             )
         )
     return Table("What m costs", heads, tuple(lines))
@@ -194,19 +182,29 @@ def _step(before: Row, row: Row, digits: int) -> list[str]:
     ]
 
 
-def markdown(study: Study) -> str:
+def not_measured(found: Sequence[Row]) -> list[str]:
+    """Of which rows there is no cost beside the others', and why."""
+    if not any(row.cost or row.refused for row in found):
+        return []
+    return [
+        f"The costs of m = {row.m} are not measured{f': {row.refused}' if row.refused else ' there yet'}."
+        for row in found
+        if row.cost is None
+    ]
+
+
+def markdown(standing: Standing) -> str:
     """The page of the study: origin, pictures, tables, and what they say."""
-    standing = read(study)
-    found = _rows(standing)
+    found = rows(standing)
     costs = [row.cost for row in found if row.cost]
     parts = ["\n".join(outcome.origin(standing))]
-    if any(row.mae for row in found) and costs:
+    if any(row.mae and row.cost for row in found):
         parts.append(f"![error against inference time, the circle's area the memory, by m]({NAME}.svg)")
     parts += [tables.markdown(brings(found, standing.unit)), _method(), tables.markdown(takes(found))]
     if costs:
         parts.append(outcome.how_measured(costs[0]))
-    parts.append("\n".join(f"- {sentence}" for sentence in sentences(found)))
-    if any(row.curves for row in found):
+    parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(found), *not_measured(found)]))
+    if any(trial.curve for trial in standing.trials):
         parts.append(f"![validation error by step, by m]({CURVES}.svg)")
     return "\n\n".join(parts) + "\n"
 
@@ -226,13 +224,11 @@ def study_figures(study: Study, folder: Path) -> list[Path]:
       InputError: it cannot be written.
     """
     standing = read(study)
-    found = _rows(standing)
     made = [folder / f"{NAME}.md", folder / f"{NAME}.csv"]
-    write_whole(made[0], markdown(study).encode())
-    write_whole(made[1], as_csv(found))
-    pictures = {NAME: figure_1(found, standing.unit), CURVES: curves(found, standing.unit)}
-    for name, picture in pictures.items():
-        made += [] if picture is None else save(picture, folder / name)
+    write_whole(made[0], markdown(standing).encode())
+    write_whole(made[1], as_csv(rows(standing)))
+    for name, chart in {NAME: charts.figure_1(standing), CURVES: charts.curves(standing)}.items():
+        made += [] if chart is None else save(pictures.figure(chart), folder / name)
     return made
 
 
@@ -263,86 +259,11 @@ def as_csv(found: Sequence[Row]) -> bytes:
     return outcome.as_csv([*heads, *costs], lines)
 
 
-def figure_1(found: Sequence[Row], unit: str) -> "Figure | None":
-    """MAE against inference time, the circle's area the memory, a circle an m; None before both are known."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    known = [(row, row.cost, spread(row.mae.values())) for row in found]
-    points = [(row, cost, mae) for row, cost, mae in known if cost is not None and mae is not None]
-    if not points:
-        return None
-    memory = [cost.inference_mib for _, cost, _ in points]
-    largest = max((m for m in memory if m is not None), default=None)
-    height, width = points[0][1].size
-    with matplotlib.rc_context({"text.parse_math": False}):  # a unit may have a $ in it
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-        axes = figure.add_subplot()
-        for row, cost, mae in points:
-            area = 100 if largest is None or cost.inference_mib is None else LARGEST * cost.inference_mib / largest
-            colour = _colour(found, row)
-            axes.scatter([cost.inference_ms], [mae.mean], s=area, color=colour, alpha=0.35, linewidths=0)
-            error = None if math.isnan(mae.deviation) else mae.deviation
-            axes.errorbar([cost.inference_ms], [mae.mean], yerr=error, fmt="o", color=colour, capsize=4, markersize=4)
-            said = "" if cost.inference_mib is None else f"\n{cost.inference_mib:.0f} MiB"
-            axes.annotate(
-                f"m = {row.m}{said}",
-                (cost.inference_ms, mae.mean),
-                xytext=(math.sqrt(area / math.pi) + 4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
-        axes.margins(0.2)
-        axes.set_xlabel(f"inference, {height} x {width}, NumPy to NumPy (ms)")
-        axes.set_ylabel(f"MAE ({unit})" if unit else "MAE")
-        counts = sorted({mae.n for *_, mae in points})
-        of = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        axes.set_title(
-            f"Area: peak memory. Bars: standard deviation over {of} seeds. {points[0][1].hardware}", fontsize=8
-        )
-        tidy(axes)
-    return figure
-
-
-def curves(found: Sequence[Row], unit: str) -> "Figure | None":
-    """Validation MAE against the step: the mean over the seeds that are there at a step, and each seed thin."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    if not any(row.curves for row in found):
-        return None
-    with matplotlib.rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        for index, row in enumerate(found):
-            colour = _colour(found, row)
-            at: dict[int, list[float]] = {}
-            for curve in row.curves.values():
-                axes.plot(*zip(*curve, strict=True), color=colour, linewidth=0.7, alpha=0.4)
-                for step, value in curve:
-                    at.setdefault(step, []).append(value)
-            if at:
-                steps = sorted(at)
-                style: dict[str, Any] = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 5}
-                means = [statistics.mean(at[step]) for step in steps]
-                axes.plot(steps, means, linewidth=1.8, label=f"m = {row.m}", **style)
-        axes.set_xlabel("step")
-        axes.set_ylabel(f"validation MAE ({unit})" if unit else "validation MAE")
-        axes.legend(frameon=False)
-        tidy(axes)
-    return figure
-
-
-def _colour(found: Sequence[Row], row: Row) -> str:
-    return COLOURS[list(found).index(row) % len(COLOURS)]
-
-
 def summary(study: Study) -> str:
     """What the command prints at its end: both tables, and what they say."""
     from experiments.studies.show import block
 
     standing = read(study)
-    found = _rows(standing)
-    parts = [block(brings(found, standing.unit), None), block(takes(found), None), "\n".join(sentences(found))]
-    return "\n\n".join(parts)
+    found = rows(standing)
+    said = "\n".join([*sentences(found), *not_measured(found)])
+    return "\n\n".join([block(brings(found, standing.unit), None), block(takes(found), None), said])

@@ -10,27 +10,18 @@ import csv
 import dataclasses
 import io
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.evaluate import decimal_places
 from experiments.studies.cost import Cost, from_json, key
-from experiments.studies.standing import Entry, Standing
+from experiments.studies.standing import COSTS, Entry, Standing, costs_of, spread
+from experiments.studies.storage import worker_name
 from experiments.studies.study import Study
-from experiments.studies.tables import Cell
 
 CONFIDENCE = 0.95
-COSTS = "costs"  # a study's attribute: what its configurations cost, by `cost.key`
-
-
-class Spread(NamedTuple):
-    """Over seeds: the mean, the standard deviation (NaN of one value), and of how many."""
-
-    mean: float
-    deviation: float
-    n: int
+LEASE = 600.0  # seconds without a run, as compiling may take, after which another may measure the costs
 
 
 class Difference(NamedTuple):
@@ -55,14 +46,6 @@ class Difference(NamedTuple):
         return "better" if self.high < 0 else "within the spread"
 
 
-def spread(values: Iterable[float]) -> Spread | None:
-    """Of values, one a seed; None of nothing."""
-    values = list(values)
-    if not values:
-        return None
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
-
-
 def difference(of: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
     """`of` less `base`, both by seed; None where they have no seed in common."""
     from scipy.special import stdtrit
@@ -85,53 +68,62 @@ def planned(trials: Iterable[Entry]) -> int:
     return len({t.fields["seed"] for t in trials})
 
 
-def costs(study: Study) -> dict[str, Cost]:
-    """What is known of the costs of its configurations."""
-    return {name: from_json(values) for name, values in study.attributes().get(COSTS, {}).items()}
-
-
-def cost_of(study: Study, trial: Entry, known: Mapping[str, Cost]) -> Cost | None:
-    """Of a trial's configuration."""
-    return known.get(key(study.config(trial.fields)))
+def cost_of(standing: Standing, trial: Entry) -> Cost | str | None:
+    """Of a trial's configuration, or why it cannot be measured; None before that was tried."""
+    found = standing.costs.get(key(standing.study.config(trial.fields)))
+    if found is None:
+        return None
+    return str(found["refused"]) if "refused" in found else from_json(found)
 
 
 def measure_costs(study: Study, rounds: int) -> None:
     """Measures all configurations of the study in one run, unless that has been done on this hardware, and keeps it.
 
+    One process does it, and others leave it to that. What cannot be measured is kept with the reason, and tried again
+    by the next command; what was measured on other hardware stays.
+
     Raises:
-      InputError, RuntimeError: as `cost.measure`.
+      RuntimeError: as `cost.attempt`.
     """
     from experiments.provenance import hardware
-    from experiments.studies.cost import SIZE, measure
+    from experiments.studies.cost import SIZE, attempt
 
     configs = {key(config): config for config in (study.config(t.user_attrs["fields"]) for t in study.trials())}
-    known, here = costs(study), hardware()
-    if all(
-        name in known and known[name].hardware == here and known[name].size == SIZE and known[name].rounds >= rounds
-        for name in configs
-    ):
+    what, worker, here = f"costs/{study.name}", worker_name(), hardware()
+
+    there = costs_of(study)
+    others = {name: costs for name, costs in there.items() if name != here}
+
+    def known(name: str) -> bool:
+        found = there.get(here, {}).get(name, {"refused": ""})
+        return "refused" not in found and tuple(found["size"]) == SIZE and found["rounds"] >= rounds
+
+    if all(map(known, configs)):
+        if others and next(reversed(there)) != here:
+            study.set(COSTS, {**others, here: there[here]})  # the tables have those of where the command is given
         return
-    print(f"study {study.name}: measuring what its {len(configs)} networks cost, in turn ...", flush=True)
-    found = measure(list(configs.values()), rounds=rounds)
-    study.set(COSTS, {name: dataclasses.asdict(cost) for name, cost in zip(configs, found, strict=True)})
+    if not study.storage.take(what, worker, LEASE):
+        print(f"study {study.name}: another process measures the costs: its tables will have them")
+        return
+    try:
+        print(f"study {study.name}: measuring what its {len(configs)} networks cost, in turn ...", flush=True)
+        found = attempt(list(configs.values()), rounds=rounds, alive=lambda: _prolong(study, what, worker))
+        measured = {
+            name: {"refused": cost} if isinstance(cost, str) else dataclasses.asdict(cost)
+            for name, cost in zip(configs, found, strict=True)
+        }
+        study.set(COSTS, {**others, here: there.get(here, {}) | measured})
+    finally:
+        study.storage.release(what, worker)
+
+
+def _prolong(study: Study, what: str, worker: str) -> None:
+    study.storage.renew(what, worker, LEASE)
 
 
 def places(values: Iterable[float | None]) -> int:
     """Of errors in a table: so many that the smallest has four digits."""
     return decimal_places(v for v in values if v is not None)
-
-
-def plus_minus(found: Spread | None, digits: int) -> str:
-    """A mean and its standard deviation."""
-    if found is None:
-        return ""
-    deviation = "" if math.isnan(found.deviation) else f" ± {found.deviation:.{digits}f}"
-    return f"{found.mean:.{digits}f}{deviation}"
-
-
-def cell(found: Spread | None, digits: int) -> Cell:
-    """The same in a table."""
-    return Cell(plus_minus(found, digits), found.mean) if found else Cell("")
 
 
 def signed(found: Difference | None, digits: int) -> str:
@@ -180,10 +172,15 @@ def origin(standing: Standing) -> list[str]:
             f"- **Measured** on {escape(where)}, {images} {'image' if images == 1 else 'images'}, in "
             f"{escape(standing.unit)}; means over the images. Protocol {escape(protocol)}."
         )
-    made = [t.attributes["provenance"] for t in done if "provenance" in t.attributes]
+    made = [provenance for t in done for provenance in t.provenances]
     for title, name in (("Hardware", "hardware"), ("Commit", "commit"), ("Version", "version")):
         if said := "; ".join(sorted({str(found[name]) for found in made if found.get(name)})):
             lines.append(f"- **{title}** of the trainings: {escape(said)}.")
+    if mixed := [str(t.number) for t in done if len(t.provenances) > 1]:
+        lines.append(
+            f"- **Begun on one machine or commit, ended on another**: trials {', '.join(mixed)}. Trained again, they "
+            "need not have the same numbers to the bit."
+        )
     ended = [t.ended for t in done if t.ended is not None]
     if ended:
         lines.append(f"- **Date**: {max(ended):%Y-%m-%d}.")
@@ -199,9 +196,11 @@ def origin(standing: Standing) -> list[str]:
 def how_measured(cost: Cost) -> str:
     """What the costs are, in words."""
     height, width = cost.size
-    memory = "resident in the process, libraries included" if cost.hardware.endswith("cpu") else "in use on the device"
+    memory, order = "in use on the device", "one after the other"
+    if cost.hardware.endswith("cpu"):
+        memory, order = "resident in the process, libraries included", "timed in turn"
     return (
-        f"Times and memory on {cost.hardware}: each configuration in processes of its own, timed in turn, medians of "
+        f"Times and memory on {cost.hardware}: each configuration in processes of its own, {order}, medians of "
         f"{cost.rounds} warm runs. Inference is of one image of {height} x {width}, from NumPy to NumPy; memory is the "
         f"most that was {memory}. Compiling includes tracing, without a cache. The training of all steps is as it went "
         "beside whatever else the machine did, without compiling and validating."

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from experiments import config as configs
@@ -14,7 +14,7 @@ from experiments.comparison import escape
 from experiments.report.make import Places, write
 from experiments.report.markdown import MARK
 from experiments.report.page import assemble
-from experiments.studies import ablation, charts, levels, pictures, tables
+from experiments.studies import ablation, best, charts, levels, outcome, pictures, tables
 from experiments.studies.charts import Chart, Parallel, Section
 from experiments.studies.standing import Entry, Standing, read
 from experiments.studies.study import OBJECTIVES, Study
@@ -43,15 +43,17 @@ def report_study(study: Study, out: Path) -> Places:
     places = Places(out)
     places.check()
     standing = read(study)
-    made = overview(standing, linked(Path(study.spec.folder), out.parent))
+    found = findings(standing)
+    made = overview(standing, found.tables, linked(study, out.parent))
     drawn = charts.sections(standing)
 
     def text(folder: Path, link: str) -> str:
-        return markdown(standing, made, drawn, folder, link)
+        return markdown(standing, found, made, drawn, folder, link)
 
-    found = findings(standing)[0] or made[:1]
-    latex = [tables.latex(table, f"{title(standing)}: {table.title}") for table in found if table.rows]
-    write(places, html(standing, made, drawn), text, "\n\n".join(latex) + "\n" * bool(latex))
+    latex = [
+        tables.latex(table, f"{title(standing)}: {table.title}") for table in found.tables or made[:1] if table.rows
+    ]
+    write(places, html(standing, found, made, drawn), text, "\n\n".join(latex) + "\n" * bool(latex))
     return places
 
 
@@ -60,52 +62,45 @@ def title(standing: Standing) -> str:
     return f"Study {standing.study.name}"
 
 
-def overview(standing: Standing, link: Callable[[Entry], str]) -> list[Table]:
-    """The report's tables: the first is what was found."""
-    best = tables.best(standing)
-    others = [t for t in standing.trials if t not in best and t.state != "waiting"]
-    every = tables.trials(standing, [*best, *others], link)
-    rest = [table for table in (tables.at_work(standing), tables.ended(standing)) if table.rows]
-    return [*findings(standing)[0], every, *rest]
+class Findings(NamedTuple):
+    """What a study found: tables, and what they say."""
+
+    tables: list[Table]
+    said: list[str]
 
 
-def findings(standing: Standing) -> tuple[list[Table], list[str]]:
-    """What the study found: tables, and what they say."""
-    study, unit = standing.study, standing.unit
-    if study.spec.kind == "levels":
-        levels_ = levels.rows(study)
-        return [levels.brings(levels_, unit), levels.takes(levels_)], levels.sentences(levels_)
-    if study.spec.kind == "ablation":
-        found = ablation.rows(study)
+def findings(standing: Standing) -> Findings:
+    """What the study found."""
+    unit = standing.unit
+    if standing.study.spec.kind == "levels":
+        of = levels.rows(standing)
+        costs = [outcome.how_measured(row.cost) for row in of if row.cost][:1]
+        said = [*levels.sentences(of), *levels.not_measured(of), *costs]
+        return Findings([levels.brings(of, unit), levels.takes(of)], said)
+    if standing.study.spec.kind == "ablation":
+        found = ablation.rows(standing)
         parts = [ablation.part_table(found, unit)] if found.parts else []
-        return [ablation.model_table(found, unit), *parts], ablation.sentences(found)
-    return [], best_of(standing)
+        return Findings([ablation.model_table(found, unit), *parts], ablation.sentences(found))
+    return Findings([], best.sentences(standing))
 
 
-def linked(runs: Path, page: Path) -> Callable[[Entry], str]:
+def overview(standing: Standing, found: Sequence[Table], link: Callable[[Entry], str]) -> list[Table]:
+    """The report's tables: the first is what was found."""
+    done = tables.best(standing)
+    others = [t for t in standing.trials if t not in done and t.state != "waiting"]
+    every = tables.trials(standing, [*done, *others], link)
+    rest = [table for table in (tables.at_work(standing), tables.ended(standing)) if table.rows]
+    return [*found, every, *rest]
+
+
+def linked(study: Study, page: Path) -> Callable[[Entry], str]:
     """Where a trial's run is, seen from the page; "" where it is not found."""
 
     def link(trial: Entry) -> str:
-        run = runs / "trials" / f"{trial.number:04d}"
+        run = study.run_folder(trial.number)
         return quote(Path(os.path.relpath(run, page)).as_posix()) if run.is_dir() else ""
 
     return link
-
-
-def best_of(standing: Standing) -> list[str]:
-    """Of a search: the best trial, and the front where there are several objectives."""
-    objectives = standing.study.spec.objectives
-    best = tables.best(standing)
-    if not best:
-        return ["No trial is complete yet."]
-    first = objectives[0]
-    value = tables.figure(first, best[0].values[first])
-    what = tables.heading(first, standing.unit)
-    said = [f"The smallest {what}: {value}, of trial {best[0].number} with {tables.settings(best[0])}."]
-    if len(objectives) > 1:
-        front = ", ".join(str(t.number) for t in standing.front(objectives))
-        said.append(f"No other trial betters these in all that is minimised, the Pareto front: {front}.")
-    return said
 
 
 def asked(standing: Standing) -> list[tuple[str, str]]:
@@ -136,11 +131,14 @@ def asked(standing: Standing) -> list[tuple[str, str]]:
 
 
 def made_with(standing: Standing) -> list[dict[str, Any]]:
-    """What the trials were made with: each program, its libraries and its hardware once."""
+    """What the trials were made with: each program, its libraries and its hardware once.
+
+    A trial that went on elsewhere is of both.
+    """
     found: dict[str, list[int]] = {}
     for trial in standing.trials:
-        if "provenance" in trial.attributes:
-            found.setdefault(json.dumps(trial.attributes["provenance"], sort_keys=True), []).append(trial.number)
+        for provenance in trial.provenances:
+            found.setdefault(json.dumps(provenance, sort_keys=True), []).append(trial.number)
     made = []
     for text, numbers in found.items():
         facts = {name: _fact(value) for name, value in json.loads(text).items()}
@@ -163,7 +161,7 @@ def _fact(value: Any) -> str:
     return str(value)
 
 
-def html(standing: Standing, made: Sequence[Table], drawn: Sequence[Section]) -> str:
+def html(standing: Standing, found: Findings, made: Sequence[Table], drawn: Sequence[Section]) -> str:
     """The page."""
     described: list[dict[str, Any]] = []
     sections = []
@@ -190,19 +188,26 @@ def html(standing: Standing, made: Sequence[Table], drawn: Sequence[Section]) ->
         made=made_with(standing),
         title=title(standing),
         lead=QUESTIONS[spec.kind],
-        said=findings(standing)[1],
+        said=found.said,
         asked=asked(standing)[1:],  # the question is the lead
         details=details,
         tables=made,
-        before=1 if standing.searches else len(findings(standing)[0]),
+        before=len(found.tables) or 1,
         sections=sections,
     )
 
 
-def markdown(standing: Standing, made: Sequence[Table], drawn: Sequence[Section], folder: Path, link: str) -> str:
+def markdown(
+    standing: Standing,
+    found: Findings,
+    made: Sequence[Table],
+    drawn: Sequence[Section],
+    folder: Path,
+    link: str,
+) -> str:
     """The Markdown; its pictures are written into `folder`, which it calls `link`."""
     parts = [MARK, f"# {escape(title(standing))}"]
-    parts.append("\n".join(f"- {escape(sentence)}" for sentence in findings(standing)[1]))
+    parts.append("\n".join(f"- {escape(sentence)}" for sentence in found.said))
     parts.append("\n".join(f"- {escape(name)}: {escape(value)}" for name, value in asked(standing)))
     for table in made:
         parts += [f"## {escape(table.title)}", tables.markdown(table)]
@@ -212,7 +217,7 @@ def markdown(standing: Standing, made: Sequence[Table], drawn: Sequence[Section]
         parts += [escape(note) for note in section.notes]
         for chart in section.charts:
             file = f"chart_{count}.png"
-            pictures.draw(folder / file, chart)
+            pictures.figure(chart).savefig(folder / file, dpi=120)
             parts.append(f"![{escape(chart.title)}]({link}/{file})")
             count += 1
     parts.append("## How it was made")

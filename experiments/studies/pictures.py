@@ -1,33 +1,33 @@
-"""A study's charts as PNG files, for its Markdown."""
+"""A study's charts as pictures, for its Markdown."""
 
-from pathlib import Path
+import math
 from typing import TYPE_CHECKING, Any
 
+from experiments.plots import COLOURS, tidy
 from experiments.studies.charts import Axis, Chart, Parallel, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BEST, WORST, GREY = "#2a78d6", "#e0662c", "#8a9199"
-WIDTH, HEIGHT, ENTRY = 7.0, 3.2, 0.24  # inches; the last is of one of many names
+WIDTH, HEIGHT, ENTRY = 7.2, 4.0, 0.24  # inches; the last is of one of many names
 LEGEND = 12  # entries, at most
-DPI = 120
+LARGEST = 2400  # points squared: the largest area of a point that has one
 
 
-def draw(path: Path, chart: Chart | Parallel) -> None:
-    """Writes a chart."""
+def figure(chart: Chart | Parallel) -> "Figure":
+    """A chart, drawn."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     tall = 1.2 + ENTRY * chart.tall if isinstance(chart, Chart) and chart.tall else HEIGHT
     with rc_context({"text.parse_math": False}):  # a name may have a $ in it
-        figure = Figure(figsize=(WIDTH, tall), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        drawn = Figure(figsize=(WIDTH, tall), layout="constrained")
+        axes = drawn.add_subplot()
         (_parallel if isinstance(chart, Parallel) else _points)(axes, chart)  # type: ignore[arg-type]
         axes.set_title(chart.title, fontsize="medium")
-        figure.savefig(path, format="png")
+    return drawn
 
 
 def _points(axes: "Axes", chart: Chart) -> None:
@@ -41,12 +41,17 @@ def _points(axes: "Axes", chart: Chart) -> None:
         if chart.kind == "bars":
             drawn: Any = axes.barh([at - 0.4 + (i + 0.5) * bars for at in y], x, bars, color=colour)
         else:
-            sizes = [500 * size / largest for size in series.size] or (60 if series.spread else 20)
-            drawn = axes.scatter(x, y, sizes if series.marks else 0, color=colour, alpha=0.8, linewidths=0, zorder=3)
+            around = [LARGEST * size / largest for size in series.size]
+            axes.scatter(x, y, around or 0, color=colour, alpha=0.35, linewidths=0)
+            for at, name, area in zip(zip(x, y, strict=True), series.names, around, strict=False):
+                beside = (math.sqrt(area / math.pi) + 4, 0)
+                axes.annotate(name, at, beside, textcoords="offset points", va="center", fontsize="small")
+            size = (45 if series.spread else 20) if series.marks else 0
+            drawn = axes.scatter(x, y, size, color=colour, alpha=0.8, linewidths=0, zorder=3)
             if series.line:
                 steps: Any = "steps-post" if series.line == "steps" else "default"
-                dashes = "--" if series.line == "dash" else "-"
-                (drawn,) = axes.plot(x, y, dashes, color=colour, linewidth=1.3, drawstyle=steps)
+                dashes, wide = "--" if series.line == "dash" else "-", 0.6 if series.line == "thin" else 1.5
+                (drawn,) = axes.plot(x, y, dashes, color=colour, linewidth=wide, drawstyle=steps)
             if series.spread:
                 sides = [spread or 0.0 for spread in series.spread]
                 across, down = (sides, None) if chart.y.categories else (None, sides)
@@ -54,8 +59,13 @@ def _points(axes: "Axes", chart: Chart) -> None:
         entries.setdefault(series.name, drawn)
     for axis, which in ((chart.x, "x"), (chart.y, "y")):
         _label(axes, axis, which)
-    axes.grid(alpha=0.3)
-    if 1 < len(entries) <= LEGEND:
+    tidy(axes)
+    sized = any(series.size for series in chart.series)
+    if sized:
+        axes.margins(0.2)
+    if chart.y.categories and axes.get_xlim()[0] < 0:
+        axes.axvline(0, color=GREY, linewidth=1)
+    if 1 < len(entries) <= LEGEND and not sized:
         axes.legend(list(entries.values()), [f" {name}" for name in entries], fontsize="small")
 
 
@@ -100,7 +110,7 @@ def _parallel(axes: "Axes", chart: Parallel) -> None:
 
 def _colour(series: Series) -> Any:
     if series.group is not None:
-        return f"C{series.group % 10}"
+        return COLOURS[series.group % len(COLOURS)]
     return GREY if series.tint is None else _between(series.tint)
 
 

@@ -3,12 +3,11 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from experiments.studies.study import Study
-from experiments.studies.worker import lease_of
+from experiments.studies.study import Study, lease_of
 
 if TYPE_CHECKING:
     import optuna
@@ -18,6 +17,22 @@ if TYPE_CHECKING:
 # "interrupted": its worker stopped or died, and the next one goes on with it.
 State = Literal["complete", "running", "interrupted", "waiting", "pruned", "failed"]
 _STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting"}
+
+
+COSTS = "costs"  # a study's attribute: see `costs_of`
+
+
+class Spread(NamedTuple):
+    """Over seeds: the mean, the standard deviation (NaN of one value), and of how many."""
+
+    mean: float
+    deviation: float
+    n: int
+
+    @property
+    def bar(self) -> float | None:
+        """The standard deviation, where there is one."""
+        return None if math.isnan(self.deviation) else self.deviation
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,12 @@ class Entry:
         return (self.ended - self.began).total_seconds()
 
     @property
+    def provenances(self) -> list[Mapping[str, Any]]:
+        """What it was made with: version, commit, libraries, hardware; several where it went on elsewhere."""
+        first = self.attributes.get("provenance")
+        return self.attributes.get("provenances") or ([] if first is None else [first])
+
+    @property
     def reason(self) -> str:
         """Why it failed, or what became of it, in words; "" where its state says all."""
         if self.state == "failed":
@@ -85,10 +106,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """A study as it stood when it was read."""
+    """A study as it stood when it was read.
+
+    Attributes:
+      study: which.
+      trials: by number.
+      costs: of its configurations on one hardware, the newest that they were measured on: see `costs_of`.
+    """
 
     study: Study
     trials: tuple[Entry, ...]
+    costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, *states: State) -> list[Entry]:
         """The trials in one of these states."""
@@ -157,8 +185,22 @@ def _betters(one: Sequence[float], other: Sequence[float]) -> bool:
 def read(study: Study) -> Standing:
     """The study as it stands now."""
     leases = study.storage.leases(lease_of(study, 0).removesuffix("0"))
-    costs = study.attributes().get("costs", {})
-    return Standing(study, tuple(_entry(study, trial, leases, costs) for trial in study.trials()))
+    costs = next(reversed(costs_of(study).values()), {})
+    return Standing(study, tuple(_entry(study, trial, leases, costs) for trial in study.trials()), costs)
+
+
+def costs_of(study: Study) -> dict[str, dict[str, Any]]:
+    """What planned configurations cost, by hardware, the newest last, and by `cost.key`.
+
+    Each is a `Cost` as JSON, or has as `refused` why it could not be measured.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in study.attributes().get(COSTS, {}).items():
+        if "hardware" in value:  # as studies had it first: by `cost.key` alone
+            found.setdefault(value["hardware"], {})[name] = value
+        else:
+            found[name] = value
+    return found
 
 
 def _entry(
@@ -205,7 +247,8 @@ def _cost(study: Study, trial: "optuna.trial.FrozenTrial", costs: Mapping[str, A
         return {}
     from experiments.studies.cost import key
 
-    return costs.get(key(study.config(trial.user_attrs["fields"])), {})
+    found = costs.get(key(study.config(trial.user_attrs["fields"])), {})
+    return {} if "refused" in found else found
 
 
 def printable(text: Any) -> str:
@@ -213,9 +256,14 @@ def printable(text: Any) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
-def mean_of(trials: Iterable[Entry], name: str) -> tuple[float, float, int] | None:
-    """The mean of what complete trials found, its standard deviation over them (NaN for one), and how many they are."""
-    values = [t.values[name] for t in trials if t.state == "complete" and name in t.values]
+def spread(values: Iterable[float]) -> Spread | None:
+    """Of values, one a seed; None of nothing."""
+    values = list(values)
     if not values:
         return None
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values)
+    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+
+
+def spread_of(trials: Iterable[Entry], name: str) -> Spread | None:
+    """Of what complete trials found."""
+    return spread(t.values[name] for t in trials if t.state == "complete" and name in t.values)

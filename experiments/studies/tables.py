@@ -1,12 +1,11 @@
 """A study's tables, each made once: for the terminal, the page, Markdown and LaTeX."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from experiments.comparison import _tex, escape, number
-from experiments.studies.standing import Entry, Standing, mean_of
+from experiments.comparison import code, escape, number, tex
+from experiments.studies.standing import Entry, Spread, Standing, spread_of
 from experiments.studies.study import OBJECTIVES
 
 METRICS = ("mae", "rmse")
@@ -15,12 +14,16 @@ ON_FRONT = "\u25cf"
 
 
 class Cell(NamedTuple):
-    """What stands in a table, what its column is sorted by if that is another, 1 or 2 for the best two, and a link."""
+    """What stands in a table, what its column is sorted by if that is another, 1 or 2 for the best two, and a link.
+
+    A `name` is one of the program's, as of a field.
+    """
 
     text: str
     value: float | str = ""
     place: int = 0
     link: str = ""
+    name: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,9 @@ def rows(standing: Standing) -> Table:
     """Of planned trials: what each row found, its mean and spread over the seeds."""
     costs = [name for name in COSTS if any(name in trial.values for trial in standing.trials)]
     names = (*METRICS, *costs)
-    means = {label: {name: mean_of(trials, name) for name in names} for label, trials in standing.rows.items()}
+    means = {label: {name: spread_of(trials, name) for name in names} for label, trials in standing.rows.items()}
     places = {
-        name: _places({label: found[name][0] for label, found in means.items() if found[name] is not None})  # type: ignore[index]
-        for name in METRICS
+        name: _places({label: mean.mean for label, found in means.items() if (mean := found[name])}) for name in METRICS
     }
     made = [floor] if (floor := _floor(standing, names)) else []
     for label, trials in standing.rows.items():
@@ -59,9 +61,11 @@ def rows(standing: Standing) -> Table:
         cells = [Cell(label), Cell(f"{len(done)}/{len(seeds)}", len(done))]
         for name in names:
             found = means[label][name]
-            # A network's cost is that of all its seeds.
-            text = spread(name, found if name in METRICS or found is None else (found[0], math.nan, 1))
-            cells.append(Cell(text, found[0] if found else "", places.get(name, {}).get(label, 0)))
+            if name in METRICS:
+                digits = len(number(name, found.mean).partition(".")[2]) if found else 0
+                cells.append(cell(found, digits, places[name].get(label, 0)))
+            else:  # a network's cost is that of all its seeds
+                cells.append(_figure(name, found.mean if found else None))
         seconds = [t.attributes["training"]["seconds"] for t in done if "training" in t.attributes]
         cells.append(Cell(duration(sum(seconds) / len(seconds)), sum(seconds) / len(seconds)) if seconds else Cell(""))
         made.append(tuple(cells))
@@ -198,6 +202,12 @@ def heading(name: str, unit: str) -> str:
     return f"{title} ({unit})" if name in METRICS and unit else title
 
 
+def title_and_unit(name: str, unit: str) -> tuple[str, str]:
+    """Of an objective or a metric, for a sentence."""
+    title, _, own = OBJECTIVES[name].partition(" (")
+    return title, own.rstrip(")") or unit
+
+
 def figure(name: str, value: float) -> str:
     """A number as tables have it."""
     return number(name, value) if name in METRICS else f"{value:.4g}"
@@ -207,15 +217,17 @@ def _figure(name: str, value: float | None, place: int = 0) -> Cell:
     return Cell("") if value is None else Cell(figure(name, value), value, place)
 
 
-def spread(name: str, found: tuple[float, float, int] | None) -> str:
-    """A mean, and the standard deviation to as many places, where there are several values."""
+def plus_minus(found: Spread | None, digits: int) -> str:
+    """A mean, and the standard deviation where there are several values."""
     if found is None:
         return ""
-    mean, deviation, _ = found
-    text = figure(name, mean)
-    if math.isnan(deviation):
-        return text
-    return f"{text} \u00b1 {deviation:.{len(text.partition('.')[2])}f}"
+    deviation = "" if found.bar is None else f" \u00b1 {found.bar:.{digits}f}"
+    return f"{found.mean:.{digits}f}{deviation}"
+
+
+def cell(found: Spread | None, digits: int, place: int = 0) -> Cell:
+    """The same in a table."""
+    return Cell(plus_minus(found, digits), found.mean, place) if found else Cell("")
 
 
 def shown_value(value: Any) -> str:
@@ -255,7 +267,10 @@ def markdown(table: Table) -> str:
         [
             line(map(escape, table.heads)),
             line("---:" if numeric else "---" for numeric in table.numeric),
-            *(line(marks.get(c.place, "{}").format(escape(c.text)) for c in row) for row in table.rows),
+            *(
+                line(marks.get(c.place, "{}").format(code(c.text) if c.name else escape(c.text)) for c in row)
+                for row in table.rows
+            ),
         ]
     )
 
@@ -279,11 +294,6 @@ def latex(table: Table, caption: str) -> str:
             r"\end{table}",
         ]
     )
-
-
-def tex(text: str) -> str:
-    """Text in one line as LaTeX shows it."""
-    return _tex(text).replace("\u00b1", r"$\pm$").replace(ON_FRONT, r"$\bullet$")
 
 
 def _places(values: Mapping[Any, float]) -> dict[Any, int]:

@@ -4,11 +4,11 @@ import csv
 import dataclasses
 import shutil
 
-import numpy as np
 import pytest
 
 from ahmf_jax import variants
-from experiments.studies import ablation
+from experiments.studies import ablation, pictures
+from experiments.studies.standing import read
 from tests.experiments import told
 
 SEEDS = range(3)
@@ -50,7 +50,7 @@ def test_the_plan_is_every_model_and_every_part():
 
 
 def test_models_beside_the_published_row(study):
-    models = ablation.rows(study).models
+    models = ablation.rows(read(study)).models
     assert [str(row.published) for row in models] == [
         "0.1785",
         "0.1765",
@@ -67,7 +67,7 @@ def test_models_beside_the_published_row(study):
 
 
 def test_a_part_is_compared_seed_by_seed(study):
-    parts = {row.part: row for row in ablation.rows(study).parts}
+    parts = {row.part: row for row in ablation.rows(read(study)).parts}
     assert list(parts) == ["statistics", "residual", "order", "gru_layers", ""]  # as the variants list them
     # The release's own spread, 0.01, is ten times that of the change.
     assert parts["order"].change.mean == pytest.approx(0.1)
@@ -79,7 +79,7 @@ def test_a_part_is_compared_seed_by_seed(study):
 
 
 def test_what_is_said(study):
-    said = ablation.sentences(ablation.rows(study))
+    said = ablation.sentences(ablation.rows(read(study)))
     assert (
         said[0] == "release: the MAE of Model 6, the whole, less that of Model 0 is -0.1000 ± 0.0000 (3 seeds: better)."
     )
@@ -93,6 +93,7 @@ def test_tables_and_csv(study, tmp_path):
     assert set(files) == {"ablation.md", "ablation.csv", *pictures}
     text = files["ablation.md"].read_text()
     assert "0.1785 |" in text.replace("\\", "") and "| 3 / 2 of 3 |" in text
+    assert "| `gru_layers` | 3 |" in text  # a name, as it is
     assert "within the spread" in text and "features.png" not in text
     lines = {
         (line["row"], line["variant"]): line for line in csv.DictReader(files["ablation.csv"].read_text().splitlines())
@@ -108,25 +109,22 @@ def test_tables_and_csv(study, tmp_path):
 
 
 def test_the_chart_of_the_differences(study):
-    figure = ablation.differences(ablation.rows(study), told.UNIT)
-    assert figure is not None
-    (axes,) = figure.axes
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names[-1] == "gru_layers" and set(names[:2]) == {"order", "all: the paper's variant"}  # the best on top
-    dots = [line for line in axes.lines if line.get_marker() == "o"]
-    assert [float(dot.get_xdata()[0]) for dot in dots[2:]] == pytest.approx([0.01 / 3, -0.05])
-    interval = next(line for line in axes.lines if list(line.get_ydata()) == [3, 3])
-    assert np.ptp(interval.get_xdata()) == pytest.approx(2 * 4.30265 * 0.001 / 3**0.5, rel=1e-5)
+    chart = ablation.differences(ablation.rows(read(study)), told.UNIT)
+    names = chart.y.categories
+    assert names[0] == "gru_layers" and set(names[2:]) == {"order", "all: the paper's variant"}  # the best on top
+    found = {s.name: s for s in chart.series}
+    assert list(found) == ["better", "within the spread", "worse"]
+    assert found["better"].x == [pytest.approx(-0.05)]
+    assert found["better"].spread == [pytest.approx(4.30265 * 0.001 / 3**0.5, rel=1e-5)]
+    (axes,) = pictures.figure(chart).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(names) and axes.yaxis_inverted()
 
 
 def test_the_course_is_in_parts_of_model_0(study):
-    figure = ablation.course(ablation.rows(study))
-    assert figure is not None
-    (axes,) = figure.axes
-    lines = {line.get_label(): line.get_ydata() for line in axes.lines if not str(line.get_label()).startswith("_")}
+    chart = ablation.course(ablation.rows(read(study)))
+    lines = {s.name: list(s.x) for s in chart.series}
     assert lines["published, Table VI"][-1] == pytest.approx(100 * 0.1671 / 0.1785)
-    release = next(box for box in axes.containers if box.get_label() == "release")
-    assert release.lines[0].get_ydata()[1:] == pytest.approx([100 * 0.41 / 0.51] * 6)
+    assert lines["release"] == [100.0, *[pytest.approx(100 * 0.41 / 0.51)] * 6]
 
 
 def test_nothing_is_complete(tmp_path):

@@ -5,9 +5,9 @@ import dataclasses
 import math
 
 import pytest
-from matplotlib.collections import LineCollection, PathCollection
 
-from experiments.studies import cost, levels, outcome
+from experiments.provenance import hardware
+from experiments.studies import charts, cost, levels, outcome, pictures, standing, trial
 from experiments.studies.cost import Cost
 from experiments.studies.standing import read
 from experiments.studies.storage import open_storage
@@ -59,19 +59,18 @@ def test_the_plan_goes_seed_by_seed():
 
 
 def test_rows(study):
-    one, two, four = levels.rows(study)
+    one, two, four = levels.rows(read(study))
     assert [row.m for row in (one, two, four)] == [1, 2, 4]
     assert one.mae == {0: 0.50, 1: 0.52, 2: 0.54} and one.rmse[2] == 1.08
-    assert outcome.spread(one.mae.values()) == pytest.approx((0.52, 0.02, 3))
+    assert standing.spread(one.mae.values()) == pytest.approx((0.52, 0.02, 3))
     assert two.gain == pytest.approx({0: 0.6, 1: 0.57, 2: 0.57})
     assert one.seconds == {0: 10.0, 1: 11.0, 2: 12.0}
     assert (len(four.mae), four.planned) == (1, 3)
-    assert four.curves == {0: [(50, 0.82), (100, 0.41)]}
-    assert one.cost is None
+    assert one.cost is None and not one.refused
 
 
 def test_a_difference_is_of_pairs_of_seeds(study):
-    one, two, four = levels.rows(study)
+    one, two, four = levels.rows(read(study))
     change = outcome.difference(two.mae, one.mae)
     # -0.10, -0.09, -0.11: their standard deviation is 0.01; Student's t for two degrees is 4.30265.
     assert change.mean == pytest.approx(-0.10) and change.error == pytest.approx(0.01 / math.sqrt(3))
@@ -86,7 +85,7 @@ def test_a_difference_is_of_pairs_of_seeds(study):
 
 
 def test_what_is_said(study):
-    said = levels.sentences(levels.rows(study))
+    said = levels.sentences(levels.rows(read(study)))
     assert said[0] == "The smallest mean MAE is that of m = 4: 0.4100."
     assert said[1].startswith(
         "From m = 1 to m = 2 MAE falls by 0.1000 ± 0.0058 (95 % interval -0.1248 to -0.0752, 3 seeds)"
@@ -112,19 +111,24 @@ def test_tables_and_csv(costed, tmp_path):
 
 
 def test_the_area_is_the_memory_and_bars_the_spread(costed):
-    figure = levels.figure_1(levels.rows(costed), "grey levels")
-    assert figure is not None
-    (axes,) = figure.axes
-    circles = [found for found in axes.collections if isinstance(found, PathCollection)]
-    areas = {round(float(found.get_offsets()[0][1]), 9): float(found.get_sizes()[0]) for found in circles}
-    assert areas == {0.52: levels.LARGEST / 2, 0.42: levels.LARGEST / 2, 0.41: levels.LARGEST}
-    bars = [found.get_segments()[0][:, 1] for found in axes.collections if isinstance(found, LineCollection)]
-    assert [tuple(ends) for ends in bars] == [
-        pytest.approx((0.50, 0.54)),
-        pytest.approx((0.42 - 0.0173205, 0.42 + 0.0173205)),
-    ]
-    assert [text.get_text() for text in axes.texts] == ["m = 1\n300 MiB", "m = 2\n300 MiB", "m = 4\n600 MiB"]
-    assert axes.get_xlabel() == "inference, 480 x 640, NumPy to NumPy (ms)"
+    chart = charts.figure_1(read(costed))
+    told_ = {s.name: (s.x, s.y, s.spread, s.size, s.names) for s in chart.series}
+    assert told_ == {
+        "m = 1": ([20.0], [pytest.approx(0.52)], [pytest.approx(0.02)], [300.0], ["m = 1, 300 MiB"]),
+        "m = 2": ([20.0], [pytest.approx(0.42)], [pytest.approx(0.0173205)], [300.0], ["m = 2, 300 MiB"]),
+        "m = 4": ([80.0], [pytest.approx(0.41)], [None], [600.0], ["m = 4, 600 MiB"]),
+    }
+    (axes,) = pictures.figure(chart).axes
+    areas = [float(found.get_sizes()[0]) for found in axes.collections if found.get_alpha() == 0.35]
+    assert areas == [pictures.LARGEST, pictures.LARGEST / 2, pictures.LARGEST / 2]  # as planned: m = 4 is the first
+    assert [text.get_text() for text in axes.texts] == ["m = 4, 600 MiB", "m = 1, 300 MiB", "m = 2, 300 MiB"]
+
+
+def test_curves_are_each_seeds_and_their_mean(study):
+    curves = charts.curves(read(study)).series
+    mean = next(s for s in curves if s.name == "m = 1")
+    assert list(mean.x) == [50, 100] and mean.y == pytest.approx([1.04, 0.52]) and mean.line == "solid"
+    assert [s.y for s in curves if s.name == "m = 1" and s.line == "thin"] == [[1.0, 0.5], [1.04, 0.52], [1.08, 0.54]]
 
 
 def test_without_a_result_there_is_no_picture(tmp_path):
@@ -134,39 +138,112 @@ def test_without_a_result_there_is_no_picture(tmp_path):
     assert "No training is complete yet." in text and "![" not in text
 
 
-def test_costs_are_measured_once_for_a_hardware(tmp_path, monkeypatch):
+@pytest.fixture
+def attempts(monkeypatch):
+    """In place of measuring: what was asked for; of m = 8 there is too little memory. And where this is: `here[0]`."""
+    asked, here = [], ["this machine"]
+
+    def attempt(configs, *, rounds, alive):
+        alive()
+        levels_ = [config.model.num_levels for config in configs]
+        asked.append(levels_)
+        known = dataclasses.replace(COST, rounds=rounds, hardware=here[0])
+        return ["there is not enough memory" if m == 8 else known for m in levels_]
+
+    monkeypatch.setattr(cost, "attempt", attempt)
+    monkeypatch.setattr("experiments.provenance.hardware", lambda: here[0])
+    return asked, here
+
+
+def test_costs_are_measured_once_for_a_hardware(tmp_path, attempts):
+    asked, here = attempts
     study = told.study(tmp_path, "levels", levels.plan((4, 1, 2), 2), {})
-    asked = []
 
-    def measure(configs, *, rounds):
-        asked.append([config.model.num_levels for config in configs])
-        return [dataclasses.replace(COST, rounds=rounds, hardware=here) for _ in configs]
+    def shown():
+        return {row.cost and row.cost.hardware for row in levels.rows(read(study))}
 
-    here = "this machine"
-    monkeypatch.setattr(cost, "measure", measure)
-    monkeypatch.setattr("experiments.provenance.hardware", lambda: here)
     outcome.measure_costs(study, 3)
     assert asked == [[4, 1, 2]]  # each once, not once a seed
     outcome.measure_costs(study, 2)
     assert len(asked) == 1
     outcome.measure_costs(study, 5)
     assert len(asked) == 2
-    here = "another machine"
+    here[0] = "another machine"
     outcome.measure_costs(study, 5)
-    assert len(asked) == 3
-    make_study(study.storage, "levels", study.spec, rows=levels.plan((8,), 1))
+    assert len(asked) == 3 and shown() == {"another machine"}
+    here[0] = "this machine"
     outcome.measure_costs(study, 5)
-    assert asked[3] == [4, 1, 2, 8]  # all again, in turn with what is new
-    assert all(row.cost.hardware == "another machine" for row in levels.rows(study))
+    assert len(asked) == 3 and shown() == {"this machine"}, "those of the first were kept"
+    make_study(study.storage, "levels", study.spec, rows=levels.plan((6,), 1))
+    outcome.measure_costs(study, 5)
+    assert asked[3] == [4, 1, 2, 6]  # all again, in turn with what is new
+    assert {name: len(found) for name, found in standing.costs_of(study).items()} == {
+        "another machine": 3,
+        "this machine": 4,
+    }
 
 
-def test_the_command(ahmf, recipe, data_dir, tmp_path, monkeypatch):
+def test_one_process_measures(tmp_path, attempts, capsys):
+    asked, _ = attempts
+    study = told.study(tmp_path, "levels", levels.plan((1,), 1), {})
+    assert study.storage.take("costs/levels", "another", 60)
+    outcome.measure_costs(study, 5)
+    assert not asked and "another process measures the costs" in capsys.readouterr().out
+    study.storage.release("costs/levels", "another")
+    outcome.measure_costs(study, 5)
+    assert asked and study.storage.take("costs/levels", "another", 60), "it is given back"
+
+
+def test_a_row_that_cannot_be_measured_is_the_only_one_without_costs(tmp_path, attempts):
+    study = told.study(tmp_path, "levels", levels.plan((8, 1), 1), {("m = 1", 0): 0.5, ("m = 8", 0): 0.4})
+    outcome.measure_costs(study, 5)
+    one, eight = levels.rows(read(study))
+    assert one.cost is not None and (eight.cost, eight.refused) == (None, "there is not enough memory")
+    note = "The costs of m = 8 are not measured: there is not enough memory."
+    assert note in levels.summary(study) and note in levels.markdown(read(study))
+    assert [s.name for s in charts.figure_1(read(study)).series] == ["m = 1"]
+
+
+def test_costs_as_studies_had_them_first_are_read(study):
+    known = cost.key(study.config({"model.num_levels": 1, "seed": 0}))
+    study.set("costs", {known: dataclasses.asdict(COST)})
+    try:
+        assert levels.rows(read(study))[0].cost == COST
+    finally:
+        study.set("costs", {})
+
+
+@pytest.fixture
+def stands_in(monkeypatch):
+    """For training and measuring: the error is 1 / m."""
+
+    def train(config, out, *, data_dir, on_validation, stop):
+        out.mkdir()
+        on_validation(config.steps, {"mae": 1 / config.model.num_levels})
+        return out
+
+    def measure(study, config, out, data_dir):
+        mae = 1 / config.model.num_levels
+        return {"metrics": {"mae": mae, "rmse": 2 * mae}, "unit": "m", "training": {"steps": 2, "seconds": 1.0}}
+
+    monkeypatch.setattr("experiments.train.train", train)
+    monkeypatch.setattr(trial, "measure", measure)
+
+
+def test_the_command(ahmf, stands_in, recipe, tmp_path, monkeypatch):
     """One level; then another, and nothing is trained twice."""
-    monkeypatch.setattr(cost, "measure", lambda configs, *, rounds: [COST] * len(configs))
     monkeypatch.chdir(tmp_path)
-    command = ["study", "levels", recipe, "--data-dir", data_dir, "--seeds", "1", "--steps", "2"]
+    seen = []
+
+    def attempt(configs, **how):
+        seen.append((tmp_path / "studies" / "levels" / "levels.md").exists())
+        return [dataclasses.replace(COST, hardware=hardware()) for _ in configs]
+
+    monkeypatch.setattr(cost, "attempt", attempt)
+    command = ["study", "levels", recipe, "--seeds", "1", "--steps", "2"]
     ended = ahmf(*command, "--levels", "1")
     assert ended.code == 0, ended
+    assert seen == [True], "what was found is written before the costs are measured"
     folder = tmp_path / "studies" / "levels"
     assert f"in {folder}: levels.md, levels.csv, levels.svg, levels.png, curves.svg, curves.png" in ended.out
     assert "The smallest mean MAE is that of m = 1" in ended.out
@@ -177,9 +254,9 @@ def test_the_command(ahmf, recipe, data_dir, tmp_path, monkeypatch):
     assert ended.code == 0, ended
     again, second = read(study).trials
     assert again.ended == first.ended and second.state == "complete"
-    one, two = levels.rows(study)
-    assert one.cost == COST and two.cost is None and two.mae[0] > 0
-    assert "| 2 | 1 |" in (folder / "levels.md").read_text()
+    one, two = levels.rows(read(study))
+    assert one.cost.parameters == 1000 and two.cost is None and two.mae[0] > 0
+    assert "The costs of m = 2 are not measured there yet." in (folder / "levels.md").read_text()
 
 
 @pytest.mark.parametrize(
