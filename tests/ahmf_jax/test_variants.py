@@ -51,6 +51,26 @@ def test_what_is_no_part(swapped: Any, message: str, monkeypatch: pytest.MonkeyP
             make(swapped=swapped)
 
 
+@pytest.mark.parametrize(
+    ("fields", "absent", "said"),
+    [
+        ({"fusion": "concat"}, PARTS[1:5], "with fusion concat there is no FRB: leave one of the two out"),
+        ({"fusion": "feb"}, PARTS[1:5], "with fusion feb there is no FRB"),
+        ({"fusion": "frb"}, (), ""),
+        ({"recurrence": "none"}, ("gru_layers",), "with recurrence none there is no ConvGRU: leave one"),
+        ({"recurrence": "backward"}, (), ""),
+    ],
+)
+def test_parts_of_blocks_that_are_left_out(fields: Any, absent: tuple[Part, ...], said: str) -> None:
+    assert PARTS[1:5] == ("squeeze", "statistics", "excitation", "halving")
+    for part in PARTS:
+        if part in absent:
+            with pytest.raises(InputError, match=f"swapped has '{part}', and {said}"):
+                AHMF(**TINY, **fields, swapped=(part,))
+        else:
+            AHMF(**TINY, **fields, swapped=(part,))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_all_parts_of_one_variant_are_the_other(variant: Variant) -> None:
     (other,) = {*VARIANTS} - {variant}
