@@ -1,7 +1,6 @@
 """`ahmf study`."""
 
 import os
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +39,7 @@ class Works(Kept):
     data_dir: Path | None = None
     """Where data sets are prepared (default: $AHMF_DATA_DIR or the user's cache)."""
     most: int | None = None
-    """Stop after so many trials."""
+    """Stop after so many trials, those that fail counted."""
     wait: bool = True
     """While other workers have trials, stay, to take those whose worker dies."""
     max_failures: int = 3
@@ -62,7 +61,7 @@ class Works(Kept):
     def work(self, study: "Study", folder: Path | None = None, *, new: bool = True) -> None:
         """Does trials until none is left, and shows the study; its folder may be `new` here."""
         from experiments.studies.show import table
-        from experiments.studies.storage import dashboard_command
+        from experiments.studies.storage import command, dashboard_command
         from experiments.studies.study import note_folder, retry_failed
         from experiments.studies.worker import work
 
@@ -71,7 +70,8 @@ class Works(Kept):
         note_folder(study, folder, new=new)
         if self.retry_failed:
             print(f"study {study.name}: {retry_failed(study)} failed trials are queued again")
-        print(f"study {study.name}: to watch it: ahmf study show {study.name}, or {dashboard_command(study.storage)}")
+        show = command(study.storage, "study", "show", study.name)
+        print(f"study {study.name}: to watch it: {show}, or {dashboard_command(study.storage)}", flush=True)
         work(
             study,
             folder=folder,
@@ -113,14 +113,20 @@ class Begun(Works):
 
     def begin(self, name: str, spec: "Spec", **trials: Any) -> "Study":
         """Queues the trials that `make_study` is given, and does what is left to do."""
-        from experiments.studies.storage import default_url, open_storage, without_password
+        from experiments.studies.storage import as_typed, command, default_url, open_storage
         from experiments.studies.study import make_study, note_folder
 
-        study = make_study(open_storage(self.storage or default_url(), create=True), name, spec, **trials)
-        study.set("command", shlex.join(["ahmf", *map(without_password, sys.argv[1:])]))
+        whole = as_typed([word for word in sys.argv[1:] if word != "--create-only"])
+        study = make_study(
+            open_storage(self.storage or default_url(), create=True), name, spec, command=whole, **trials
+        )
         if self.create_only:
             note_folder(study)
-            print(f"study {study.name}: {len(study.trials())} trials; ahmf study worker --study {study.name}")
+            worker = command(study.storage, "study", "worker", "--study", study.name)
+            print(
+                f"study {study.name}: {len(study.trials())} trials\nfor each worker: {worker}\n"
+                f"when all are done, for what is made of them together (costs, tables, pictures): {whole}"
+            )
         else:
             self.work(study)
         return study
@@ -192,11 +198,13 @@ class StudyLevels(Planned):
         study = self.carry_out("levels", levels.plan(self.levels, self.seeds))
         if self.create_only:
             return
+        folder = Path(study.spec.folder)
+        made = levels.study_figures(study, folder)  # what is found is kept, whatever becomes of the costs
         if left := unfinished(study):
             print(f"study {study.name}: {left} trials are left; the costs are measured when all are done")
         elif self.costs:
             measure_costs(study, self.rounds)
-        made = levels.study_figures(study, Path(study.spec.folder))
+            made = levels.study_figures(study, folder)
         print(f"{levels.summary(study)}\n\n{_listed(made)}")
 
 
@@ -302,8 +310,20 @@ class StudyWorker(Works):
     that died there had trained is trained again."""
 
     def __call__(self) -> None:
-        """Does them."""
-        self.work(self.study(self.study_name), self.out, new=self.out is not None)
+        """Does them.
+
+        What may be mended while nobody looks, a database that is away or a disk that is full, is no bad input.
+        """
+        from ahmf_jax.writing import Unwritable
+        from experiments.config import Stopped
+        from experiments.studies.storage import Unreachable, default_url
+        from experiments.studies.worker import join
+
+        try:
+            study = join(self.storage or default_url(), self.study_name)
+            self.work(study, self.out, new=self.out is not None)
+        except (Unreachable, Unwritable) as problem:
+            raise Stopped(f"stopped: {problem}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

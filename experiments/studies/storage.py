@@ -16,7 +16,7 @@ import shlex
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -364,6 +364,16 @@ def with_password(url: str) -> str:
 
 def _whole(place: "sqlalchemy.URL") -> str:
     return without_password(place.render_as_string(hide_password=False))
+
+
+def as_typed(words: Sequence[str]) -> str:
+    """`ahmf` with the words that it was given, without passwords."""
+    return shlex.join(["ahmf", *map(_shown_word, words)])
+
+
+def _shown_word(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{without_password(value) if '://' in value else value}"
 
 
 def command(storage: Storage, *words: str) -> str:

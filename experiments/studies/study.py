@@ -9,12 +9,16 @@ filled by the sampler when a worker takes one. What a trial found is in its user
 `fields`       the configuration's fields that it changes, by dotted name
 `config`       the whole configuration
 `folder`       its run, below the study's folder
-`provenance`   version, commit, libraries, hardware
+`provenance`   version, commit, libraries, hardware, as it was begun
+`provenances`  all of them, where it went on with others
 `workers`      who had it
 `metrics`      of the evaluation: mean over the images, by metric; `floor` the interpolation's
+`images`       the metrics of each
+`protocol`     of the evaluation
 `unit`         of MAE and RMSE
 `training`     `steps`, `seconds`: of the training alone, without compiling and validating
 `cost`         of its network: see `experiments.studies.cost`
+`pruned`       the `step` at which it was given up, and its `value`; None where it went on after all
 `reason`       why it failed
 `deaths`       where workers died with it: the step of its last checkpoint then, -1 for none
 `retry_of`     the number of the failed trial that it repeats
@@ -23,6 +27,7 @@ filled by the sampler when a worker takes one. What a trial found is in its user
 
 import dataclasses
 import json
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +54,9 @@ if TYPE_CHECKING:
 
 ATTRIBUTE, FORMAT = "ahmf", 1
 RECORD = "study.json"  # in a study's folder: its name, and where it is kept
+TRIALS = "trials"  # there: the runs
 RETRY = "retry_of"
+FACTS = ("name", "storage", "uuid")  # of study.json
 MOST_LETTERS, MOST_BYTES = 100, 10_000  # of a study's name, and of study.json
 DIGITS = 4  # of a run's folder
 # What a search may minimise, and what it is called in tables.
@@ -100,6 +107,8 @@ class Study:
     spec: Spec
     space: Mapping[str, Any] | None
     backend: "optuna.Study"
+    uuid: str
+    """Tells studies of one name apart; the name, for one that was made before there were any."""
 
     def trials(self) -> "list[optuna.trial.FrozenTrial]":
         """As they stand now."""
@@ -122,7 +131,7 @@ class Study:
 
     def run_folder(self, number: int, folder: Path | None = None) -> Path:
         """Of the trial of that number; `folder` is the study's, where this machine has it elsewhere."""
-        return (folder or Path(self.spec.folder)) / "trials" / f"{number:0{DIGITS}d}"
+        return (folder or Path(self.spec.folder)) / TRIALS / f"{number:0{DIGITS}d}"
 
 
 def lease_of(study: Study, number: int) -> str:
@@ -169,6 +178,7 @@ def make_study(
     rows: Sequence[Row] = (),
     space: Mapping[str, Any] | None = None,
     trials: int = 0,
+    command: str = "",
 ) -> Study:
     """Makes a study and queues its trials, or what of them is not there yet in a study of that name.
 
@@ -179,6 +189,7 @@ def make_study(
       rows: the planned trials of levels or ablation: those that are not there yet are added.
       space: of a search, as JSON values.
       trials: of a search, in all: so many more are added as are missing.
+      command: what makes it, kept as its attribute `command` if it is new, or gets more trials.
 
     Raises:
       InputError: there is a study of that name with another spec or space.
@@ -189,7 +200,7 @@ def make_study(
     _check_name(name)
     for row in rows:
         with_fields(spec.config, row.fields)  # all are checked before anything is written
-    stored = {"format": FORMAT, "spec": _as_json(spec), "space": space}
+    stored = {"format": FORMAT, "spec": _as_json(spec), "space": space, "uuid": uuid.uuid4().hex}
     with storage.alone(f"study/{name}") as go_on, reachable(storage.url):
         if name in optuna.get_all_study_names(storage.backend):
             found = optuna.load_study(study_name=name, storage=storage.backend)
@@ -220,6 +231,8 @@ def make_study(
         else:
             known = {json.dumps(trial.user_attrs["fields"], sort_keys=True) for trial in there}
             missing = [_planned(row) for row in rows if json.dumps(dict(row.fields), sort_keys=True) not in known]
+        if command and (missing or "command" not in study.attributes()):
+            study.set("command", command)
         for trial in missing:
             study.backend.add_trial(trial)
             go_on()
@@ -227,9 +240,13 @@ def make_study(
 
 
 def _check_name(name: str) -> None:
-    """Of a study: it is shown in lines and tables, and names a folder and the trials' leases."""
-    if not name.strip() or len(name) > MOST_LETTERS or not name.isprintable():
-        raise InputError(f"--name {name[:MOST_LETTERS]!r}: give a name of 1 to {MOST_LETTERS} printable letters")
+    """Of a study: it is shown in lines and tables, given in commands, and names a folder and the trials' leases."""
+    wrong = not name.strip(" .") or len(name) > MOST_LETTERS or not name.isprintable()
+    if wrong or name.startswith("-") or "/" in name or "\\" in name:
+        raise InputError(
+            f"--name {name[:MOST_LETTERS]!r}: give a name of 1 to {MOST_LETTERS} printable letters that can name a "
+            "folder too: without / and \\, not of dots alone, and with no - in front"
+        )
 
 
 def _as_json(spec: Spec) -> dict[str, Any]:
@@ -274,10 +291,11 @@ def note_folder(study: Study, folder: Path | None = None, *, new: bool = True) -
       new: whether the folder may be new here; a worker that does not see the others' runs would begin them anew.
 
     Raises:
-      InputError: the folder cannot be written, or is another study's, or is not there and may not be new.
+      InputError: the folder cannot be written, or is another study's, or has runs and does not say of which, or is not
+        there and may not be new.
     """
     folder = folder or Path(study.spec.folder)
-    stored = {"name": study.name, "storage": from_anywhere(study.storage)}
+    stored = {"name": study.name, "storage": from_anywhere(study.storage), "uuid": study.uuid}
     path = folder / RECORD
     if not new and not path.exists():
         raise InputError(
@@ -285,10 +303,13 @@ def note_folder(study: Study, folder: Path | None = None, *, new: bool = True) -
             "is, or a folder of this machine's own, with --out"
         )
     if path.exists():
-        if (there := _folder_record(folder))["name"] != study.name:
-            raise InputError(f"{folder} is the folder of study {there['name']}: choose another with --out")
+        if (there := _folder_record(folder))["uuid"] != study.uuid:
+            whose = "another study of that name" if there["name"] == study.name else f"study {there['name']}"
+            raise InputError(f"{folder} is the folder of {whose}: choose another with --out")
         if there == stored:
             return
+    elif (folder / TRIALS).exists():
+        raise InputError(f"{folder} has runs, and no {RECORD} that says of which study: choose another with --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -310,11 +331,16 @@ def study_of_folder(folder: Path, storage: str | None = None) -> Study:
             "it with --storage"
         )
     study = open_study(open_storage(url), record["name"])
+    if study.uuid != record["uuid"]:
+        raise InputError(
+            f"{folder} is the folder of another study {study.name} than the one in {study.storage.shown}: give the "
+            "storage of its own with --storage"
+        )
     return dataclasses.replace(study, spec=dataclasses.replace(study.spec, folder=str(folder.resolve())))
 
 
 def _folder_record(folder: Path) -> dict[str, str]:
-    """What study.json says: `name` and `storage`."""
+    """What study.json says: `name`, `storage` and `uuid`."""
     path = folder / RECORD
     try:
         with path.open("rb") as file:
@@ -324,9 +350,11 @@ def _folder_record(folder: Path) -> dict[str, str]:
         raise InputError(f"{folder} is no study's folder: it has no {RECORD}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}): give the study by its name and --storage") from None
-    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in ("name", "storage")):
+    if isinstance(found, dict):
+        found = {"uuid": found.get("name"), **found}
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in FACTS):
         raise InputError(f"{path}: does not say which study this is: give it by its name and --storage")
-    return {name: found[name] for name in ("name", "storage")}
+    return {name: found[name] for name in FACTS}
 
 
 def _planned(row: Row) -> "optuna.trial.FrozenTrial":
@@ -351,7 +379,8 @@ def _read(storage: Storage, name: str, found: "optuna.Study") -> Study:
             f"study {name} in {storage.shown} is of format {stored.get('format')}, this program reads {FORMAT}: use "
             "the program that made it"
         )
-    return Study(storage, name, configs.from_json(stored["spec"], Spec), stored.get("space"), found)
+    spec = configs.from_json(stored["spec"], Spec)
+    return Study(storage, name, spec, stored.get("space"), found, stored.get("uuid", name))
 
 
 def _differs(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str:

@@ -272,7 +272,7 @@ class _Worker:
                     self.settle(claim, held, functools.partial(_raise, error))
                 return None
             going[out] = claim, held, scope
-            return Item(config, out, on_validation)
+            return Item(config, out, on_validation, held)
 
         def next_item() -> Item | None:
             while self.wants() and (claim := self.claim(fits)):
