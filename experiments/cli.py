@@ -74,7 +74,7 @@ def one_line(message: str) -> str:
     lines = [line.strip(" \u2500\u2502\u256d\u256e\u2570\u256f+|") for line in message.splitlines()[1:]]
     sections = [" ".join(part) for rule, part in itertools.groupby(lines, lambda line: not line.strip("-")) if not rule]
     text = "; ".join(" ".join(section.split()).rstrip(".") for section in sections)
-    text = re.sub(r"^Error parsing [-.\w]+: ", "", text)  # where in our classes: the rest names the option
+    text = re.sub(r"^Error parsing [.\w][-.\w]*: ", "", text)  # where in our classes: the rest names the option
     return re.sub(r"For full helptext, (?:run|see):? (.*)", r"see `\1`", text)
 
 
