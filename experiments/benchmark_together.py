@@ -26,7 +26,15 @@ import numpy as np
 from ahmf_jax.errors import InputError
 from ahmf_jax.models.ahmf import SCALES
 from ahmf_jax.writing import atomic_write
-from experiments.benchmark_programs import PAUSE_S, QUIET, answer_of, environment, processors, verdict
+from experiments.benchmark_programs import (
+    PAUSE_S,
+    QUIET,
+    answer_of,
+    answers_alone,
+    environment,
+    processors,
+    verdict,
+)
 
 STEPS = 5  # that are timed together
 AGREEMENT = 1e-5  # largest relative difference of a loss from that of the run alone
@@ -54,6 +62,8 @@ def benchmark_together(sizes: Sizes = Sizes(), out: Path | None = None) -> None:
       InputError: sizes that are not possible, or `out` cannot be written.
       RuntimeError: the programs do not compute the same, or their process failed.
     """
+    from ahmf_jax.models import AHMF
+
     if sizes.scale not in SCALES:
         raise InputError(f"--scale {sizes.scale}: choose one of {', '.join(map(str, SCALES))}")
     for name, value in asdict(sizes).items():
@@ -61,6 +71,10 @@ def benchmark_together(sizes: Sizes = Sizes(), out: Path | None = None) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value}: give at least 1")
     if sizes.patch % sizes.scale:
         raise InputError(f"--patch {sizes.patch}: give a multiple of the scale, {sizes.scale}")
+    try:
+        AHMF(scale=sizes.scale, num_levels=sizes.num_levels, features=sizes.features)
+    except InputError as problem:
+        raise InputError(f"--features {sizes.features}: {problem}") from None
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -136,7 +150,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     return {
         "sizes": asdict(sizes),
         "platform": device.platform,
-        "device": f"CPU, {os.cpu_count()} processors" if device.platform == "cpu" else device.device_kind,
+        "device": f"CPU, {len(processors())} processors" if device.platform == "cpu" else device.device_kind,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         "rows": rows,
         "difference": difference,
@@ -216,7 +230,5 @@ def _together(sizes: Sizes, count: int) -> tuple[Callable[[], np.ndarray], float
 
 
 if __name__ == "__main__":
-    # What a library prints goes to stderr: stdout is for the answer alone.
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    print(json.dumps(measure(Sizes(**json.load(sys.stdin)))), file=answer, flush=True)
+    answers = answers_alone()
+    print(json.dumps(measure(Sizes(**json.load(sys.stdin)))), file=answers, flush=True)

@@ -291,12 +291,20 @@ def test_runs_that_are_done_already_and_none_at_all() -> None:
 
 def test_a_run_with_a_stop_of_its_own(beside: list[Run]) -> None:
     """It ends, saved, before the next step, and the others go on."""
-    stop = Stop()
 
-    def hear(step: int) -> None:
-        stop.hear()
+    class Own(Stop):
+        lost = False
 
-    runs = together([Run(0), Run(1, save_every=2, due=hear, stop=stop), Run(2), Run(1)])
+        @property
+        def requested(self) -> bool:
+            return self.lost
+
+    stop = Own()
+
+    def lose(step: int) -> None:
+        stop.lost = True
+
+    runs = together([Run(0), Run(1, save_every=2, due=lose, stop=stop), Run(2), Run(1)])
     assert runs[1].ended == [None] and runs[1].progress.step == 2 and not runs[1].progress.unsaved
     assert_untouched(runs, beside, 0, 2)
     assert runs[3].ended == [None] and runs[3].progress.done, "its lane was not given to the next"

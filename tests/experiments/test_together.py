@@ -105,7 +105,7 @@ def alone(tmp_path_factory, data_dir):
 
 
 def test_runs_at_once_are_the_runs_alone(alone, tmp_path, data_dir, capsys):
-    """Two on as many devices, and one that follows; 1e-5 after 50 steps. Each is read and told of like any other run."""
+    """Two on as many devices, and one that follows; 1e-5 after 50 steps. Each is read and told of like any other."""
     configs = differing(BASE)
     assert len({program(config) for config in configs}) == 1
     items = [Item(config, tmp_path / f"run{n}") for n, config in enumerate(configs)]
@@ -133,13 +133,12 @@ def test_the_runs_differ(alone):
 
 
 def test_the_whole_network_with_all_that_may_be_on(tmp_path, data_dir):
-    """All blocks, two lanes on one device: options of the optimiser, clipping, weight decay, averages, parts."""
+    """All blocks, two lanes on one device: options of the optimiser, clipping, weight decay, averages."""
     base = dataclasses.replace(
         BASE,
         model=ModelConfig(scale=4, num_levels=1, features=2),
         optimiser=OptimiserConfig(name="adamw", options=("b2=0.9999",), clip=1.0, weight_decay=0.01),
         ema=0.9,
-        accumulate=2,
         steps=10,
     )
     optimiser = dataclasses.replace(base.optimiser, weight_decay=0.1, clip=0.1, schedule="cosine", learning_rate=2e-3)
@@ -200,12 +199,26 @@ def test_a_signal_saves_all_and_they_go_on_together(alone, tmp_path, data_dir):
         assert [line["step"] for line in lines(item.out) if "loss" in line] == [10, 20, 30, 40, 50]
 
 
+class Own(Stop):
+    """Of one run: no process hears of it."""
+
+    lost = False
+
+    @property
+    def requested(self):
+        return self.lost
+
+
 def test_a_run_with_a_stop_of_its_own(tmp_path, data_dir):
     """It is saved, told of as one that was stopped, and another has its lane."""
-    stop = Stop()
+    stop = Own()
+
+    def lose(step, means):
+        stop.lost = True
+
     config = dataclasses.replace(BASE, steps=4)
     stopped = dataclasses.replace(config, validate_every=2)
-    items = [Item(stopped, tmp_path / "a", lambda step, means: stop.hear(), stop), Item(config, tmp_path / "b")]
+    items = [Item(stopped, tmp_path / "a", lose, stop), Item(config, tmp_path / "b")]
     more = iter([Item(config, tmp_path / "c")])
     ended = together(items, data_dir, next_item=lambda: next(more, None))
     assert isinstance(ended.pop(tmp_path / "a"), Stopped) and checkpoint.latest_step(tmp_path / "a") == 2
