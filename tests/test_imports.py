@@ -109,6 +109,25 @@ assert "torch" not in sys.modules, "torch was imported"
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_study_is_watched_without_jax():
+    """From a machine that has other work to do, again and again."""
+    done = run("""
+import sys, tempfile
+import experiments.cli
+from experiments.config import TrainConfig
+from experiments.studies.storage import open_storage
+from experiments.studies.study import Row, Spec, make_study
+with tempfile.TemporaryDirectory() as folder:
+    url = f"sqlite:///{folder}/studies.db"
+    rows = [Row("m = 1", {"model.num_levels": 1})]
+    make_study(open_storage(url, create=True), "levels", Spec("levels", TrainConfig()), rows=rows)
+    experiments.cli.parse(["study", "show", "levels", "--storage", url])()
+assert not {'jax', 'jaxlib', 'flax', 'torch'} & set(sys.modules)
+""")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Study levels" in done.stdout
+
+
 @pytest.mark.parametrize("module", [*SHARED, "data_pipelines.files"])
 def test_what_both_sides_use_runs_without_jax(module):
     done = run(f"import sys, {module}\nassert not {{'jax', 'jaxlib', 'flax', 'torch'}} & set(sys.modules)")

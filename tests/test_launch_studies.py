@@ -72,7 +72,8 @@ def test_the_pods_of_a_job_are_workers():
     command = cli.parse(container["command"][1:])
     assert isinstance(command, StudyWorker) and container["command"][0] == "ahmf"
     assert command.storage is None  # by the environment, from the secret
-    assert command.out == Path("/shared/studies/NAME") and command.data_dir == Path("/shared/data")
+    assert command.data_dir == Path("/shared/data")
+    assert command.out is None  # where the volume is missing, that is said
     (variable,) = container["env"]
     assert variable["name"] == "AHMF_STUDIES" and variable["valueFrom"]["secretKeyRef"]["name"] == "ahmf-studies"
     assert "ahmf-studies" in (LAUNCH / "study.yaml").read_text().split("apiVersion")[0]  # where it is made
@@ -94,6 +95,7 @@ def test_the_pages_options_and_figures_are_the_programs():
     assert not wait.wait and wait.lease == worker.LEASE == 60 and wait.max_failures == 3
     assert cli.parse(shlex.split("study worker --study NAME --together 8 --retry-failed")).together == 8
     assert "after `--lease` seconds (60)" in PAGE and "`--max-failures` (3)" in PAGE
-    assert storage.PATIENCE == 120 and "waits for two minutes" in PAGE
+    assert storage.PATIENCE == 120 and "waits for two minutes where it needs it, then ends with status 75" in PAGE
+    assert "is full | waits for the next worker; this one ends with status 75" in PAGE
     assert worker.BEAT == 10 and "prolongs every ten seconds" in PAGE
     assert worker.DEATHS == 3 and "Three workers that die with a trial" in PAGE

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 
 import pytest
 
 from ahmf_jax.errors import InputError
-from experiments.studies.storage import open_storage
+from experiments.studies.storage import as_typed, command, open_storage
 from experiments.studies.study import (
     ATTRIBUTE,
     Row,
@@ -33,7 +34,7 @@ print(len(study.trials()))
 """
 
 
-@on_both
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_workers_that_make_a_study_at_once_queue_each_trial_once(url, recipe):
     """As the tasks of a SLURM array that all begin with `ahmf study levels`; the storage is new too."""
     ended = ends([start(["-c", MAKE, url, str(recipe)], environment(1)) for _ in range(3)], 200)
@@ -108,9 +109,9 @@ def test_a_trial_that_cannot_be_is_refused_before_anything_is_written(storage, s
         open_study(storage, "levels")
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101], ids=repr)
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101, "a/b", "a\\b", ".", "..", "-x", "\x1b[31m"], ids=repr)
 def test_names_that_are_none(storage, spec, name):
-    with pytest.raises(InputError, match=r"--name .* give a name of 1 to 100 printable letters"):
+    with pytest.raises(InputError, match=r"--name .* give a name of 1 to 100 printable letters that can name a"):
         make_study(storage, name, spec)
 
 
@@ -152,9 +153,68 @@ def test_a_folder_that_is_not_the_studys(study, storage, spec, rows, tmp_path):
     other = make_study(storage, "other", spec, rows=rows)
     with pytest.raises(InputError, match="elsewhere is the folder of study levels: choose another with --out"):
         note_folder(other, tmp_path / "elsewhere")
+    (tmp_path / "runs" / "trials").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"runs has runs, and no study.json that says of which study: choose another"):
+        note_folder(study, tmp_path / "runs")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/study: cannot be written"):
         note_folder(study, tmp_path / "file" / "study")
+
+
+def test_another_study_of_the_same_name_has_another_folder(study, spec, rows, tmp_path):
+    """As after the database was removed, or where each of two has its own."""
+    note_folder(study)
+    second = open_storage(f"sqlite:///{tmp_path / 'second.db'}", create=True)
+    other = make_study(second, "levels", spec, rows=rows)
+    with pytest.raises(InputError, match="study is the folder of another study of that name: choose another with"):
+        note_folder(other)
+    with pytest.raises(InputError, match=r"is the folder of another study levels than the one in sqlite:///.*second"):
+        study_of_folder(tmp_path / "study", second.url)
+    assert open_study(study.storage, "levels").uuid == study.uuid != other.uuid
+
+
+def test_a_study_that_is_older_than_its_uuid_is_known_by_its_name(study, tmp_path):
+    stored = study.backend.user_attrs[ATTRIBUTE]
+    del stored["uuid"]
+    study.backend.set_user_attr(ATTRIBUTE, stored)
+    old = open_study(study.storage, "levels")
+    record = tmp_path / "study" / "study.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"name": "levels", "storage": study.storage.url}))
+    note_folder(old)
+    assert study_of_folder(record.parent).name == "levels"
+
+
+def test_the_command_that_made_a_study_or_added_trials_is_kept(storage, spec, rows):
+    for count, given, kept in ((2, "first", "first"), (2, "again", "first"), (3, "more", "more")):
+        study = make_study(storage, "levels", spec, rows=rows[:count], command=given)
+        assert study.attributes()["command"] == kept
+
+
+def test_commands_can_be_copied(tmp_path, monkeypatch):
+    storage = open_storage(f"sqlite:///{tmp_path / 'a b.db'}", create=True)
+    words = ["study", "show", "my study"]
+    assert shlex.split(command(storage, *words)) == ["ahmf", *words, "--storage", storage.url]
+    monkeypatch.setenv("AHMF_STUDIES", storage.url)
+    assert command(storage, *words) == "ahmf study show 'my study'"
+    typed = ["study", "levels", "--storage=postgresql://me:secret@host/x", "--out", "a:b@c d"]
+    assert as_typed(typed) == "ahmf study levels --storage=postgresql://me@host/x --out 'a:b@c d'"
+
+
+def test_what_only_queues_trials_says_what_comes_next(tmp_path, recipe, monkeypatch, capsys):
+    from experiments import cli
+
+    url = f"sqlite:///{tmp_path / 'my studies.db'}"
+    words = ["study", "levels", str(recipe), "--storage", url, "--out", str(tmp_path / "out"), "--seeds", "1"]
+    words += ["--levels", "1", "--model.num-levels", "1"]
+    monkeypatch.setattr("sys.argv", ["ahmf", *words, "--create-only"])
+    cli.main([*words, "--create-only"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "study levels: 1 trials"
+    parts = shlex.split(said[1].partition(": ")[2])
+    assert parts == ["ahmf", "study", "worker", "--study", "levels", "--storage", url]
+    assert shlex.split(said[2].partition("): ")[2]) == ["ahmf", *words]
+    assert said[2].startswith("when all are done")
 
 
 @pytest.mark.parametrize(
