@@ -1,5 +1,6 @@
 """Costs: what has a say in them, who is asked in which order, and the numbers of a network small enough to count."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -86,6 +87,37 @@ def test_all_wait_while_one_is_timed_and_medians_count(asked):
     assert found[0].size == (4, 6) and found[0].rounds == 3
     again = cost.from_json(json.loads(json.dumps(dataclasses.asdict(found[0]))))
     assert again == found[0]
+
+
+def test_an_accelerator_has_one_process_at_a_time(asked, monkeypatch):
+    monkeypatch.setattr(cost, "hardware", lambda: "1 x a chip, a processor, 2 processors")
+    cost.measure([with_levels(1), with_levels(3)], size=(4, 6), rounds=1, tasks=("inference",))
+    of = [("start", "inference", 1), ("inference", 1), ("end", "inference", 1)]
+    assert asked == [*of, *[tuple(3 if part == 1 else part for part in entry) for entry in of]]
+
+
+def test_of_inference_alone(asked):
+    (found,) = cost.measure([with_levels(1)], size=(4, 6), rounds=1, tasks=("inference",))
+    assert {entry[-2] for entry in asked} == {"inference"}
+    assert (found.inference_ms, found.train_step_ms, found.train_gflop) == (1.0, None, None)
+
+
+def test_what_cannot_be_measured_keeps_nothing_from_the_others(asked):
+    found = cost.attempt([with_levels(9), with_levels(1)], size=(4, 6), rounds=2)
+    assert found[0] == "there is not enough memory" and found[1].inference_ms == 5.5
+    assert asked[1] == ("end", "inference", 9), "its memory is free for the others"
+    assert ("start", "training", 9) not in asked
+
+
+def test_two_do_not_measure_at_once(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost.tempfile, "gettempdir", lambda: str(tmp_path))
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        with cost._by_itself():
+            other = threads.submit(cost.measure, [TINY], size=(4, 6), rounds=1)
+            with pytest.raises(TimeoutError):
+                other.result(timeout=0.3)
+            assert not asked
+        assert other.result(timeout=30) and asked
 
 
 def test_what_cannot_be_measured(asked):

@@ -4,11 +4,13 @@ import json
 import math
 import re
 import statistics
+from pathlib import Path
 
 import optuna
 import pytest
 from PIL import Image
 
+from experiments.report.make import Places
 from experiments.studies import charts, page
 from experiments.studies.standing import read
 from experiments.studies.study import note_folder
@@ -218,7 +220,7 @@ def test_runs_are_linked_where_they_are(levels, tmp_path):
     assert re.findall('href="([^"#]*trials[^"]*)"', html) == ["../my%20study/trials/0002"]
 
 
-def test_the_command(ahmf, refused, search, tmp_path, contents):
+def test_the_command(ahmf, refused, search, tmp_path, contents, monkeypatch):
     url, out = search.storage.url, tmp_path / "r.html"
     note_folder(search)
     folder = search.spec.folder
@@ -227,6 +229,20 @@ def test_the_command(ahmf, refused, search, tmp_path, contents):
     by_folder = contents(tmp_path)
     assert set(by_folder) >= {"r.html", "r.md", "r.tex", "r_files/chart_0.png"}
     assert ahmf("report", "search", "--storage", url, "--out", out).code == 0, "a report is replaced"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AHMF_STUDIES", url)
+    monkeypatch.setattr(page, "report_study", lambda study, out: opened.append(study.name) or Places(out))
+    opened = []
+    assert ahmf("report", "search", "--out", out).code == 0 and opened == ["search"], "where studies are kept"
+    refused("report", "serach", "--out", out, said="serach: there is no such folder, and as for a study, there is no")
+    record = Path(folder) / "study.json"
+    said = record.read_text()
+    record.write_text(said.replace(url.partition(":")[0] + "://", "postgresql://stranger@localhost:1"))
+    refused(
+        "report", folder, "--out", out, said="names postgresql://stranger@.*, which is not \\$AHMF_STUDIES: if that"
+    )
+    assert ahmf("report", folder, "--storage", url, "--out", out).code == 0 and opened == ["search"] * 2
+    record.write_text(said)
     assert contents(tmp_path).keys() == by_folder.keys()
     refused("report", folder, tmp_path, "--out", out, said="a study has a report of its own: name .* alone")
     refused("report", folder, "--out", out, "--images", "1", said="--images and --figure are of evaluations")
