@@ -523,3 +523,18 @@ def test_a_trace_goes_into_the_runs_folder(monkeypatch, ahmf, recipe, tmp_path, 
     args = ("train", recipe, "--steps", 1, "--profile", "2:3", "--out", tmp_path / "run", "--data-dir", data_dir)
     assert ahmf(*args).code == 0
     assert asked == [(2, 3, tmp_path / "run" / "profile")]
+
+
+def test_the_bar_counts_no_steps_that_an_ended_run_left_undone(capsys):
+    """Also where no other was open as it ended; a run alone that is stopped shows what it has left."""
+    from experiments.train import Bar
+
+    with Bar() as bar, bar.of(0, 10) as show:
+        show(4, "")
+    assert "4/10" in capsys.readouterr().err
+    with Bar() as bar:
+        with bar.of(0, 10) as show:
+            show(4, "")
+        with bar.of(0, 10) as show:
+            show(10, "")
+    assert "14/14" in capsys.readouterr().err
