@@ -53,7 +53,7 @@ def _processor() -> str:
     except OSError:
         pass
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {count} processors"
+    return f"{name}, {count} processor{'s' * (count != 1)}"
 
 
 def _commit() -> str | None:
