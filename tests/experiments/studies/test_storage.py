@@ -157,14 +157,14 @@ def execute(url, *statements):
     engine.dispose()
 
 
-@on_both
 @pytest.mark.parametrize(
-    "undone",
+    ("url", "undone"),
     [
-        ["DELETE FROM alembic_version"],
-        ["DROP TABLE alembic_version", "DELETE FROM version_info"],
-        ["DROP TABLE alembic_version", "DROP TABLE trial_values", "DROP TABLE version_info"],
+        ("sqlite", ["DELETE FROM alembic_version"]),
+        ("sqlite", ["DROP TABLE alembic_version", "DELETE FROM version_info"]),
+        ("postgresql", ["DROP TABLE alembic_version", "DROP TABLE trial_values", "DROP TABLE version_info"]),
     ],
+    indirect=["url"],
     ids=["not stamped", "no version", "not all tables"],
 )
 def test_a_storage_whose_maker_was_killed_is_finished(url, undone):
@@ -364,6 +364,7 @@ def test_where_studies_are_kept_if_nothing_is_said(monkeypatch):
     assert default_url() == "postgresql://host/x"
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_the_dashboard_shows_a_study(study, url):
     """Optuna's, by the command that we print; its password in the environment."""
     program = Path(sys.executable).parent / "optuna-dashboard"
