@@ -228,7 +228,7 @@ def test_what_only_queues_trials_says_what_comes_next(tmp_path, recipe, monkeypa
         (b'{"name": "a", "storage": 3}', "study.json: does not say which study this is"),
         (b'{"name": "a", "storage": "x"}' + b" " * 20_000, "study.json: does not say which study this is"),
         (b'{"name": "a", "storage": "sqlite:////nowhere/x.db"}', "there is no file /nowhere/x.db"),
-        (b'{"name": "a", "storage": "file:///etc"}', "names file:///etc, which is not .AHMF_STUDIES: if that server is"),
+        (b'{"name": "a", "storage": "file:///etc"}', "names file:///etc, which is not .AHMF_STUDIES: if that server"),
     ],
 )
 def test_folders_that_are_no_studys(tmp_path, text, said):
