@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-import shlex
 import textwrap
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from experiments import config as configs
 from experiments.config import TrainConfig
 from experiments.studies import tables
 from experiments.studies.standing import Entry, Standing, read, spread_of
-from experiments.studies.storage import default_url
+from experiments.studies.storage import command
 from experiments.studies.study import OBJECTIVES, Study
 
 MARK = "Written by `ahmf study best`"  # in the files that may be overwritten
@@ -47,7 +46,9 @@ def best(standing: Standing, by: str | None = None) -> Best:
     done = [trial for trial in standing.of("complete") if by in trial.values]
     if not done:
         have = "is complete yet" if not standing.of("complete") else f"has its {named} measured"
-        raise InputError(f"study {study.name}: no trial {have}: see `ahmf study show {study.name}`")
+        raise InputError(
+            f"study {study.name}: no trial {have}: see `{command(study.storage, 'study', 'show', study.name)}`"
+        )
     if standing.searches:
         trial = min(done, key=lambda trial: (trial.values[by], trial.number))
         return Best(trial, f"the smallest {named} of {len(done)} trials")
@@ -119,9 +120,8 @@ def summary(study: Study) -> str:
     lines = sentences(standing)
     if found := standing.front(names):
         which = ["--trial", str(found[0].number)] if len(names) > 1 else []
-        where = [] if study.storage.url == default_url() else ["--storage", study.storage.shown]
-        command = ["ahmf", "study", "best", study.name, *which, "--out", f"{study.name}_best.py", *where]
-        lines.append(f"to have {'the first' if which else 'it'} as a configuration: {shlex.join(command)}")
+        best = command(study.storage, "study", "best", study.name, *which, "--out", f"{study.name}_best.py")
+        lines.append(f"to have {'the first' if which else 'it'} as a configuration: {best}")
     return "\n".join(lines)
 
 

@@ -182,6 +182,12 @@ class Space:
             object.__setattr__(self, "config", configs.load(self.config))
         if not isinstance(self.config, TrainConfig):
             raise InputError(f"config is {self.config!r}: give a TrainConfig, the name of one, or its file")
+        if not isinstance(self.fields, Mapping):
+            example = '{"optimiser.learning_rate": Between(1e-4, 1e-1, log=True)}'
+            raise InputError(f"fields is {self.fields!r}: write a dictionary, as {example}")
+        if not isinstance(self.when, Mapping):
+            example = '{"optimiser.warmup": {"optimiser.schedule": ("cosine",)}}'
+            raise InputError(f"when is {self.when!r}: write a dictionary, as {example}")
         if not self.fields:
             raise InputError("fields is empty: name what is to be searched, as optimiser.learning_rate")
         for name in ("trials", "random"):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from experiments.comparison import code, escape, number, tex
 from experiments.studies.standing import Entry, Spread, Standing, spread_of
+from experiments.studies.storage import command
 from experiments.studies.study import OBJECTIVES
 
 METRICS = ("mae", "rmse")
@@ -166,7 +167,8 @@ def progress(standing: Standing) -> str:
         rate, hours = left
         line += f"; {rate:{'.3g' if rate < 100 else '.0f'}} trials an hour, about {duration(3600 * hours)} left"
     elif not standing.finished and not counts["running"]:
-        line += f"; no worker is at it: ahmf study worker --study {standing.study.name}"
+        study = standing.study
+        line += f"; no worker is at it: {command(study.storage, 'study', 'worker', '--study', study.name)}"
     return line
 
 

@@ -124,7 +124,7 @@ def begin(claim: "Claim", fields: Mapping[str, Any], out: Path) -> tuple[TrainCo
             prune = study.spec.prune and step < config.steps and _sampled(claim).should_prune()
         if prune:
             claim.set("pruned", {"step": step, "value": means["mae"]})
-            raise Pruned
+            raise Pruned(f"given up at step {step} of {config.steps}: worse than the median of the others there")
 
     return config, on_validation
 

@@ -25,7 +25,7 @@ from ahmf_jax.stopping import Stop, stop_on_signal
 from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments.config import Stopped
 from experiments.studies import storage as storages
-from experiments.studies.storage import Storage, Unreachable, open_storage, reachable, worker_name
+from experiments.studies.storage import Storage, Unreachable, command, open_storage, reachable, worker_name
 from experiments.studies.study import Study, lease_of, open_study
 from experiments.studies.trial import Pruned, Unsuited, begin, conclude, fields_of, run
 
@@ -153,7 +153,7 @@ def work(
         worker = _Worker(study, name, folder, data_dir, most, max_failures, lease, stop, heart)
         while worker.wants():
             if stop.requested:
-                raise Stopped(f"stopped: what is left of study {study.name} waits for the next worker")
+                raise Stopped(f"stopped: what is left waits for {_next_worker(study)}")
             try:
                 claim = worker.claim()
                 if claim is not None and lanes == 1:
@@ -306,9 +306,7 @@ class _Worker:
                 train_together(items, data_dir=self.data_dir, next_item=next_item, finished=finished, stop=self.stop)
             except Stopped:
                 numbers = ", ".join(str(claim.number) for claim, _, _ in going.values())
-                raise Stopped(
-                    f"stopped: trials {numbers} of study {self.study.name} wait for the next worker"
-                ) from None
+                raise Stopped(f"stopped: trials {numbers} wait for {_next_worker(self.study)}") from None
 
     def settle(self, claim: Claim, held: "_Stop", result: Callable[[], Mapping[str, float]]) -> None:
         """Records what came of a trial, and counts it."""
@@ -342,6 +340,11 @@ def _fields(claim: Claim) -> Mapping[str, Any]:
 
 def _raise(error: Exception) -> NoReturn:
     raise error
+
+
+def _next_worker(study: Study) -> str:
+    """Who goes on with what is left."""
+    return f"the next worker, as `{command(study.storage, 'study', 'worker', '--study', study.name)}`"
 
 
 def unfinished(study: Study) -> int:
@@ -489,7 +492,8 @@ def _settle(claim: Claim, out: Path, result: Callable[[], Mapping[str, float]], 
         values = [float(found.get(name, math.nan)) for name in objectives]
         if missing := [name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)]:
             raise InputError(f"its {' and '.join(missing)} cannot be told: no finite number was measured")
-    except Pruned:
+    except Pruned as pruned:
+        print(f"trial {claim.number}: {pruned}", flush=True)
         _finish(claim, state.PRUNED, out)
         return None
     except InUse as problem:
@@ -499,7 +503,7 @@ def _settle(claim: Claim, out: Path, result: Callable[[], Mapping[str, float]], 
     except Stopped:
         if stop.lost:
             claim.keep()
-        raise Stopped(f"stopped: trial {claim.number} of study {claim.study.name} waits for the next worker") from None
+        raise Stopped(f"stopped: trial {claim.number} waits for {_next_worker(claim.study)}") from None
     except Exception as problem:
         if isinstance(problem, OSError) and problem.errno in FULL:
             raise unwritable(out, problem) from None

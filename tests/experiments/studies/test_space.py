@@ -209,6 +209,8 @@ def test_what_is_wrong_with_a_field_is_said(fields, said, monkeypatch):
     ("more", "said"),
     [
         ({"fields": {}}, "fields is empty: name what is to be searched"),
+        ({"fields": ["loss"]}, r"fields is \['loss'\]: write a dictionary, as"),
+        ({"when": ["loss"]}, r"when is \['loss'\]: write a dictionary, as"),
         ({"config": "dmo"}, "there is no configuration 'dmo'"),
         ({"config": None}, "config is None: give a TrainConfig"),
         ({"trials": 0}, "trials is 0: give a whole number from 1"),
@@ -248,7 +250,8 @@ def test_what_is_wrong_with_a_field_is_said(fields, said, monkeypatch):
         ),
     ],
 )
-def test_what_is_wrong_with_a_space_is_said(more, said):
+def test_what_is_wrong_with_a_space_is_said(more, said, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse some first
     with pytest.raises(InputError, match=said) as caught:
         space(**{"fields": RATE, **more}) if "fields" not in more else Space(config=BASE, **more)
     assert "\n" not in str(caught.value)

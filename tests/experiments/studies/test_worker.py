@@ -494,7 +494,7 @@ def test_a_stopped_trial_is_free_and_the_line_says_so(study, trains):
         raise Stopped("stopped at step 2 of 6, saved: go on with `ahmf train --resume x`")
 
     trains(stopped)
-    with pytest.raises(Stopped, match=r"^stopped: trial 0 of study levels waits for the next worker$"):
+    with pytest.raises(Stopped, match=r"^stopped: trial 0 waits for the next worker, as `ahmf study worker"):
         work(study)
     assert states(study) == ["RUNNING", "WAITING", "WAITING"]
     assert study.storage.leases()[lease_of(study, 0)].released
