@@ -175,8 +175,8 @@ def model_table(found: Rows, unit: str) -> Table:
         "seeds",
         *(f"{variant}, MAE{unit}" for variant in variants.VARIANTS),
         "published, MAE (grey levels)",
-        *(f"{variant}: under Model 0" for variant in variants.VARIANTS),
-        "published: under Model 0",
+        *(f"{variant}: gain on Model 0" for variant in variants.VARIANTS),
+        "published: gain on Model 0",
     ]
     lines = []
     for row in found.models:

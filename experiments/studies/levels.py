@@ -84,7 +84,7 @@ def brings(found: Sequence[Row], unit: str) -> Table:
     """The errors, and the change from the row before."""
     digits = places(value for row in found for value in (*row.mae.values(), *row.rmse.values()))
     unit = f" ({unit})" if unit else ""
-    heads = ("m", "seeds", f"MAE{unit}", f"RMSE{unit}", "under the interpolation", "MAE less that of the m before")
+    heads = ("m", "seeds", f"MAE{unit}", f"RMSE{unit}", "gain on the interpolation", "MAE less that of the m before")
     lines = []
     before: Row | None = None
     for row in found:
