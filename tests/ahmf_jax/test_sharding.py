@@ -40,16 +40,19 @@ def drawn_by_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     That it gives the same on several devices as on one, test_launch.py shows.
     """
 
-    def draw(model: AHMF, seed: int, output_scale: float) -> Any:
-        rng, shapes = np.random.default_rng(seed), jax.eval_shape(lambda: state.init_params(model))
+    def drawing(model: AHMF, *_: Any) -> Callable[..., Any]:
+        def draw(seed: int, _: float) -> Any:
+            rng, shapes = np.random.default_rng(seed), jax.eval_shape(lambda: state.init_params(model))
 
-        def values(x: Any) -> np.ndarray:
-            bound = np.prod(x.shape[-4:-1]) ** -0.5 if x.ndim > 3 else 0.1
-            return rng.uniform(-bound, bound, x.shape).astype(np.float32)
+            def values(x: Any) -> np.ndarray:
+                bound = np.prod(x.shape[-4:-1]) ** -0.5 if x.ndim > 3 else 0.1
+                return rng.uniform(-bound, bound, x.shape).astype(np.float32)
 
-        return jax.tree.map(values, shapes)
+            return jax.tree.map(values, shapes)
 
-    monkeypatch.setattr(state, "_init_params", draw)
+        return draw
+
+    monkeypatch.setattr(state, "_draw", drawing)
 
 
 def devices(*processes: int) -> list[Any]:
