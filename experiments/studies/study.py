@@ -192,7 +192,7 @@ def make_study(
       command: what makes it, kept as its attribute `command` if it is new, or gets more trials.
 
     Raises:
-      InputError: there is a study of that name with another spec or space.
+      InputError: there is a study of that name with another spec or space; there is none, and the folder is another's.
     """
     import optuna
     from optuna.exceptions import ExperimentalWarning
@@ -205,6 +205,8 @@ def make_study(
         if name in optuna.get_all_study_names(storage.backend):
             found = optuna.load_study(study_name=name, storage=storage.backend)
         else:
+            # Before anything is written: with another --out it would be another study under the same name.
+            _check_folder(Path(spec.folder), name, "")
             found = optuna.create_study(
                 study_name=name, storage=storage.backend, directions=["minimize"] * len(spec.objectives)
             )
@@ -302,19 +304,25 @@ def note_folder(study: Study, folder: Path | None = None, *, new: bool = True) -
             f"{folder}: this machine does not see the folder of study {study.name}: mount it there, or name where it "
             "is, or a folder of this machine's own, with --out"
         )
-    if path.exists():
-        if (there := _folder_record(folder))["uuid"] != study.uuid:
-            whose = "another study of that name" if there["name"] == study.name else f"study {there['name']}"
-            raise InputError(f"{folder} is the folder of {whose}: choose another with --out")
-        if there == stored:
-            return
-    elif (folder / TRIALS).exists():
-        raise InputError(f"{folder} has runs, and no {RECORD} that says of which study: choose another with --out")
+    _check_folder(folder, study.name, study.uuid)
+    if path.exists() and _folder_record(folder) == stored:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
     write_whole(path, (json.dumps(stored, indent=1) + "\n").encode())
+
+
+def _check_folder(folder: Path, name: str, uuid: str) -> None:
+    """InputError where a folder is not the study's: it says that it is another's, or has runs and says nothing."""
+    if (folder / RECORD).exists():
+        there = _folder_record(folder)
+        if there["uuid"] != uuid:
+            whose = "another study of that name" if there["name"] == name else f"study {there['name']}"
+            raise InputError(f"{folder} is the folder of {whose}: choose another with --out")
+    elif (folder / TRIALS).exists():
+        raise InputError(f"{folder} has runs, and no {RECORD} that says of which study: choose another with --out")
 
 
 def study_of_folder(folder: Path, storage: str | None = None) -> Study:

@@ -165,9 +165,12 @@ def test_another_study_of_the_same_name_has_another_folder(study, spec, rows, tm
     """As after the database was removed, or where each of two has its own."""
     note_folder(study)
     second = open_storage(f"sqlite:///{tmp_path / 'second.db'}", create=True)
-    other = make_study(second, "levels", spec, rows=rows)
     with pytest.raises(InputError, match="study is the folder of another study of that name: choose another with"):
-        note_folder(other)
+        make_study(second, "levels", spec, rows=rows)
+    # Nothing is made, so that it can be made with another folder.
+    other = make_study(second, "levels", dataclasses.replace(spec, folder=str(tmp_path / "other")), rows=rows)
+    with pytest.raises(InputError, match="study is the folder of another study of that name: choose another with"):
+        note_folder(other, tmp_path / "study")
     with pytest.raises(InputError, match=r"is the folder of another study levels than the one in sqlite:///.*second"):
         study_of_folder(tmp_path / "study", second.url)
     assert open_study(study.storage, "levels").uuid == study.uuid != other.uuid
