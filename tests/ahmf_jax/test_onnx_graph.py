@@ -1,6 +1,7 @@
 """The ONNX graph against the model, in onnxruntime: every variant, ablation and scale, any sizes."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from ahmf_jax import __version__, onnx_graph  # noqa: E402  # needs onnx
-from ahmf_jax.variants import PARTS  # noqa: E402
+from ahmf_jax.variants import PARTS, VARIANTS  # noqa: E402
 from tests.exports import RANGE, images, super_resolved, trained  # noqa: E402
 
 
@@ -60,8 +61,7 @@ def test_the_graph_computes_what_the_model_does(
     assert difference(found, session(onnx_graph.build(found)), *images(found, 2, 3, 2)) <= 1e-5
 
 
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("variant", ["release", "paper"])
+@pytest.mark.parametrize(("part", "variant"), list(zip(PARTS, itertools.cycle(VARIANTS))))  # the parity tests have both
 def test_the_graph_of_a_network_with_a_part_swapped(variant: Any, part: Any) -> None:
     found = trained(variant=variant, scale=2, swapped=(part,))
     found = dataclasses.replace(found, params=jax.tree.map(jnp.asarray, found.params))

@@ -104,7 +104,7 @@ def test_the_front_is_shown(search):
 
 def test_of_rows_the_best_mean_and_its_first_seed(storage):
     study = make_study(storage, "levels", Spec("levels", BASE), rows=[Row("m = 8", {"model.num_levels": 8, "seed": 0})])
-    with pytest.raises(InputError, match="study levels: no trial is complete yet: see `ahmf study show levels`"):
+    with pytest.raises(InputError, match="study levels: no trial is complete yet: see `ahmf study show levels"):
         best.best(read(study))
     for m, maes in ((1, (1.2, 0.5, 1.3)), (2, (0.9, 1.1, 0.7)), (4, (0.1,))):  # m = 4 has one seed: luck, perhaps
         for seed, mae in reversed(list(enumerate(maes))):
