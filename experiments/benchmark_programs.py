@@ -110,18 +110,23 @@ def check(command: str, rounds: int, threads: int) -> None:
 
 def machine(threads: int) -> dict[str, Any]:
     """What the numbers depend on."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        info = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), model)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "torch", "numpy")}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
-        "cpu": model,
+        "cpu": processor_name(),
         "threads": threads,
         "load": load,
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def processor_name() -> str:
+    """The processor's model where Linux tells it, its architecture otherwise."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        info = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), name)
+    return name
 
 
 def verdict(met: bool) -> str:

@@ -2,11 +2,12 @@
 
 import functools
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from experiments.benchmark_programs import processor_name, processors
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-contrib-python-headless")
 
@@ -43,17 +44,9 @@ def hardware() -> str:
 
 
 def _processor() -> str:
-    """Its name where Linux tells it, and how many of them this process may use."""
-    name = platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {count} processor{'s' * (count != 1)}"
+    """Its name, and how many of them this process may use."""
+    count = len(processors())
+    return f"{processor_name()}, {count} processor{'s' * (count != 1)}"
 
 
 def _commit() -> str | None:
