@@ -26,6 +26,7 @@ import platform
 import re
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +57,7 @@ DIGEST = b'{"sha256": "%s", '
 MAX_MANIFEST, MAX_METADATA = 64 << 20, 16 << 20
 # Seconds that processes wait for each other at the end of a save.
 COMMIT_TIMEOUT_S = 600
+LATE_S = 5  # so long at most a save that failed goes on writing
 PACKAGES = ("ahmf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
 
 Read = TypeVar("Read")
@@ -444,8 +446,7 @@ def _failed(folder: Path, error: OSError | ValueError) -> InputError:
             raise error
         reason = found[-1].strip()
     if distributed.is_main():
-        with contextlib.suppress(OSError):
-            _remove(folder)
+        _remove_for_good(folder)
     return Unwritable(
         f"{folder} cannot be written ({reason}): the checkpoints before it are kept; make room or change the rights of "
         "the folder, then resume the run"
@@ -481,6 +482,16 @@ def _remove(folder: Path) -> None:
     if folder.exists():
         (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder)
+
+
+def _remove_for_good(folder: Path) -> None:
+    """Removes a checkpoint that failed, as far as that can be: what its other arrays still write would bring it back."""
+    until, gone = time.monotonic() + LATE_S, 0
+    while gone < 5 and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            _remove(folder)
+        gone = 0 if folder.exists() else gone + 1
+        time.sleep(0.05)
 
 
 # Which checkpoints there are

@@ -321,6 +321,28 @@ def test_a_full_disk_is_told_at_the_next_call(
     assert capfd.readouterr() == ("", "")  # nothing but the one line of the error
 
 
+def test_an_array_that_is_written_late_does_not_stay(
+    run: Path, mesh: Any, small_files: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, remove, late = contents(run / "checkpoints"), shutil.rmtree, iter(range(3))
+
+    def meanwhile(folder: Path) -> None:
+        """Removes the folder, in which an array is made at the same time, and then one after it."""
+        remove(folder)
+        if (turn := next(late, None)) is not None:
+            (folder / "state").mkdir(parents=True)
+            (folder / "state" / "0").write_bytes(b"late")
+            if not turn:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", meanwhile)
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(make_state(mesh, 5), {}, 0.3)
+        with pytest.raises(InputError, match=TOO_LARGE):
+            checkpoints.wait()
+        assert contents(run / "checkpoints") == before and next(late, None) is None
+
+
 def test_a_disk_that_is_too_full_is_seen_before(
     run: Path, mesh: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
