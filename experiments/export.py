@@ -106,7 +106,9 @@ def to_torch(source: Path, out: Path) -> None:
         network = torch_modules.AHMF(**model_fields(trained.model), guide_channels=channels)
         network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         min_span = MIN_SPAN if trained.scaling == "sample" else None
-        data = torch_modules.serialize(torch_modules.InUnits(network, trained.range, min_span), channels)
+        data = torch_modules.serialize(
+            torch_modules.InUnits(network, trained.range, min_span), trained.model.scale, channels
+        )
         export.write(data, PROGRAM)
         export.write(save(weights, {"format": "pt", **bundle_header(trained)}), WEIGHTS)
         program = torch.export.load(export.temp / PROGRAM).module()

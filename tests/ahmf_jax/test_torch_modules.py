@@ -172,7 +172,7 @@ def test_other_contents_are_refused(tmp_path: Path, stored: Any, message: str) -
 @pytest.mark.parametrize("min_span", [None, 1 / 256])
 def test_a_program_of_any_sizes_in_the_models_unit(tmp_path: Path, min_span: float | None) -> None:
     network = twin(scale=4, recurrence="none", fusion="concat").eval()
-    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(torch_modules.InUnits(network, 10.0, min_span), 3))
+    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(torch_modules.InUnits(network, 10.0, min_span), 4, 3))
     program = torch.export.load(tmp_path / "model.pt2").module()
     for batch, height, width in ((2, 3, 7), (1, 1, 1)):
         depth = 2 + 6 * torch.rand(batch, 1, height, width)

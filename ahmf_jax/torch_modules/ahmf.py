@@ -1,4 +1,4 @@
-"""AHMF as a PyTorch module, and PyTorch weight files. The only module that imports torch.
+"""AHMF as a PyTorch module.
 
 The module is the Flax model's twin: it carries the authors' state-dict names, so their weights load into it
 as they are, ours leave through it, and each of the two programs checks the other (`tests/ahmf_jax/test_parity.py`).
@@ -7,20 +7,15 @@ Multi-modal Fusion", IEEE TIP 2022, arXiv 2104.01530. Where the published weight
 the equations (`paper`), the block is given the variant whose form it has (`ahmf_jax.variants`).
 """
 
-import io
 import itertools
-import pickle
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.variants import GRU_LAYERS, VARIANTS, Forms, Part, Variant, check_blocks
-from ahmf_jax.writing import write_whole
 
 # Kernel size of the guide's down-sampling and the depth's up-sampling convolutions (section VI).
 # The paper stops at x16; x32 takes the largest published size.
@@ -327,114 +322,3 @@ class AHMF(nn.Module):
         aux = {"depth_bicubic": bicubic, "depth_features": depth, "guidance_features": rgb}
         aux |= {f"fused_{i}": x for i, x in enumerate(fused)} | {f"refined_{i}": x for i, x in enumerate(refined)}
         return bicubic + self.up_conv(torch.cat(refined, dim=1)), aux
-
-
-class InUnits(nn.Module):
-    """A network for depth in its unit: division by the range, and by the sample's own span where it was trained so.
-
-    Args:
-      network: the trained AHMF.
-      depth_range: the depth that it takes for 1.
-      min_span: None for a network that sees depth over range (scaling "range"); else a sample is stretched over its own
-        span (scaling "sample"), which is taken to be at least this part of the range.
-    """
-
-    def __init__(self, network: AHMF, depth_range: float, min_span: float | None):
-        super().__init__()
-        self.network, self.depth_range, self.min_span = network, depth_range, min_span
-
-    def forward(self, depth_lr: Tensor, guide: Tensor) -> Tensor:
-        """Depth (B, 1, h, w), holes filled, guide (B, C, scale h, scale w) in [0, 1] -> (B, 1, scale h, scale w)."""
-        depth = depth_lr / self.depth_range
-        if self.min_span is None:
-            return self.network(depth, guide) * self.depth_range
-        low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
-        span = (high - low).clamp(min=self.min_span)
-        return (self.network((depth - low) / span, guide) * span + low) * self.depth_range
-
-
-def serialize(module: InUnits, guide_channels: int) -> bytes:
-    """The module as a `.pt2` file, in which batch, height and width are free.
-
-    `torch.export.load(file).module()(depth_lr, guide)` runs it, with torch alone.
-    """
-    scale = module.network.scale
-    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    free = {
-        "depth_lr": {0: batch, 2: height, 3: width},
-        "guide": {0: batch, 2: scale * height, 3: scale * width},
-    }
-    # Any sizes above 1, which stands for itself, and all different.
-    example = torch.zeros(2, 1, 3, 5), torch.zeros(2, guide_channels, 3 * scale, 5 * scale)
-    program = torch.export.export(module.requires_grad_(False).eval(), example, dynamic_shapes=free)
-    data = io.BytesIO()
-    torch.export.save(program, data)
-    return data.getvalue()
-
-
-def read_pth(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a PyTorch weight file without running anything that it holds.
-
-    Args:
-      path: a file of `{"state": {name: tensor}}`, as the authors publish it, or of `{name: tensor}`.
-
-    Returns:
-      `{name: array}`, the names as stored ("module." and all). bfloat16, which NumPy lacks, becomes float32.
-
-    Raises:
-      InputError: no such file, not a readable weight file, objects other than tensors in it.
-    """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}: give a PyTorch weight file") from error
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: not a PyTorch weight file, or one that holds objects other than tensors, which are never "
-            "loaded: save the state dict alone, torch.save(model.state_dict(), path)"
-        ) from error
-    except Exception as error:  # damaged bytes surface as nearly any exception of torch, zip or pickle
-        raise InputError(
-            f"{path}: damaged or not a PyTorch weight file ({type(error).__name__}): get it anew"
-        ) from error
-    state = stored.get("state", stored) if isinstance(stored, Mapping) else stored
-    if not isinstance(state, Mapping) or not state:
-        raise InputError(f"{path}: holds no state dict: save one, torch.save(model.state_dict(), path)")
-    wrong = [ascii(name) for name, value in state.items() if not (isinstance(name, str) and is_plain(value))]
-    if wrong:
-        raise InputError(f"{path}: not dense real tensors: {', '.join(wrong)}: save the state dict alone")
-    return {name: as_numpy(value) for name, value in state.items()}
-
-
-def is_plain(value: object) -> bool:
-    """True for a dense real tensor that holds its data (not sparse, quantized or meta)."""
-    if not isinstance(value, Tensor):
-        return False
-    dense = value.layout == torch.strided and not value.is_quantized and not value.is_complex()
-    return dense and value.device.type == "cpu"
-
-
-def as_numpy(value: Tensor) -> np.ndarray:
-    """The tensor's values as an array; bfloat16 widened to float32, which is exact."""
-    value = value.detach()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-
-
-def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes weights as the authors' file has them: `{"state": {"module.<name>": float32 tensor}}`.
-
-    The file appears under its name when it is complete, or not at all.
-
-    Args:
-      path: the file to write; an existing one is replaced.
-      arrays: `{name: array}`, as `torch_weights.to_torch` gives, with or without "module.".
-
-    Raises:
-      InputError: the file cannot be written there.
-    """
-    state = {
-        f"module.{name.removeprefix('module.')}": torch.tensor(np.array(a, np.float32)) for name, a in arrays.items()
-    }
-    data = io.BytesIO()
-    torch.save({"state": state}, data)
-    write_whole(path, data.getbuffer())

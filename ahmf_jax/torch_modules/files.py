@@ -1,0 +1,81 @@
+"""PyTorch weight files."""
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.writing import write_whole
+
+
+def read_pth(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a PyTorch weight file without running anything that it holds.
+
+    Args:
+      path: a file of `{"state": {name: tensor}}`, as the authors publish it, or of `{name: tensor}`.
+
+    Returns:
+      `{name: array}`, the names as stored ("module." and all). bfloat16, which NumPy lacks, becomes float32.
+
+    Raises:
+      InputError: no such file, not a readable weight file, objects other than tensors in it.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}: give a PyTorch weight file") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a PyTorch weight file, or one that holds objects other than tensors, which are never "
+            "loaded: save the state dict alone, torch.save(model.state_dict(), path)"
+        ) from error
+    except Exception as error:  # damaged bytes surface as nearly any exception of torch, zip or pickle
+        raise InputError(
+            f"{path}: damaged or not a PyTorch weight file ({type(error).__name__}): get it anew"
+        ) from error
+    state = stored.get("state", stored) if isinstance(stored, Mapping) else stored
+    if not isinstance(state, Mapping) or not state:
+        raise InputError(f"{path}: holds no state dict: save one, torch.save(model.state_dict(), path)")
+    wrong = [ascii(name) for name, value in state.items() if not (isinstance(name, str) and is_plain(value))]
+    if wrong:
+        raise InputError(f"{path}: not dense real tensors: {', '.join(wrong)}: save the state dict alone")
+    return {name: as_numpy(value) for name, value in state.items()}
+
+
+def is_plain(value: object) -> bool:
+    """True for a dense real tensor that holds its data (not sparse, quantized or meta)."""
+    if not isinstance(value, Tensor):
+        return False
+    dense = value.layout == torch.strided and not value.is_quantized and not value.is_complex()
+    return dense and value.device.type == "cpu"
+
+
+def as_numpy(value: Tensor) -> np.ndarray:
+    """The tensor's values as an array; bfloat16 widened to float32, which is exact."""
+    value = value.detach()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes weights as the authors' file has them: `{"state": {"module.<name>": float32 tensor}}`.
+
+    The file appears under its name when it is complete, or not at all.
+
+    Args:
+      path: the file to write; an existing one is replaced.
+      arrays: `{name: array}`, as `torch_weights.to_torch` gives, with or without "module.".
+
+    Raises:
+      InputError: the file cannot be written there.
+    """
+    state = {
+        f"module.{name.removeprefix('module.')}": torch.tensor(np.array(a, np.float32)) for name, a in arrays.items()
+    }
+    data = io.BytesIO()
+    torch.save({"state": state}, data)
+    write_whole(path, data.getbuffer())

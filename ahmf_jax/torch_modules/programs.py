@@ -1,0 +1,48 @@
+"""A network as a PyTorch program that takes depth in its unit."""
+
+import io
+
+import torch
+from torch import Tensor, nn
+
+
+class InUnits(nn.Module):
+    """A network for depth in its unit: division by the range, and by the sample's own span where it was trained so.
+
+    Args:
+      network: the trained model.
+      depth_range: the depth that it takes for 1.
+      min_span: None for a network that sees depth over range (scaling "range"); else a sample is stretched over its own
+        span (scaling "sample"), which is taken to be at least this part of the range.
+    """
+
+    def __init__(self, network: nn.Module, depth_range: float, min_span: float | None):
+        super().__init__()
+        self.network, self.depth_range, self.min_span = network, depth_range, min_span
+
+    def forward(self, depth_lr: Tensor, guide: Tensor) -> Tensor:
+        """Depth (B, 1, h, w), holes filled, guide (B, C, scale h, scale w) in [0, 1] -> (B, 1, scale h, scale w)."""
+        depth = depth_lr / self.depth_range
+        if self.min_span is None:
+            return self.network(depth, guide) * self.depth_range
+        low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
+        span = (high - low).clamp(min=self.min_span)
+        return (self.network((depth - low) / span, guide) * span + low) * self.depth_range
+
+
+def serialize(module: InUnits, scale: int, guide_channels: int) -> bytes:
+    """The module as a `.pt2` file, in which batch, height and width are free.
+
+    `torch.export.load(file).module()(depth_lr, guide)` runs it, with torch alone.
+    """
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    free = {
+        "depth_lr": {0: batch, 2: height, 3: width},
+        "guide": {0: batch, 2: scale * height, 3: scale * width},
+    }
+    # Any sizes above 1, which stands for itself, and all different.
+    example = torch.zeros(2, 1, 3, 5), torch.zeros(2, guide_channels, 3 * scale, 5 * scale)
+    program = torch.export.export(module.requires_grad_(False).eval(), example, dynamic_shapes=free)
+    data = io.BytesIO()
+    torch.export.save(program, data)
+    return data.getvalue()
