@@ -75,7 +75,7 @@ def to_torch(source: Path, out: Path) -> str:
     if trained.scaling == "sample":
         scaling = "; give it depth scaled so that the LR map's minimum is 0 and its maximum 1"
     told = ""
-    found = torch_weights.infer({name: array.shape for name, array in arrays.items()})
+    found = torch_weights.ahmf.infer({name: array.shape for name, array in arrays.items()})
     if model_fields(found) != model_fields(trained.model):
         parts = f" --swapped {' '.join(trained.model.swapped)}" if trained.model.swapped else ""
         told = f"; the tensors do not tell all of it: on the way back add --variant {trained.model.variant}{parts}"

@@ -17,7 +17,8 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a PyTorch weight file without running anything that it holds.
 
     Args:
-      path: a file of `{"state": {name: tensor}}`, as the authors publish it, or of `{name: tensor}`.
+      path: a file of `{"state": {name: tensor}}` or `{"model": {name: tensor}}`, as the authors of AHMF and of DADA
+        write it, whatever is beside it, or of `{name: tensor}`.
 
     Returns:
       `{name: array}`, the names as stored ("module." and all). bfloat16, which NumPy lacks, becomes float32.
@@ -38,7 +39,7 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path}: damaged or not a PyTorch weight file ({type(error).__name__}): get it anew"
         ) from error
-    state = stored.get("state", stored) if isinstance(stored, Mapping) else stored
+    state = stored.get("state", stored.get("model", stored)) if isinstance(stored, Mapping) else stored
     if not isinstance(state, Mapping) or not state:
         raise InputError(f"{path}: holds no state dict: save one, torch.save(model.state_dict(), path)")
     wrong = [ascii(name) for name, value in state.items() if not (isinstance(name, str) and is_plain(value))]
@@ -61,21 +62,27 @@ def as_numpy(value: Tensor) -> np.ndarray:
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
-def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes weights as the authors' file has them: `{"state": {"module.<name>": float32 tensor}}`.
+def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray], key: str = "state", prefix: str = "module.") -> None:
+    """Writes weights as the authors' files have them: `{key: {"<prefix><name>": tensor}}`.
 
     The file appears under its name when it is complete, or not at all.
 
     Args:
       path: the file to write; an existing one is replaced.
-      arrays: `{name: array}`, as `torch_weights.to_torch` gives, with or without "module.".
+      arrays: `{name: array}`, as `torch_weights.to_torch` gives, with or without the prefix. Floating arrays are
+        written as float32.
+      key: of the state dict: "state" of an AHMF, "model" of a DADA.
+      prefix: of every name: "module." of an AHMF, "" of a DADA.
 
     Raises:
       InputError: the file cannot be written there.
     """
-    state = {
-        f"module.{name.removeprefix('module.')}": torch.tensor(np.array(a, np.float32)) for name, a in arrays.items()
-    }
+    state = {f"{prefix}{name.removeprefix(prefix)}": as_tensor(value) for name, value in arrays.items()}
     data = io.BytesIO()
-    torch.save({"state": state}, data)
+    torch.save({key: state}, data)
     write_whole(path, data.getbuffer())
+
+
+def as_tensor(value: np.ndarray) -> Tensor:
+    """A tensor of its own memory, float32 unless the array holds whole numbers."""
+    return torch.tensor(np.array(value, value.dtype if value.dtype.kind in "iu" else np.float32))

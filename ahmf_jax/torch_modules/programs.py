@@ -1,9 +1,42 @@
-"""A network as a PyTorch program that takes depth in its unit."""
+"""A trained model as a PyTorch module, and as a program that takes depth in its unit."""
 
+import inspect
 import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from ahmf_jax import torch_weights
+from ahmf_jax.torch_modules.ahmf import AHMF
+from ahmf_jax.torch_modules.dada import DADA
+
+if TYPE_CHECKING:
+    from ahmf_jax.models import Model
+
+
+def network(model: "Model", weights: Mapping[str, Any]) -> nn.Module:
+    """The twin of a model with its weights, in evaluation, NCHW: `network(depth_lr, guide) -> depth_hr`.
+
+    Of a DADA always the plain loop of all iterations: that it ends early, or begins at a coarse size, only saves time.
+
+    Raises:
+      InputError: the weights are not the model's, or it has no twin (a DADA that begins with `griddata`).
+    """
+    from ahmf_jax.export import guide_channels, model_fields
+    from ahmf_jax.models import name_of
+
+    cls = {"ahmf": AHMF, "dada": DADA}[name_of(model)]
+    taken = inspect.signature(cls).parameters
+    fields = {name: value for name, value in model_fields(model).items() if name in taken}
+    if "guide_channels" in taken:
+        fields["guide_channels"] = guide_channels(weights)
+    net = cls(**fields)
+    if weights:  # a DADA that learns nothing has none
+        arrays = torch_weights.to_torch(model, weights)
+        net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    return net.eval()
 
 
 class InUnits(nn.Module):

@@ -36,7 +36,7 @@ def every_model() -> Iterator[AHMF]:
 
 def random_arrays(model: AHMF, guide_channels: int = 3) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {row.torch: rng.random(row.shape, np.float32) for row in torch_weights.table(model, guide_channels)}
+    return {row.torch: rng.random(row.shape, np.float32) for row in torch_weights.ahmf.table(model, guide_channels)}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def arrays(model: AHMF) -> dict[str, np.ndarray]:
 
 def test_no_name_and_no_place_occurs_twice() -> None:
     for model in every_model():
-        rows = torch_weights.table(model)
+        rows = torch_weights.ahmf.table(model)
         places = {(row.flax, row.entry) for row in rows}
         assert len({row.torch for row in rows}) == len(places) == len(rows)
         # Every stack has all of its entries: nothing of it stays unwritten.
@@ -92,13 +92,13 @@ def test_the_table_is_the_models_own_tree(
     model = AHMF(scale, num_levels, 4, variant, fusion, recurrence, swapped=swapped)
     depth_lr, guide = jnp.zeros((1, 2, 3, 1)), jnp.zeros((1, 2 * scale, 3 * scale, 4))
     params = jax.eval_shape(model.init, jax.random.key(0), depth_lr, guide)["params"]
-    rows = torch_weights.table(model, guide_channels=4)
-    assert {path: x.shape for path, x in flatten_dict(params).items()} == torch_weights.flax_shapes(rows)
+    rows = torch_weights.ahmf.table(model, guide_channels=4)
+    assert {path: x.shape for path, x in flatten_dict(params).items()} == torch_weights.tables.flax_shapes(rows)
 
 
 @pytest.mark.parametrize(("scale", "parameters", "tensors"), [(4, 2538922, 181), (8, 3358444, 187), (16, 5750830, 193)])
 def test_the_release_has_the_published_size(scale: int, parameters: int, tensors: int) -> None:
-    rows = torch_weights.table(AHMF(scale=scale))
+    rows = torch_weights.ahmf.table(AHMF(scale=scale))
     assert (sum(int(np.prod(row.shape)) for row in rows), len(rows)) == (parameters, tensors)
 
 
@@ -202,7 +202,7 @@ def test_one_message_names_every_fault(arrays: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"encoder.weight": np.zeros((4, 4))}, {"fuse_conv.99999999999.x": np.zeros(())}])
 def test_weights_of_something_else(given: dict[str, np.ndarray]) -> None:
-    with pytest.raises(InputError, match="is an AHMF's"):
+    with pytest.raises(InputError, match="is of a known model: give"):
         torch_weights.from_torch(given)
 
 

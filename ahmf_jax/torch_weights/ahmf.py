@@ -1,18 +1,5 @@
 """AHMF's weights between PyTorch's names and layout and Flax's, by one table. NumPy in and out; no torch.
 
-Each row of the table names one tensor on both sides, with the layout it has there:
-
-=======  ===================  ==================
-kind     PyTorch              Flax
-=======  ===================  ==================
-`conv`   (out, in, k, k)      `kernel` (k, k, in, out)
-`bias`   (out,)               `bias` (out,)
-`prelu`  (1,)                 `negative_slope` ()
-=======  ===================  ==================
-
-PyTorch has a module a level; in Flax the levels' tensors are stacked on a new leading axis, so that a loop runs over
-them, and a row also names its entry of the stack.
-
 The names are those of the authors' file (`zhwzhong/AHMF`), continued for any number of levels, for the paper's
 variant, for networks between the two (`ahmf_jax.variants`) and for Table VI's ablations. `torch_modules.AHMF` is the
 PyTorch program that has them.
@@ -20,38 +7,17 @@ PyTorch program that has them.
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from ahmf_jax.errors import InputError
+from ahmf_jax.torch_weights import tables
+from ahmf_jax.torch_weights.tables import Row, conv, stacked
 from ahmf_jax.variants import GRU_LAYERS, VARIANTS, Part, Variant, present
 
 if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
     from ahmf_jax.models import AHMF
-
-
-class Row(NamedTuple):
-    """One tensor: its PyTorch name and shape, its path in the Flax parameters, its kind, and its place in a stack."""
-
-    torch: str
-    flax: tuple[str, ...]
-    kind: str
-    shape: tuple[int, ...]
-    entry: int | None = None  # on the leading axis of the Flax parameter; None where that is this tensor alone
-
-
-def stacked(rows: Iterable[Row], entry: int) -> Iterator[Row]:
-    """The rows as those of one entry of a stack."""
-    return (row._replace(entry=entry) for row in rows)
-
-
-def conv(torch: str, flax: str, inputs: int, outputs: int, kernel: int) -> Iterator[Row]:
-    """The weight and bias of one convolution."""
-    path = tuple(flax.split("/"))
-    yield Row(f"{torch}.weight", (*path, "kernel"), "conv", (outputs, inputs, kernel, kernel))
-    yield Row(f"{torch}.bias", (*path, "bias"), "bias", (outputs,))
 
 
 def prelu(torch: str, flax: str) -> Iterator[Row]:
@@ -191,7 +157,7 @@ def from_torch(
     """The model that PyTorch weights belong to, and its parameters.
 
     Args:
-      arrays: `{name: array}`, all names with "module." or all without; any floating dtype.
+      arrays: `{name: array}`, the names without "module."; any floating dtype.
       variant: the one whose form the parts have that are not swapped; by default the one of which fewer are, among
         the parts that names and shapes tell.
       swapped: all parts that are the other's; by default those that names and shapes tell. `statistics`, `halving` and
@@ -205,16 +171,10 @@ def from_torch(
       InputError: the tensors are not exactly those of an AHMF; one message names all that are missing, not
         known or of another shape or type.
     """
-    if all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
     model = infer({name: np.shape(value) for name, value in arrays.items()}, variant, swapped)
     first = first_guide_row(model)
-    rows = {row.torch: row for row in table(model, guide_channels(arrays.get(first.torch), 1, first.shape[1]))}
-    check("the PyTorch weights", {name: row.shape for name, row in rows.items()}, arrays, model)
-    params = {path: np.empty(shape, np.float32) for path, shape in flax_shapes(rows.values()).items()}
-    for name, row in rows.items():
-        params[row.flax][... if row.entry is None else row.entry] = to_flax_layout(row.kind, arrays[name])
-    return model, nest(params)
+    rows = table(model, guide_channels(arrays.get(first.torch), 1, first.shape[1]))
+    return model, tables.to_flax(rows, arrays, described(model))
 
 
 def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -230,45 +190,9 @@ def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       InputError: the parameters are not the model's; one message names all that differ.
     """
-    flat = flatten(params)
     first = first_guide_row(model)
-    channels = guide_channels(flat.get("/".join(first.flax)), 2, first.shape[1])
-    rows = table(model, channels)
-    check("the Flax parameters", {"/".join(path): shape for path, shape in flax_shapes(rows).items()}, flat, model)
-    values = {path: np.asarray(value) for path, value in flat.items()}  # once a stack, where it is on a device
-
-    def value(row: Row) -> Any:
-        stack = values["/".join(row.flax)]
-        return stack if row.entry is None else stack[row.entry]
-
-    return {row.torch: to_torch_layout(row.kind, value(row)) for row in rows}
-
-
-def flax_shapes(rows: Iterable[Row]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """The shapes of the Flax parameters that the rows make up, by path."""
-    rows = list(rows)
-    entries = Counter(row.flax for row in rows)
-    return {row.flax: (entries[row.flax],) * (row.entry is not None) + entry_shape(row) for row in rows}
-
-
-def entry_shape(row: Row) -> tuple[int, ...]:
-    """The shape that a row's tensor has in Flax, there alone or as an entry of a stack."""
-    if row.kind == "prelu":
-        return ()
-    return tuple(row.shape[axis] for axis in (2, 3, 1, 0)) if row.kind == "conv" else row.shape
-
-
-def to_flax_layout(kind: str, value: Any) -> np.ndarray:
-    """A checked PyTorch tensor as Flax has it."""
-    value = np.asarray(value, np.float32)
-    return value.transpose(2, 3, 1, 0) if kind == "conv" else value.reshape(()) if kind == "prelu" else value
-
-
-def to_torch_layout(kind: str, value: Any) -> np.ndarray:
-    """A checked Flax parameter, or its entry of a stack, as PyTorch has it."""
-    value = np.asarray(value, np.float32)
-    value = value.transpose(3, 2, 0, 1) if kind == "conv" else value.reshape(1) if kind == "prelu" else value
-    return np.array(value, order="C")  # a copy: what was given may change
+    channels = guide_channels(tables.flatten(params).get("/".join(first.flax)), 2, first.shape[1])
+    return tables.to_torch(table(model, channels), params, described(model))
 
 
 def infer(
@@ -330,52 +254,15 @@ def first_guide_row(model: "AHMF") -> Row:
 
 
 def guide_channels(weight: Any, axis: int, per_channel: int) -> int:
-    """The guide's channels by the weight that it enters; any number without it, as `check` reports its absence."""
+    """The guide's channels by the weight that it enters; any number without it: `tables.check` reports its absence."""
     shape = np.shape(weight)
     return max(1, shape[axis] // per_channel) if len(shape) == 4 else 3
 
 
-def check(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], model: "AHMF") -> None:
-    """Raises one InputError that names every tensor missing, unknown, or of another shape or type."""
-    if not expected.keys() & given.keys():
-        raise InputError(f"{what}: not one of the {len(given)} tensors is an AHMF's: give the weights of an AHMF")
-    missing = [f"{name} {expected[name]}" for name in expected if name not in given]
-    extra = [name if name.isprintable() else ascii(name) for name in given if name not in expected]
-    misshaped, mistyped = [], []
-    for name in expected.keys() & given.keys():
-        shape, dtype = np.shape(given[name]), np.asarray(given[name]).dtype
-        if shape != expected[name]:
-            misshaped.append(f"{name} {shape}, not {expected[name]}")
-        elif dtype.kind != "f" and dtype.name != "bfloat16":
-            mistyped.append(f"{name} {dtype.name}")
-    problems = {"missing": missing, "unknown": extra, "misshaped": sorted(misshaped), "not floating": sorted(mistyped)}
-    told = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
+def described(model: "AHMF") -> str:
+    """For a message."""
     swapped = f" (swapped: {', '.join(model.swapped)})" if model.swapped else ""
-    if told:
-        raise InputError(
-            f"{what} do not fit a {model.variant} AHMF{swapped} x{model.scale} with {model.num_levels} levels, "
-            f"{model.features} features, fusion {model.fusion}, recurrence {model.recurrence}: {told}: give a complete "
-            "set of one model"
-        )
-
-
-def nest(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
-    """{("a", "b"): x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+    return (
+        f"a {model.variant} AHMF{swapped} x{model.scale} with {model.num_levels} levels, {model.features} features, "
+        f"fusion {model.fusion}, recurrence {model.recurrence}"
+    )

@@ -1,0 +1,68 @@
+"""Weights between PyTorch's names and layout and Flax's: a file for each model's table, one for what all do with it.
+
+NumPy in and out; importing it needs neither torch nor JAX.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from ahmf_jax.torch_weights import ahmf, dada, tables
+from ahmf_jax.torch_weights.ahmf import stages
+from ahmf_jax.torch_weights.files import read, write
+from ahmf_jax.variants import Part, Variant
+
+if TYPE_CHECKING:
+    from ahmf_jax.models import Model
+
+__all__ = ["from_torch", "read", "stages", "to_torch", "write"]
+
+
+def from_torch(
+    arrays: Mapping[str, np.ndarray],
+    variant: Variant | None = None,
+    swapped: Collection[Part] | None = None,
+    *,
+    scale: int | None = None,
+) -> tuple["Model", dict[str, Any]]:
+    """The model that PyTorch weights belong to, which their names tell, and its weights.
+
+    Args:
+      arrays: `{name: array}`, all names with "module." or all without; any floating dtype.
+      variant, swapped: of an AHMF, as `ahmf.from_torch` says.
+      scale: of a DADA, whose tensors do not tell it.
+
+    Returns:
+      `(model, weights)`: the other fields read off names and shapes, and a nested dict of float32 NumPy arrays as
+      `ahmf_jax.variables` has it.
+
+    Raises:
+      InputError: the tensors are not exactly those of one model, one message naming all that are missing, not known
+        or of another shape or type; or an argument is of the other model.
+    """
+    arrays = tables.plain(arrays)
+    if dada.named(arrays):
+        if variant is not None or swapped is not None:
+            raise InputError("these are the weights of a DADA: variant and swapped are of an AHMF; leave them out")
+        return dada.from_torch(arrays, scale)
+    if scale is not None:
+        raise InputError("these are no weights of a DADA: the scale is read off the tensors; leave it out")
+    return ahmf.from_torch(arrays, variant, swapped)
+
+
+def to_torch(model: "Model", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The same weights under PyTorch's names, float32, OIHW; `from_torch` is the exact inverse.
+
+    Args:
+      model: the model that the weights belong to.
+      params: the weights, nested, JAX or NumPy arrays of any floating dtype.
+
+    Returns:
+      `{name: array}`, the names without "module.", in the order of the authors' file.
+
+    Raises:
+      InputError: the parameters are not the model's; one message names all that differ.
+    """
+    return (dada if dada.is_one(model) else ahmf).to_torch(model, params)  # type: ignore[attr-defined]
