@@ -298,6 +298,11 @@ def degrade_guide(guide: np.ndarray, degradation: Degradation, rows: slice, colu
     return _exposure(how.guide_exposure)[part] if how.guide_exposure else part
 
 
+def guide_reach(degradation: Degradation) -> int:
+    """How far around a part of the guide `degrade_guide` reads, in pixels."""
+    return _radius(degradation.guide_blur) + abs(degradation.guide_shift)
+
+
 def _part(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     """A part of an image whose outermost pixels go on beyond it: a view unless it reaches there."""
     (height, width), y, x = image.shape[:2], (rows.start, rows.stop), (columns.start, columns.stop)

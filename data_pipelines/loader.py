@@ -23,6 +23,7 @@ from absl import flags
 
 from ahmf_jax.errors import InputError
 from data_pipelines import patches
+from data_pipelines.augment import PLAIN, Augmentation
 from data_pipelines.datasets.base import Dataset, Example
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.degrade import Degradation
@@ -33,6 +34,8 @@ THREADS = 2
 ENDLESS = 2**62
 # One patch of so many is the least that a data set may have: the order of as many is kept in memory.
 MAX_BLOCK = 2**20
+# So often is a patch drawn that has too little known depth, as DADA's code does (Metzger et al., CVPR 2023).
+DRAWS = 32
 # First numbers of the seeds, so that no two generators are the same. They are of four numbers always, as NumPy does
 # not tell (1, 2) from (1, 2, 0).
 _MIX, _EPOCH, _PATCH = 1, 2, 3
@@ -48,6 +51,7 @@ def train_loader(
     patch_size: int,
     batch_size: int,
     degradation: Degradation,
+    augmentation: Augmentation = PLAIN,
     edge_candidates: int = 1,
     seed: int = 0,
     process_index: int = 0,
@@ -70,6 +74,7 @@ def train_loader(
       patch_size: the side of an HR patch, a multiple of `scale`.
       batch_size: patches per batch, over all processes.
       degradation: how LR is made.
+      augmentation: how patches are varied, and which are drawn anew.
       edge_candidates: random positions drawn for a patch, the one with the most depth edges wins; 1 is purely random.
       seed: of the whole stream.
       process_index, process_count: this process, and how many share each batch: the first process makes the first
@@ -109,6 +114,7 @@ def train_loader(
         raise InputError(f"batch_size {batch_size}: must be a multiple of the {process_count} processes that share it")
     if not 0 <= process_index < process_count:
         raise InputError(f"process_index {process_index}: must be from 0 to {process_count - 1} for {process_count}")
+    augmentation.check_beside(degradation)
     if on_corrupt not in ("stop", "skip"):
         raise InputError(f"on_corrupt {on_corrupt!r}: choose stop or skip")
     datasets = [dataset for dataset, _ in parts]
@@ -118,6 +124,7 @@ def train_loader(
         scale,
         patch_size // scale,
         degradation,
+        augmentation,
         edge_candidates,
         on_corrupt,
     )
@@ -265,15 +272,16 @@ def _finished(batch: Batch) -> Batch:
     return {**batch, "guide": batch["guide"] / np.float32(255)}
 
 
-class Window(NamedTuple):
-    """Where a patch is cut, on the low-resolution grid, and how it is turned; `span` is that of the whole image."""
+class Drawn(NamedTuple):
+    """A patch, of which data set and image it is, and where it is cut: its arguments of `patches.cut`."""
 
+    patch: patches.Patch
+    info: DatasetInfo
+    image: str
     top: int
     left: int
-    upside_down: bool
-    mirrored: bool
-    transposed: bool
-    span: Any
+    turns: tuple[bool, bool, bool]
+    degrees: float
 
 
 @dataclass
@@ -285,6 +293,7 @@ class Sampler:
     scale: int
     size: int
     degradation: Degradation
+    augmentation: Augmentation
     edge_candidates: int
     on_corrupt: OnCorrupt
     # Data set and image -> why it cannot be read, so that none is decoded in vain again.
@@ -292,55 +301,38 @@ class Sampler:
 
     def write(self, place: int, row: Batch, skipped: dict[str, str]) -> None:
         """Cuts the patch of a place, and writes it into a batch's arrays without the batch axis."""
-        number, index, example = self._example(place, skipped)
-        dataset = self.datasets[number]
-        example, window, rng = self._choose(place, number, index, example)
-        patch = patches.cut(
-            example,
-            window.top,
-            window.left,
-            self.size,
-            self.scale,
-            self.degradation,
-            dataset.info.range,
-            rng,
-            window.upside_down,
-            window.mirrored,
-            window.transposed,
-            span=window.span,
-        )
-        _write(patch, dataset.info.range, row)
+        drawn = self._draw(place, skipped)
+        _write(drawn.patch, drawn.info.range, row)
 
     def describe(self, place: int) -> dict[str, Any]:
-        """What stands at a place, as JSON: data set, image, and the window at high resolution."""
-        number, index, example = self._example(place, {})
-        _, window, _ = self._choose(place, number, index, example)
-        info, side = self.datasets[number].info, self.size * self.scale
+        """What stands at a place, as JSON: data set, image, and the window at high resolution, before it is turned."""
+        drawn, side = self._draw(place, {}), self.size * self.scale
+        upside_down, mirrored, transposed = drawn.turns
         return {
             "place": place,
-            "dataset": info.name,
-            "image": example.name,
-            "top": window.top * self.scale,
-            "left": window.left * self.scale,
+            "dataset": drawn.info.name,
+            "image": drawn.image,
+            "top": drawn.top * self.scale,
+            "left": drawn.left * self.scale,
             "height": side,
             "width": side,
-            "upside_down": window.upside_down,
-            "mirrored": window.mirrored,
-            "transposed": window.transposed,
+            "degrees": drawn.degrees,
+            "upside_down": upside_down,
+            "mirrored": mirrored,
+            "transposed": transposed,
         }
 
-    def _choose(
-        self, place: int, number: int, index: int, example: Example
-    ) -> tuple[Example, "Window", np.random.Generator]:
-        """The example as it is cut from, the window of a place, and the generator that its degradation goes on with."""
-        dataset = self.datasets[number]
-        info = dataset.info
+    def _draw(self, place: int, skipped: dict[str, str]) -> Drawn:
+        """The patch of a place: the first that has enough known depth, or that of all draws that lacks least."""
+        number, index, example = self._example(place, skipped)
+        dataset, how = self.datasets[number], self.augmentation
+        info, name = dataset.info, example.name
         example = patches.crop_to_multiple(example, self.scale)
         height, width = example.depth.shape
         side = self.size * self.scale
         if min(height, width) < side:
             raise InputError(
-                f"{example.name}: {height} x {width} (cut to a multiple of {self.scale}) is smaller than the patch of "
+                f"{name}: {height} x {width} (cut to a multiple of {self.scale}) is smaller than the patch of "
                 f"{side}: choose a smaller patch_size"
             )
         step = patches.EDGE_STEP * info.range
@@ -348,9 +340,38 @@ class Sampler:
             *dataset.keep(index, f"-edges-x{self.scale}", lambda: patches.edge_table(example, self.scale, step))
         )
         rng = np.random.default_rng((self.order.seed, _PATCH, 0, place))
-        top, left = patches.choose(table, self.size, self.scale, self.edge_candidates, rng)
-        upside_down, mirrored, transposed = map(bool, rng.random(3) < 0.5)
-        return example, Window(top, left, upside_down, mirrored, transposed, table.span), rng
+
+        def draw() -> Drawn:
+            grid = height // self.scale, width // self.scale
+            degrees, border = how.angle(grid, self.size, self.scale, rng) if how.rotate else (0.0, 0)
+            top, left = patches.choose(
+                table, self.size, self.scale, self.edge_candidates, rng, min_known=how.min_known, border=border
+            )
+            turns = how.turns(rng)
+            patch = patches.cut(
+                example,
+                top,
+                left,
+                self.size,
+                self.scale,
+                self.degradation,
+                info.range,
+                rng,
+                *turns,
+                degrees=degrees,
+                span=table.span,
+            )
+            return Drawn(patch, info, name, top, left, turns, degrees)
+
+        def lacks(drawn: Drawn) -> float:
+            return how.lacks(drawn.patch.mask_lr, drawn.patch.mask_hr)
+
+        best = draw()
+        for _ in range(DRAWS - 1):
+            if not lacks(best):
+                break
+            best = min(best, draw(), key=lacks)
+        return best
 
     def _example(self, place: int, skipped: dict[str, str]) -> tuple[int, int, Example]:
         """The data set's number, the image's number and the image at a place; what cannot be read is passed over."""

@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines.augment import rotated
 from data_pipelines.datasets.base import Example
 from data_pipelines.degrade import EDGE_STEP as EDGE_STEP
-from data_pipelines.degrade import Degradation, degrade_guide, measure
+from data_pipelines.degrade import Degradation, degrade_guide, guide_reach, measure
 
-# Patches with less known depth than this are taken only from images that offer nothing better.
-MIN_KNOWN = 0.5
 # Positions drawn beyond the candidates, to replace those that are mostly unknown.
 SPARE = 8
 
@@ -82,7 +81,16 @@ def edge_table(example: Example, scale: int, step: float) -> EdgeTable:
     return EdgeTable(summed(edge), summed(mask), known_span(example))
 
 
-def choose(table: EdgeTable, size: int, scale: int, candidates: int, rng: np.random.Generator) -> tuple[int, int]:
+def choose(
+    table: EdgeTable,
+    size: int,
+    scale: int,
+    candidates: int,
+    rng: np.random.Generator,
+    *,
+    min_known: float,
+    border: int = 0,
+) -> tuple[int, int]:
     """Draws where a patch begins, on the low-resolution grid.
 
     Args:
@@ -91,19 +99,21 @@ def choose(table: EdgeTable, size: int, scale: int, candidates: int, rng: np.ran
       scale: as for the table.
       candidates: how many positions are drawn; the one with the most depth edges wins. 1 is uniform.
       rng: where the positions come from.
+      min_known: positions with a smaller share of known pixels are taken only where all that are drawn are such.
+      border: low-resolution samples between the patch and the image's border, for which the image has room.
 
     Returns:
       `(top, left)` in low-resolution samples.
     """
-    limits = np.array(table.edges.shape) - size
-    top, left = rng.integers(0, limits, (candidates + SPARE, 2)).T
+    limits = np.array(table.edges.shape) - size - border
+    top, left = rng.integers(border, limits, (candidates + SPARE, 2)).T
 
     def count(sums: np.ndarray) -> np.ndarray:
         bottom, right = top + size, left + size
         return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
 
     known = count(table.known)
-    usable = np.flatnonzero(known >= MIN_KNOWN * (size * scale) ** 2)[:candidates]
+    usable = np.flatnonzero(known >= min_known * (size * scale) ** 2)[:candidates]
     best = usable[np.argmax(count(table.edges)[usable])] if usable.size else np.argmax(known)
     return int(top[best]), int(left[best])
 
@@ -121,9 +131,10 @@ def cut(
     flip_columns: bool = False,
     transpose: bool = False,
     *,
+    degrees: float = 0.0,
     span: np.ndarray | None = None,
 ) -> Patch:
-    """Cuts a patch out of an image that is flipped and transposed first and degraded then.
+    """Cuts a patch out of an image that is rotated, flipped and transposed first and degraded then.
 
     In this order the low-resolution depth is always the named degradation of the patch that is returned:
     `nearest_first` keeps taking the first sample of a block, where flipping a finished patch would make it the last,
@@ -139,9 +150,16 @@ def cut(
       rng: where the noise comes from.
       flip_rows, flip_columns, transpose: turn the image upside down, mirror it, exchange its rows and columns, in
         this order.
+      degrees: rotates the image before that, counter-clockwise and about the middle of the patch; only where
+        `lr_from="patch"`, as no more of the rotated image is made than the patch needs.
       span: of the image, where `EdgeTable` has it; looked for in the whole image if not given.
     """
     span = known_span(example) if span is None else span
+    if degrees:
+        margin = -(-guide_reach(degradation) // scale)
+        around = (top - margin) * scale, (left - margin) * scale, (size + 2 * margin) * scale
+        example = Example(*rotated(*example[:3], *around, degrees), example.name)
+        top = left = margin
     guide, depth, mask = example[:3]  # turned as views: nothing is copied but the patch
     if flip_rows:
         guide, depth, mask = guide[::-1], depth[::-1], mask[::-1]

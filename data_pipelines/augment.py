@@ -1,0 +1,123 @@
+"""How training patches are varied, and what a rotated one is made of.
+
+A patch is rotated at high resolution and degraded then, so that its low resolution is the named degradation of what the
+network is to find, as DADA trains (Metzger et al., CVPR 2023).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from data_pipelines.degrade import Degradation
+from data_pipelines.fields import check, rule
+
+# What a sample of unknown depth may weigh in a pixel that counts as known: rounding of a weight of nothing.
+_SLACK = 1e-4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How patches are varied, and which are drawn anew."""
+
+    flips: Literal["all", "mirror", "none"] = "all"
+    """`all`: upside down, mirrored and transposed, each by chance; `mirror`: left to right alone."""
+    rotate: float = field(default=0.0, metadata=rule(least=0, most=45, unit="in degrees"))
+    """A patch is turned by an angle from -rotate to rotate, bilinearly in depth and guide, and degraded then."""
+    corners: Literal["inside", "unknown"] = field(default="inside", metadata=rule(never={"rotate": (0.0,)}))
+    """`inside`: a rotated patch is wholly in the image, turned by less where that is small; `unknown`: its corners may
+    be beyond, where depth is unknown."""
+    min_known: float = field(default=0.5, metadata=rule(least=0, most=1, unit="a share of the pixels"))
+    """Share of a patch's pixels whose depth must be known. Of images that offer no such patch, the best is taken."""
+    min_known_lr: float = field(
+        default=0.0, metadata=rule(least=0, most=1, unit="a share of the low-resolution samples")
+    )
+    """The same of its low-resolution samples."""
+
+    def __post_init__(self) -> None:
+        """Checks the choices and the numbers."""
+        check(self)
+
+    def check_beside(self, degradation: Degradation) -> None:
+        """Raises InputError where patches are rotated and the degradation is of more than the patch."""
+        if self.rotate and degradation.lr_from != "patch":
+            raise InputError(
+                f"rotate is {self.rotate:g}, and lr_from is {degradation.lr_from}: a rotated patch has no image around "
+                "it, so degrade the patch alone (lr_from patch), or do not rotate"
+            )
+
+    def turns(self, rng: np.random.Generator) -> tuple[bool, bool, bool]:
+        """Draws whether a patch is turned upside down, mirrored, transposed."""
+        upside_down, mirrored, transposed = map(bool, rng.random(3) < 0.5)
+        every = self.flips == "all"
+        return upside_down and every, mirrored and self.flips != "none", transposed and every
+
+    def angle(self, grid: tuple[int, int], size: int, scale: int, rng: np.random.Generator) -> tuple[float, int]:
+        """Draws an angle, and says where the patch may lie that is turned by it.
+
+        Args:
+          grid: (h, w) of the image at low resolution.
+          size: the patch's side, so too; no larger than the image.
+          scale: HR pixels per LR sample.
+          rng: where the angle comes from.
+
+        Returns:
+          Degrees, and the LR samples by which the patch, not turned, must be away from the image's border.
+        """
+        if self.corners == "unknown":
+            return float(rng.uniform(-self.rotate, self.rotate)), 0
+        half = max(size * scale - 1, 1) / 2  # from the middle to the outermost pixels' centres
+        room = (min(grid) - size) // 2
+        # Turned by an angle a, a square reaches cos a + sin a times as far, whose square is 1 + sin 2a.
+        reach = 1 + room * scale / half
+        most = min(self.rotate, math.degrees(math.asin(min(reach**2 - 1, 1.0)) / 2))
+        degrees = float(rng.uniform(-most, most))
+        angle = math.radians(abs(degrees))
+        border = math.ceil(half * (math.cos(angle) + math.sin(angle) - 1) / scale)
+        return degrees, min(border, room)  # no further than rounding would have it
+
+    def lacks(self, mask_lr: np.ndarray, mask_hr: np.ndarray) -> float:
+        """How much of a patch's depth should be known and is not, as a share; 0 where enough is."""
+        return max(self.min_known - float(mask_hr.mean()), self.min_known_lr - float(mask_lr.mean()), 0.0)
+
+
+PLAIN = Augmentation()
+
+
+def rotated(
+    guide: np.ndarray, depth: np.ndarray, mask: np.ndarray, top: int, left: int, side: int, degrees: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A square of an image that is turned about the square's middle.
+
+    Only the part of the image that it shows is read.
+
+    Args:
+      guide, depth, mask: (H, W, 3) uint8, (H, W) float32 with its holes filled, (H, W) bool.
+      top, left, side: the square, in pixels of the image before it is turned; its middle is in the image.
+      degrees: by how much what is seen turns, counter-clockwise.
+
+    Returns:
+      guide, depth, mask of the square, interpolated bilinearly. A pixel is known where every sample that it is made of
+      is, so that no depth is mixed with what fills a hole. Beyond the image its outermost pixels go on, unknown.
+    """
+    import cv2  # slow to import, and most recipes need it never
+
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    half = (side - 1) / 2
+    middle = np.array([left + half, top + half])  # x, y
+    reach = half * (abs(cos) + abs(sin))
+    start = np.maximum(np.floor(middle - reach).astype(int), 0)
+    stop = np.ceil(middle + reach).astype(int) + 1
+    part = np.s_[start[1] : stop[1], start[0] : stop[0]]
+    # From a pixel of the square to its place in that part.
+    turn = np.array([[cos, -sin], [sin, cos]])
+    affine = np.column_stack([turn, middle - start - turn @ [half, half]])
+
+    def warp(values: np.ndarray, border: int) -> np.ndarray:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(values, affine, (side, side), flags=flags, borderMode=border, borderValue=1)
+
+    unknown = warp((~mask[part]).astype(np.float32), cv2.BORDER_CONSTANT)
+    return warp(guide[part], cv2.BORDER_REPLICATE), warp(depth[part], cv2.BORDER_REPLICATE), unknown < _SLACK
