@@ -41,6 +41,7 @@ import orbax.checkpoint as ocp
 from ahmf_jax import distributed
 from ahmf_jax.errors import InputError
 from ahmf_jax.state import TrainState
+from ahmf_jax.variables import STATISTICS
 from ahmf_jax.writing import Unwritable, unwritable, write_whole
 
 CHECKPOINTS, DAMAGED, CONFIG = "checkpoints", "damaged", "config.json"
@@ -348,7 +349,7 @@ def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_params(run: str | os.PathLike[str], step: int | None = None) -> tuple[dict[str, Any], int]:
-    """The weights to use of a run, their moving average where it keeps one, as NumPy arrays, and their step.
+    """The weights to use of a run, the moving average where it keeps one, as NumPy arrays, and their step.
 
     Of its best checkpoint, unless `step` is given; one that is damaged is named on stderr and the next best taken.
 
@@ -371,7 +372,7 @@ def read_params(run: str | os.PathLike[str], step: int | None = None) -> tuple[d
     folder = run / CHECKPOINTS / str(manifest.step)
     averaged = any(name.startswith("ema.") for name in manifest.leaves)
     prefix = "ema." if averaged else "params."
-    leaves = {name: leaf for name, leaf in manifest.leaves.items() if name.startswith(prefix)}
+    leaves = {name: leaf for name, leaf in manifest.leaves.items() if name.startswith((prefix, f"{STATISTICS}."))}
     arrays = _read_arrays(
         folder,
         {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in leaves.items()},
@@ -485,7 +486,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_for_good(folder: Path) -> None:
-    """Removes a checkpoint that failed, as far as that can be: what its other arrays still write would bring it back."""
+    """Removes a checkpoint that failed, as far as it can be: what still writes its other arrays would bring it back."""
     until, gone = time.monotonic() + LATE_S, 0
     while gone < 5 and time.monotonic() < until:
         with contextlib.suppress(OSError):

@@ -1,10 +1,10 @@
-"""A network run on images of any size: whole where they fit, in exact tiles where not, over one device or several."""
+"""A network run on images of any size: whole where they fit, in tiles where not, over one device or several."""
 
 import contextlib
 import functools
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,11 @@ from jaxtyping import Array, Bool, Float, Num
 from ahmf_jax import memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
+from ahmf_jax.models.base import Model
 from ahmf_jax.scaling import offset_and_span
 from ahmf_jax.sharding import MIN_ROWS, batch_sharding, make_mesh, replicated
 from ahmf_jax.tiles import Moments, Tile, padded_to, tiles, widest
+from ahmf_jax.variables import split
 
 # Bytes that one tile may take where there is plenty. A larger tile has less margin for its area, but at this size the
 # margins are a fifth of the work, and a process of moderate size is worth more.
@@ -32,11 +34,11 @@ Window = tuple[int, int, int]
 Wanted = Literal["depth", "pooled"]
 
 
-def network(model: Any, wanted: Wanted, params: Any, depth: Array, guide: Array, **given: Any) -> Any:
+def network(model: Model, wanted: Wanted, weights: Any, depth: Array, guide: Array, **given: Any) -> Any:
     """The depth or the FRB's statistics; what only the other needs is not computed, as nothing uses it."""
     if not jnp.issubdtype(guide.dtype, jnp.floating):
         guide = guide.astype(jnp.float32) / jnp.iinfo(guide.dtype).max
-    output, aux = model.apply({"params": params}, depth, guide.astype(jnp.float32), **given)
+    output, aux = model.apply(split(weights), depth, guide.astype(jnp.float32), **given)
     return aux["pooled"] if wanted == "pooled" else output[..., 0]
 
 
@@ -44,12 +46,15 @@ class Engine:
     """Runs a trained network on arrays that have been checked: see `ahmf_jax.upsample` for those that have not.
 
     A program is compiled at the first image of its size, and kept. With several `devices` each computes a share of the
-    rows of every image or tile.
+    rows of every image or tile, where the model can be padded to rows that they divide; the first of them alone works
+    otherwise.
     """
 
     def __init__(self, trained: Trained, devices: Sequence[jax.Device] | None = None) -> None:
         """Places the parameters; `devices` is the first there is by default."""
         devices = jax.devices()[:1] if devices is None else devices
+        if not trained.model.paddable:
+            devices = devices[:1]
         self._trained = trained
         self._mesh = make_mesh(1, len(devices), devices)
         self._params = jax.device_put(trained.params, replicated(self._mesh))
@@ -79,8 +84,10 @@ class Engine:
             in [0, 1]. Of an array in a file (`np.memmap`) only the tile at hand is in memory.
           span: the smallest and the largest true depth, for a model that was trained to be told (`scaling="truth"`).
           tile: side of a tile, without its margins, in low-resolution samples. By default the whole image is computed
-            at once where memory allows, and otherwise in tiles of a size that it allows. The result is the same.
-          bucket: sizes are padded to few, so that images of many sizes share compiled programs. The result is the same.
+            at once where memory allows, and otherwise in tiles of a size that it allows. The result is the same, or
+            nearly: see the model's `reach`.
+          bucket: sizes are padded to few, so that images of many sizes share compiled programs, if the model can be
+            padded. The result is the same.
 
         Returns:
           (scale * h, scale * w) float32, with the batch's axis if there is one, in units of the range.
@@ -93,11 +100,14 @@ class Engine:
             return self(depth[None], known[None], guide[None], span=told, tile=tile, bucket=bucket)[0]
         low, width = map(np.asarray, offset_and_span(depth[..., None], known[..., None], self._trained.scaling, span))
         scaled = ((depth[..., None] - low) / width).astype(np.float32)
+        self._model.check(scaled, known[..., None])
         result = np.empty((len(depth), *(self._model.scale * n for n in depth.shape[1:])), np.float32)
+        images = {"depth": scaled, "guide": guide} | ({"mask_lr": known[..., None]} if self._model.reads_mask else {})
+        bucket = bucket and self._model.paddable
         window = self._window(depth.shape, tile)
         while True:
             try:
-                self._fill(result, scaled, guide, window, bucket)
+                self._fill(result, images, window, bucket)
                 break
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
                 if not out_of_memory(error):
@@ -106,7 +116,7 @@ class Engine:
                 if smaller is None:
                     raise InputError(
                         f"no memory for even the smallest tile, of {window[1]} x {window[2]} low-resolution samples: "
-                        "free some, or use a model with fewer features or levels"
+                        "free some, or use a smaller model"
                     ) from None
                 window = smaller
         result *= width[..., 0]
@@ -114,8 +124,13 @@ class Engine:
         return result
 
     @property
-    def _model(self) -> Any:
+    def _model(self) -> Model:
         return self._trained.model
+
+    @property
+    def _step(self) -> int:
+        """What windows begin at multiples of, in low-resolution samples."""
+        return math.lcm(self._model.stride, self._model.scale) // self._model.scale
 
     def _window(self, shape: Sequence[int], tile: int | None) -> Window:
         """What is computed at once of images of that shape, (B, h, w)."""
@@ -127,7 +142,7 @@ class Engine:
             return 1, min(side, height), min(side, width)
         devices = self._mesh.devices.flat
         budget = min(MOST_MEMORY, memory.free(devices[0]) / 2) * len(devices)
-        area = max(int(budget / bytes_per_sample(self._model)), 1)
+        area = max(int(budget / self._model.bytes_per_sample), 1)
         if height * width <= area:
             return min(images, area // (height * width)), height, width
         side = math.isqrt(area)
@@ -148,19 +163,23 @@ class Engine:
         sides[larger] = max(math.ceil(sides[larger] / 2), least)
         return 1, sides[0], sides[1]
 
-    def _fill(self, result: np.ndarray, depth: np.ndarray, guide: np.ndarray, window: Window, bucket: bool) -> None:
+    def _fill(self, result: np.ndarray, images: Mapping[str, np.ndarray], window: Window, bucket: bool) -> None:
         """Computes the result of every image, in place."""
-        images, *most = window
-        for first in range(0, len(depth), images):
-            group = slice(first, first + images)
-            run = functools.partial(self._run, depth[group], guide[group], bucket=bucket)
+        count, *most = window
+        for first in range(0, len(result), count):
+            group = slice(first, first + count)
+            some = {name: array[group] for name, array in images.items()}
+            run = functools.partial(self._run, some, bucket=bucket)
 
             def cut(reach: int) -> list[Tile]:
-                return tiles(depth.shape[1:3], (most[0], most[1]), reach, fill=bucket)
+                return tiles(images["depth"].shape[1:3], (most[0], most[1]), reach, fill=bucket, step=self._step)
 
             given: dict[str, Any] = {}
-            if len(cut(self._model.reach)) > 1 and self._model.pools:
-                given["pooled"] = self._pooled(run, cut(self._model.pooled_reach))
+            if len(cut(self._model.reach)) > 1:
+                if self._model.reads_mask:
+                    given |= self._model.of_whole(some["depth"], some["mask_lr"])
+                if self._model.pools:
+                    given["pooled"] = self._pooled(run, cut(self._model.pooled_reach))
             for tile in cut(self._model.reach):
                 output, scale = run("depth", tile, **given), self._model.scale
                 high = [slice(scale * s.low, scale * s.high) for s in tile]
@@ -177,9 +196,7 @@ class Engine:
             moments.add(area, of_part["mean"], of_part["variance"])
         return {"mean": moments.mean, "variance": moments.variance}
 
-    def _run(
-        self, depth: np.ndarray, guide: np.ndarray, wanted: Wanted, tile: Tile, *, bucket: bool, **given: Any
-    ) -> Any:
+    def _run(self, images: Mapping[str, np.ndarray], wanted: Wanted, tile: Tile, *, bucket: bool, **given: Any) -> Any:
         """What is wanted of one tile, NumPy, of the tile's own size."""
         there = np.array([s.stop - s.start for s in tile], np.int32)
         height, width = (padded_to(int(n)) if bucket else int(n) for n in there)
@@ -188,21 +205,18 @@ class Engine:
             height = max(math.ceil(height / devices), MIN_ROWS) * devices
         scale = self._model.scale
         rows, columns = tile
-        inputs = {
-            "depth": depth[:, rows.start : rows.stop, columns.start : columns.stop],
-            "guide": guide[:, scale * rows.start : scale * rows.stop, scale * columns.start : scale * columns.stop],
-            **given,
-        }
+        inputs = dict(given)
+        for name, array in images.items():
+            k = scale if name == "guide" else 1
+            inputs[name] = array[:, k * rows.start : k * rows.stop, k * columns.start : k * columns.stop]
         if bucket or (height, width) != tuple(there):
             beside = [(0, 0), (0, height - there[0]), (0, width - there[1]), (0, 0)]
             inputs["depth"] = np.pad(inputs["depth"], beside, "edge")
             inputs["guide"] = np.pad(inputs["guide"], scale * np.array(beside))
             inputs["size"] = there
         whole = replicated(self._mesh)
-        images = batch_sharding(self._mesh)
-        shardings = {
-            k: images if k in ("depth", "guide") else jax.tree.map(lambda _: whole, v) for k, v in inputs.items()
-        }
+        over_rows = batch_sharding(self._mesh)
+        shardings = {k: over_rows if k in images else jax.tree.map(lambda _: whole, v) for k, v in inputs.items()}
         program = self._program(wanted, inputs, shardings)
         output = jax.tree.map(np.asarray, program(self._params, **jax.device_put(inputs, shardings)))
         return output[:, : scale * there[0], : scale * there[1]] if wanted == "depth" else output
@@ -220,16 +234,6 @@ class Engine:
                 raise MemoryError
             self._programs[key] = program
         return self._programs[key]
-
-
-def bytes_per_sample(model: Any) -> float:
-    """About the memory that a low-resolution sample takes while it is computed, as `memory_analysis` tells it.
-
-    The most is held either in the guide's head and the reconstruction, two maps of features at full resolution, or
-    between the levels, of which each keeps seven maps.
-    """
-    maps = max(2.3 * model.scale**2, 7.5 * model.num_levels + 5)
-    return jnp.dtype(model.dtype).itemsize * model.features * maps
 
 
 def out_of_memory(error: Exception) -> bool:

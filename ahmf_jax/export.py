@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from safetensors.numpy import save
 
 import ahmf_jax
 from ahmf_jax.errors import InputError
-from ahmf_jax.models import AHMF, MODELS
+from ahmf_jax.models import AHMF, MODELS, Model, name_of
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.state import init_params
 from ahmf_jax.writing import write_whole
@@ -46,12 +47,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Trained:
     """A model with its parameters, and what its numbers mean.
 
-    `unit` and `range` are the training data's: a depth of `range` units is 1.0 in a batch. `scaling`
+    `params` are all weights, a model's running statistics among them (`ahmf_jax.variables`). `unit` and `range` are the
+    training data's: a depth of `range` units is 1.0 in a batch. `scaling`
     says what the network is given of it (see `ahmf_jax.scaling`). `training` and `metrics` are for people to read:
     what it was trained on, and how well it did on its validation images; JSON values, empty where nothing is known.
     """
 
-    model: AHMF
+    model: Model
     params: Any
     scaling: Scaling = "range"
     unit: str = "grey level"
@@ -76,7 +78,7 @@ def model_fields(model: Any) -> dict[str, Any]:
     return fields | ({"swapped": swapped} if swapped else {})
 
 
-def build_model(fields: Mapping[str, Any]) -> AHMF:
+def build_model(fields: Mapping[str, Any]) -> Model:
     """The network of `model_fields` and its `name`.
 
     Raises:
@@ -86,30 +88,30 @@ def build_model(fields: Mapping[str, Any]) -> AHMF:
     cls = MODELS[given.pop("name")]
     if unknown := given.keys() - _field_names(cls):
         raise TypeError(f"unknown fields {', '.join(sorted(unknown))}")
-    for name in ("scale", "num_levels", "features"):
-        if type(given.get(name, 0)) is not int:  # 4.0 and True pass for integers elsewhere
-            raise TypeError(f"{name} is {given[name]!r}")
-    if "swapped" in given:
-        if type(given["swapped"]) is not list:
-            raise TypeError(f"swapped is {given['swapped']!r}")
-        given["swapped"] = tuple(given["swapped"])
+    hints = typing.get_type_hints(cls)
+    for name, value in given.items():
+        kind = typing.get_origin(hints[name]) or hints[name]
+        # 4.0 and True pass for whole numbers elsewhere.
+        wanted = {int: (int,), float: (float, int), tuple: (list,), bool: (bool,)}.get(kind, (str,))
+        if type(value) not in wanted:
+            raise TypeError(f"{name} is {value!r}")
+        given[name] = tuple(value) if kind is tuple else float(value) if kind is float else value
     return cls(**given)
 
 
-def _field_names(cls: Any) -> list[str]:
+def _field_names(cls: type[Model]) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.name not in RUNTIME_FIELDS]
 
 
-def check_params(model: Any, params: Any, where: str, guide_channels: int) -> None:
+def check_params(model: Model, params: Any, where: str, guide_channels: int) -> None:
     """InputError unless `params` has exactly the arrays and shapes of `model`; names those that differ."""
     _check_shapes(model, _shapes(params), where, guide_channels)
 
 
-def _check_shapes(model: Any, found: Shapes, where: str, channels: int) -> None:
-    # One tensor first, whose size bounds both the levels and the features: a header may claim any number of either.
-    name = "reconstruction/reduce/kernel"
-    expected: Shapes = {name: (1, 1, model.num_levels * model.features, model.features)}
-    if found.get(name) == expected[name]:
+def _check_shapes(model: Model, found: Shapes, where: str, channels: int) -> None:
+    # First what bounds the size of all: a header may claim any.
+    expected: Shapes = model.least_shapes
+    if all(found.get(name) == shape for name, shape in expected.items()):
         expected = param_shapes(model, channels)
         unknown = [f"{_shown(k)} is not of this model" for k in sorted(found.keys() - expected.keys())]
     else:
@@ -127,19 +129,21 @@ def _some(items: Sequence[str]) -> str:
     return "; ".join(items[:MAX_NAMED]) + more
 
 
-def param_shapes(model: Any, channels: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's parameters by path, for a guide of so many channels.
+def param_shapes(model: Model, channels: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's weights by path, for a guide of so many channels.
 
-    No more than `TRACED_LEVELS` are traced: from two on, every axis grows by the same for each.
+    No more than `TRACED_LEVELS` levels are traced: from two on, every axis grows by the same for each.
     """
 
-    def traced(levels: int) -> dict[str, tuple[int, ...]]:
-        smaller = model.clone(num_levels=levels, unroll=1)
-        return _shapes(jax.eval_shape(lambda: init_params(smaller, guide_channels=channels)))
+    def traced(model: Model) -> dict[str, tuple[int, ...]]:
+        return _shapes(jax.eval_shape(lambda: init_params(model, guide_channels=channels)))
 
+    if not isinstance(model, AHMF):
+        return traced(model)
+    model = model.clone(unroll=1)
     if model.num_levels <= TRACED_LEVELS:
-        return traced(model.num_levels)
-    two, three = traced(2), traced(3)
+        return traced(model)
+    two, three = (traced(model.clone(num_levels=levels)) for levels in (2, 3))
     return {
         name: tuple(a + (model.num_levels - 2) * (b - a) for a, b in zip(shape, three[name], strict=True))
         for name, shape in two.items()
@@ -157,10 +161,9 @@ def _shown(text: str) -> str:
 
 def bundle_header(trained: Trained) -> dict[str, str]:
     """What a file of trained weights says of them, whatever its format."""
-    model_name = next(name for name, cls in MODELS.items() if isinstance(trained.model, cls))
     return {
         "version": ahmf_jax.__version__,
-        "model": json.dumps({"name": model_name, **model_fields(trained.model)}),
+        "model": json.dumps({"name": name_of(trained.model), **model_fields(trained.model)}),
         "scaling": trained.scaling,
         "unit": trained.unit,
         "range": repr(float(trained.range)),

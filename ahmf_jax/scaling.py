@@ -1,13 +1,14 @@
 """What a network sees of a depth map: its values as they are, or stretched over a span, the sample's or the truth's."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.variables import STATISTICS, split
 
 Scaling = Literal["range", "sample", "truth"]
 # A flatter sample is not stretched further: 1 grey level of 256, below which depth is mostly noise.
@@ -67,17 +68,30 @@ def offset_and_span(
     return xp.where(known, low, 0.0), xp.where(known, xp.maximum(high - low, MIN_SPAN), 1.0)
 
 
-def predict(
-    model: Any, scaling: Scaling, params: Any, batch: Mapping[str, Any], rngs: Mapping[str, Array] | None = None
-) -> tuple[Array, PerSample, PerSample]:
-    """Runs a model on a batch, in the scale that it works in; `rngs` are Flax's, for a model that draws in training.
+class Prediction(NamedTuple):
+    """What a model makes of a batch: the depth in units of the range is `output * span + offset`.
 
-    Returns the output, the offset and the span: the depth in units of the range is `output * span + offset`.
+    `statistics` are the running ones after it, in training; {} otherwise, and of a model that has none.
+    """
+
+    output: Array
+    offset: PerSample
+    span: PerSample
+    statistics: Any
+
+
+def predict(
+    model: Any, scaling: Scaling, weights: Any, batch: Mapping[str, Any], rngs: Mapping[str, Array] | None = None
+) -> Prediction:
+    """Runs a model on a batch, in the scale that it works in; in training where it is given Flax's `rngs`.
 
     Raises:
       InputError: `scaling="truth"`, and the batch has no `depth_span`.
     """
     offset, span = offset_and_span(batch["depth_lr"], batch["mask_lr"], scaling, batch.get("depth_span"))
-    randomness = {} if rngs is None else {"rngs": rngs}
-    output, _ = model.apply({"params": params}, (batch["depth_lr"] - offset) / span, batch["guide"], **randomness)
-    return output, offset, span
+    given = split(weights), (batch["depth_lr"] - offset) / span, batch["guide"]
+    if rngs is None:
+        output, _ = model.apply(*given, mask_lr=batch["mask_lr"])
+        return Prediction(output, offset, span, {})
+    (output, _), renewed = model.apply(*given, mask_lr=batch["mask_lr"], train=True, rngs=rngs, mutable=[STATISTICS])
+    return Prediction(output, offset, span, renewed.get(STATISTICS, {}))

@@ -8,6 +8,7 @@ from jax import export
 from jaxtyping import Array, Float
 
 from ahmf_jax.export import Trained, guide_channels
+from ahmf_jax.models import AHMF
 from ahmf_jax.scaling import predict
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -18,12 +19,13 @@ def in_units(trained: Trained) -> Callable[[Array, Array], Array]:
 
     (B, h, w, 1) and (B, scale h, scale w, C) -> (B, scale h, scale w, 1), float32.
     """
-    # A loop over the levels: neither the file nor the time to compile it grows with their number.
-    model = trained.model.clone(unroll=1)
+    model = trained.model
+    if isinstance(model, AHMF):  # a loop over the levels: neither the file nor its compilation grows with their number
+        model = model.clone(unroll=1)
 
     def super_resolve(depth_lr: Float[Array, "b h w 1"], guide: Float[Array, "b H W c"]) -> Float[Array, "b H W 1"]:
         batch = {"depth_lr": depth_lr / trained.range, "mask_lr": jnp.ones_like(depth_lr, bool), "guide": guide}
-        output, offset, span = predict(model, trained.scaling, trained.params, batch)
+        output, offset, span, _ = predict(model, trained.scaling, trained.params, batch)
         return (output * span + offset) * trained.range
 
     return super_resolve

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.losses import LOSSES
+from ahmf_jax.models.base import Model
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.sharding import state_shardings
+from ahmf_jax.variables import STATISTICS, join, split
 
 # An array where it is traced: in a program for several runs.
 Number = float | Float[Array, ""]
@@ -30,11 +31,12 @@ class TrainState(struct.PyTreeNode):
 
     step: Any  # () int32, steps done, those that were skipped included
     params: Any
+    batch_stats: Any  # running statistics of the BatchNorms, {} where there are none
     opt_state: Any
     ema: Any  # like `params`: their exponential moving average; None without one
     rng: Any  # (2,) uint32, of a threefry key; a step's randomness is folded from it and the step
     skipped: Any  # () int32, steps that changed nothing, as their loss or gradient was no number
-    model: nn.Module = struct.field(pytree_node=False)
+    model: Model = struct.field(pytree_node=False)
     optimiser: optax.GradientTransformation = struct.field(pytree_node=False)
     loss: str = struct.field(pytree_node=False, default="l1")
     edge_weight: Number = struct.field(pytree_node=False, default=0.0)
@@ -45,8 +47,8 @@ class TrainState(struct.PyTreeNode):
     @classmethod
     def start(
         cls,
-        params: Any,
-        model: nn.Module,
+        weights: Any,
+        model: Model,
         optimiser: optax.GradientTransformation,
         *,
         seed: int = 0,
@@ -56,7 +58,7 @@ class TrainState(struct.PyTreeNode):
         """The state before the first step.
 
         Args:
-          params: of the model.
+          weights: of the model, its running statistics among them (`ahmf_jax.variables`).
           model: the module.
           optimiser: any of optax.
           seed: of what a step leaves to chance.
@@ -67,12 +69,14 @@ class TrainState(struct.PyTreeNode):
         Raises:
           InputError: a loss that there is not.
         """
+        params, statistics = (split(weights).get(name, {}) for name in ("params", STATISTICS))
         loss = how.get("loss", "l1")
         if loss not in LOSSES:
             raise InputError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
+            batch_stats=statistics,
             opt_state=optimiser.init(params),
             # Copies: the step gives the buffers of both away.
             ema=jax.tree.map(jnp.copy, params) if ema_decay else None,
@@ -86,26 +90,31 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def average(self) -> Any:
-        """The parameters to use: their moving average where one is kept."""
-        return self.params if self.ema is None else self.ema
+        """The weights to use: the parameters, or their moving average where one is kept, and the statistics."""
+        return join(self.params if self.ema is None else self.ema, self.batch_stats)
 
 
-def init_params(model: Any, seed: Any = 0, guide_channels: int = 3, output_scale: Any = 1.0) -> Any:
-    """Random parameters.
+def init_params(model: Model, seed: Any = 0, guide_channels: int = 3, output_scale: Any = 1.0) -> Any:
+    """Random weights.
 
     Args:
       model: the module; its `scale` sets the guide's size.
       seed: of the random numbers, 0 to 2**32 - 1; a number, and so is `output_scale`, that may be traced.
       guide_channels: of the guide.
-      output_scale: factor on the last convolution. At 1 a new AHMF starts grey levels away from the
+      output_scale: factor on the last convolution (`Model.output`). At 1 a new AHMF starts grey levels away from the
         bicubic up-sampling that it is to refine, and spends hundreds of steps on coming back; at 0 it
         starts exactly there and hardly leaves.
     """
     depth_lr = jnp.zeros((1, 2, 2, 1))
     guide = jnp.zeros((1, 2 * model.scale, 2 * model.scale, guide_channels))
-    params = model.init(jax.random.key(seed), depth_lr, guide)["params"]
-    output = jax.tree.map(lambda x: output_scale * x, params["reconstruction"]["output"])
-    return {**params, "reconstruction": {**params["reconstruction"], "output": output}}
+    variables = model.init(jax.random.key(seed), depth_lr, guide)
+
+    def scaled(path: Any, x: Array) -> Array:
+        inside = tuple(key.key for key in path[: len(model.output)]) == model.output
+        return output_scale * x if model.output and inside else x
+
+    params = jax.tree_util.tree_map_with_path(scaled, variables.get("params", {}))
+    return join(params, variables.get(STATISTICS, {}))
 
 
 # Traced once, for the shapes and for the numbers of any seed.
@@ -113,7 +122,7 @@ _init_params = jax.jit(init_params, static_argnames=("model", "guide_channels"))
 
 
 @functools.lru_cache(maxsize=4)
-def _draw(model: nn.Module, mesh: Mesh, fsdp: bool) -> Callable[..., Any]:
+def _draw(model: Model, mesh: Mesh, fsdp: bool) -> Callable[..., Any]:
     """`init_params` of a model, laid out on a mesh, of a seed and an output scale: compiled once for all of them."""
     init = functools.partial(_init_params, model)
     shardings = state_shardings(jax.eval_shape(init), mesh, fsdp)
@@ -126,7 +135,7 @@ def _quickly() -> dict[str, Any]:
 
 
 def create_state(
-    model: nn.Module,
+    model: Model,
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
     *,
@@ -145,18 +154,18 @@ def create_state(
       fsdp: parameters, their average and the optimiser's state are split over the mesh's `data` axis.
       seed: of the initial parameters, and of what a step leaves to chance.
       output_scale: as in `init_params`.
-      start_from: makes the parameters to start from, NumPy arrays, of the random ones; they stay as they are without.
+      start_from: makes the weights to start from, NumPy arrays, of the random ones; they stay as they are without.
       abstract: no numbers.
     """
 
-    def build(params: Any) -> TrainState:
-        return TrainState.start(params, model, optimiser, seed=seed, **how)
+    def build(weights: Any) -> TrainState:
+        return TrainState.start(weights, model, optimiser, seed=seed, **how)
 
     shapes = jax.eval_shape(lambda: build(_init_params(model)))
     shardings = state_shardings(shapes, mesh, fsdp)
     if abstract:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    params = _draw(model, mesh, fsdp)(np.uint32(seed), output_scale)
+    weights = _draw(model, mesh, fsdp)(np.uint32(seed), output_scale)
     if start_from is not None:
-        params = start_from(jax.device_get(params))
-    return jax.jit(build, out_shardings=shardings, **_quickly())(params)
+        weights = start_from(jax.device_get(weights))
+    return jax.jit(build, out_shardings=shardings, **_quickly())(weights)

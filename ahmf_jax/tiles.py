@@ -33,7 +33,7 @@ def widest(most: int, reach: int) -> int:
     return max(most, 2 * reach + 1)
 
 
-def spans(length: int, most: int, reach: int, *, fill: bool = False) -> list[Span]:
+def spans(length: int, most: int, reach: int, *, fill: bool = False, step: int = 1) -> list[Span]:
     """Cuts an axis into the fewest windows of one width, at most `most` (`widest`), whose parts that count cover it.
 
     Args:
@@ -41,20 +41,24 @@ def spans(length: int, most: int, reach: int, *, fill: bool = False) -> list[Spa
       most: the largest width of a window.
       reach: samples of margin on either side of what counts, but for the ends of the axis.
       fill: windows as wide as `most` wherever there are several, so that axes of many lengths have one width.
+      step: windows begin at multiples of it. The last may be less wide then than the others.
     """
     most = widest(most, reach)
     if length <= most:
         return [Span(0, length, 0, length)]
-    count = math.ceil((length - 2 * reach) / (most - 2 * reach))
-    width = most if fill else math.ceil((length - 2 * reach) / count) + 2 * reach
-    starts = [min(i * (width - 2 * reach), length - width) for i in range(count)]
+    own = max((most - 2 * reach) // step * step, step)  # of a window that has neighbours on both sides
+    count = math.ceil((length - 2 * reach) / own)
+    own = own if fill else math.ceil(math.ceil((length - 2 * reach) / count) / step) * step
+    count = math.ceil((length - 2 * reach) / own)
+    width = own + 2 * reach
+    starts = [min(i * own, math.ceil((length - width) / step) * step) for i in range(count)]
     cuts = [0, *(start + width - reach for start in starts[:-1]), length]
-    return [Span(start, start + width, *cuts[i : i + 2]) for i, start in enumerate(starts)]
+    return [Span(start, min(start + width, length), *cuts[i : i + 2]) for i, start in enumerate(starts)]
 
 
-def tiles(size: tuple[int, int], most: tuple[int, int], reach: int, *, fill: bool = False) -> list[Tile]:
+def tiles(size: tuple[int, int], most: tuple[int, int], reach: int, *, fill: bool = False, step: int = 1) -> list[Tile]:
     """The tiles of an image of `size` samples, row by row; see `spans`."""
-    rows, columns = (spans(n, m, reach, fill=fill) for n, m in zip(size, most, strict=True))
+    rows, columns = (spans(n, m, reach, fill=fill, step=step) for n, m in zip(size, most, strict=True))
     return [Tile(row, column) for row in rows for column in columns]
 
 

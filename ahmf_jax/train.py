@@ -22,6 +22,7 @@ from ahmf_jax.scaling import predict
 from ahmf_jax.sharding import place_batch, replicated, whole
 from ahmf_jax.state import TrainState
 from ahmf_jax.stopping import Stop
+from ahmf_jax.variables import join
 
 Batch = Mapping[str, Any]
 Row = dict[str, float]  # the metrics of one step
@@ -43,8 +44,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     """One step of the optimiser on the masked mean loss (Eq. 9), taken in the scale the network works in.
 
     With `state.accumulate` above 1 the batch is computed in so many parts, one after the other, in the memory of one;
-    loss and gradient are those of the whole batch. Where one of them is no number, the step changes nothing but the
-    counts of steps and of those skipped.
+    loss and gradient are those of the whole batch, but for BatchNorms, which see one part after the other. Where one of
+    them is no number, the step changes nothing but the counts of steps and of those skipped.
 
     Returns the new state, and `loss`, `mae` (in units of the range), `grad_norm` and `skipped` (0 or 1).
     """
@@ -52,33 +53,39 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     known = jnp.maximum(jnp.sum(batch["mask_hr"]), 1)
     known_edges = jnp.maximum(jnp.sum(edge_mask(batch["mask_hr"])), 1)
 
-    def loss_fn(params: Any, part: Batch, number: Array) -> tuple[Array, Array]:
-        """The part's share of the loss, and of the MAE."""
+    def loss_fn(params: Any, statistics: Any, part: Batch, number: Array) -> tuple[Array, tuple[Array, Any]]:
+        """The part's share of the loss, and of the MAE, and the running statistics after it."""
         rngs = {"sample": jax.random.fold_in(key, number)}
-        output, offset, span = predict(state.model, state.scaling, whole(params), part, rngs)
+        weights = join(whole(params), whole(statistics))
+        output, offset, span, statistics = predict(state.model, state.scaling, weights, part, rngs)
         mask = part["mask_hr"]
         # Before the loss, not after: what stands in a hole may be NaN, and its gradient would be as well.
         target = jnp.where(mask, (part["depth_hr"] - offset) / span, output)
         loss = jnp.sum(jnp.where(mask, LOSSES[state.loss](output, target), 0.0)) / known
         if isinstance(state.edge_weight, Array) or state.edge_weight:  # one that is traced may be anything
             loss += state.edge_weight * jnp.sum(edge_values(output, target, mask)) / known_edges
-        return loss, jnp.sum(jnp.where(mask, jnp.abs(output - target) * span, 0.0)) / known
+        return loss, (jnp.sum(jnp.where(mask, jnp.abs(output - target) * span, 0.0)) / known, statistics)
 
-    def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
+    def add(before: tuple[Any, Any], numbered: tuple[Array, Batch]) -> tuple[tuple[Any, Any], None]:
         number, part = numbered
-        return jax.tree.map(jnp.add, total, value_and_grad(state.params, part, number)), None
+        total, statistics = before
+        (loss, (mae, statistics)), grads = value_and_grad(state.params, statistics, part, number)
+        return (jax.tree.map(jnp.add, total, (loss, mae, grads)), statistics), None
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     parts = state.accumulate
     if parts == 1:
-        (loss, mae), grads = value_and_grad(state.params, batch, jnp.zeros((), jnp.int32))
+        (loss, (mae, statistics)), grads = value_and_grad(
+            state.params, state.batch_stats, batch, jnp.zeros((), jnp.int32)
+        )
     else:
         # Rows a, a + parts, ...: so each device keeps its own.
         stacked = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), dict(batch))
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), ((known * 0.0, known * 0.0), state.params))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (known * 0.0, known * 0.0, state.params))
         # As for the levels: the gradient of a convolution inside a loop is slow on the CPU.
         unroll = parts if jax.default_backend() == "cpu" else 1
-        ((loss, mae), grads), _ = jax.lax.scan(add, zero, (jnp.arange(parts), stacked), unroll=unroll)
+        carry = zero, state.batch_stats
+        ((loss, mae, grads), statistics), _ = jax.lax.scan(add, carry, (jnp.arange(parts), stacked), unroll=unroll)
 
     grad_norm = optax.tree.norm(grads)
     sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -89,15 +96,20 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         # Slower and slower, so that the initial values are soon forgotten.
         decay = jnp.minimum(state.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
-    params, opt_state, ema = jax.tree.map(
+    params, statistics, opt_state, ema = jax.tree.map(
         lambda new, old: jnp.where(sound, new, old),
-        (params, opt_state, ema),
-        (state.params, state.opt_state, state.ema),
+        (params, statistics, opt_state, ema),
+        (state.params, state.batch_stats, state.opt_state, state.ema),
     )
     skipped = jnp.where(sound, 0, 1)
     metrics = {"loss": loss, "mae": mae, "grad_norm": grad_norm, "skipped": skipped}
     after = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, ema=ema, skipped=state.skipped + skipped
+        step=state.step + 1,
+        params=params,
+        batch_stats=statistics,
+        opt_state=opt_state,
+        ema=ema,
+        skipped=state.skipped + skipped,
     )
     return after, metrics
 

@@ -33,7 +33,7 @@ OWN_SIZES = 2
 @functools.partial(jax.jit, static_argnames=("model", "scaling"))
 def super_resolve(model: Any, scaling: Scaling, params: Any, batch: dict[str, Array]) -> Float[Array, "b H W 1"]:
     """The super-resolved depth of a batch, in units of the range. Compiled once for each shape."""
-    output, offset, span = run_network(model, scaling, params, batch)
+    output, offset, span, _ = run_network(model, scaling, params, batch)
     return output * span + offset
 
 

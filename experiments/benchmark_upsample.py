@@ -268,10 +268,10 @@ def _cost(what: dict[str, Any]) -> dict[str, Any]:
     class Timed(Engine):
         """An engine that tells what its passes take, and how many samples they compute, margins included."""
 
-        def _run(self, depth: np.ndarray, guide: np.ndarray, wanted: Any, tile: Any, **more: Any) -> Any:
+        def _run(self, images: Any, wanted: Any, tile: Any, **more: Any) -> Any:
             nonlocal calls
             start = time.perf_counter()
-            output = super()._run(depth, guide, wanted, tile, **more)
+            output = super()._run(images, wanted, tile, **more)
             seconds[wanted] += time.perf_counter() - start
             samples[wanted] += math.prod(span.stop - span.start for span in tile)
             calls += 1

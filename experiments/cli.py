@@ -81,6 +81,7 @@ def one_line(message: str) -> str:
 def parse(args: list[str]) -> Any:
     """The command that the arguments describe; a usage error is an InputError of one line."""
     options: dict[str, Any] = {"prog": "ahmf", "description": "Guided depth super-resolution."}
+    markers = (tyro.conf.OmitSubcommandPrefixes,)
     command: Any = Command
     if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
         return _of_recipe(functools.partial(TrainRun, name=args[1]), "train", args[1], args[2:])
@@ -106,7 +107,7 @@ def parse(args: list[str]) -> Any:
             f"ahmf train {args[1]}: name the configuration first ({', '.join(configs.names())}, or a Python file) and "
             "its options after it, or give --resume RUN"
         )
-    return _parsed(command, args, **options)
+    return _parsed(command, args, config=markers, **options)
 
 
 def _parsed(command: Any, args: list[str], **options: Any) -> Any:
@@ -114,7 +115,7 @@ def _parsed(command: Any, args: list[str], **options: Any) -> Any:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(command, args=args, config=(tyro.conf.OmitSubcommandPrefixes,), **options)
+            return tyro.cli(command, args=args, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -126,7 +127,9 @@ def _of_recipe(make: Callable[..., Any], words: str, name: str, args: list[str])
 
     def parsed(config: TrainConfig) -> Any:
         default = make(config=config)
-        return _parsed(type(default), args, prog=f"ahmf {words} {name}", default=default)
+        # The recipe says which model it is of, and that is no choice.
+        markers = (tyro.conf.AvoidSubcommands,)
+        return _parsed(type(default), args, config=markers, prog=f"ahmf {words} {name}", default=default)
 
     recipe = configs.load(name)
     with as_options():

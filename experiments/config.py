@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from ahmf_jax import variants
 from ahmf_jax.errors import InputError
@@ -25,7 +25,7 @@ from data_pipelines.fields import check, check_value, hints, parts, rule
 if TYPE_CHECKING:
     import optax
 
-    from ahmf_jax.models import AHMF
+    from ahmf_jax.models import AHMF, DADA
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -53,8 +53,10 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class AHMFConfig:
     """The network: the fields of `ahmf_jax.models.AHMF`."""
+
+    name: ClassVar[str] = "ahmf"
 
     scale: Literal[2, 4, 8, 16, 32] = 4
     """Up-sampling factor."""
@@ -85,7 +87,11 @@ class ModelConfig:
             object.__setattr__(self, "swapped", variants.Forms(self.variant, self.swapped).swapped)
             variants.check_blocks(self.swapped, self.fusion, self.recurrence)
         except InputError as error:
-            raise InputError(f"ModelConfig.{error}") from None
+            raise InputError(f"AHMFConfig.{error}") from None
+
+    def summary(self) -> str:
+        """In a few words, for a line."""
+        return f"x{self.scale}, m = {self.num_levels}, {self.features} features, {self.variant}, {self.dtype}"
 
     def build(self) -> "AHMF":
         """The module."""
@@ -94,6 +100,66 @@ class ModelConfig:
         from ahmf_jax.models import AHMF
 
         return AHMF(**{**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)})
+
+
+@dataclass(frozen=True)
+class DADAConfig:
+    """The learned DADA: the fields of `ahmf_jax.models.DADA`."""
+
+    name: ClassVar[str] = "dada"
+
+    scale: Literal[2, 4, 8, 16, 32] = 8
+    """Up-sampling factor."""
+    encoder: Literal["resnet50", "resnet18"] = "resnet50"
+    """Of the network that the features are from; the paper has ResNet-50."""
+    encoder_weights: str = ""
+    """ImageNet's: a torchvision ResNet's state dict, .safetensors or .pth. The encoder starts at random without."""
+    channels: int = field(default=64, metadata=rule(above=0))
+    """Features that the conductances are made of."""
+    enlarge: Literal[1, 2] = 2
+    """How much larger the network sees the image than it is."""
+    initial: Literal["cubic", "griddata", "constant"] = "cubic"
+    """What the diffusion begins with: the low resolution up-sampled by cubic convolution, by the authors' cubic on
+    triangles (slow), or a constant."""
+    contrast: float = field(default=0.03, metadata=rule(above=0))
+    """The paper's K at the start: a difference of features of so much halves a conductance. It is learned."""
+    rate: float = field(default=0.24, metadata=rule(above=0, most=0.25))
+    """The paper's lambda, the share that flows in an iteration; above 0.25 the diffusion is not stable."""
+    iterations: int = field(default=8000, metadata=rule(least=0))
+    """The first ones, without gradient; in training their number is drawn below it, anew for each batch."""
+    gradient_iterations: int = field(default=1024, metadata=rule(above=0))
+    """The last ones, through which the gradient goes."""
+    gradient: Literal["unrolled", "implicit"] = "unrolled"
+    """Through the last iterations, or that of the fixed point, which takes less memory and wants it to be reached."""
+    tolerance: float = field(default=0.0, metadata=rule(least=0, below=1))
+    """The first iterations end when the largest relative change over 64 of them is below it; 0: never."""
+    start: Literal["fine", "coarse"] = "fine"
+    """Whether the diffusion begins at full resolution, or on coarser grids, which takes fewer iterations."""
+    shift: Literal["sample", "batch"] = "sample"
+    """Depth that is nearly 0 is raised: in a sample that has some among its known, or, as the authors' program does,
+    in all of a batch with a sample that has, holes counting as 0."""
+    batch_norm: Literal["global", "local"] = "global"
+    """Whose statistics normalise in training: those of the whole batch, or of each device's share of it."""
+
+    def __post_init__(self) -> None:
+        """Checks the choices and ranges."""
+        check(self)
+
+    def summary(self) -> str:
+        """In a few words, for a line."""
+        return f"DADA x{self.scale}, {self.encoder}, {self.channels} features"
+
+    def build(self) -> "DADA":
+        """The module."""
+        from ahmf_jax.models import DADA
+
+        fields = dataclasses.asdict(self)
+        del fields["encoder_weights"]  # of the first step alone
+        return DADA(**fields)
+
+
+ModelConfig = AHMFConfig | DADAConfig
+MODELS: dict[str, type[ModelConfig]] = {cls.name: cls for cls in (AHMFConfig, DADAConfig)}
 
 
 @dataclass(frozen=True)
@@ -410,7 +476,7 @@ def _try(optimiser: "optax.GradientTransformation") -> None:
 class TrainConfig:
     """One training run."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=AHMFConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     steps: int = field(default=1000, metadata=rule(above=0))
@@ -465,6 +531,10 @@ class TrainConfig:
                 f"TrainConfig.accumulate is {self.accumulate}: it must divide DataConfig.batch_size, "
                 f"{self.data.batch_size}"
             )
+        if self.output_scale != 1 and self.model.name == DADAConfig.name:
+            raise InputError(
+                f"TrainConfig.output_scale is {self.output_scale}: DADA has no last convolution that makes depth: leave it at 1"
+            )
         axis = r"{}=[1-9]\d{{0,5}}"
         data, spatial = axis.format("data"), axis.format("spatial")
         if not re.fullmatch(f"auto|{data}|{spatial}|{data},{spatial}|{spatial},{data}", self.mesh, re.ASCII):
@@ -474,6 +544,13 @@ class TrainConfig:
                 f"DataConfig.patch_size is {self.data.patch_size}: it must be a multiple of the scale, "
                 f"{self.model.scale}"
             )
+
+
+def ahmf(config: TrainConfig) -> AHMFConfig:
+    """The configuration's model, for what is about its levels and blocks. InputError where it is another."""
+    if not isinstance(config.model, AHMFConfig):
+        raise InputError(f"this is about AHMF, and the configuration is of {config.model.summary()}: give one of AHMF")
+    return config.model
 
 
 def names() -> list[str]:
@@ -531,7 +608,8 @@ def of_run(run: Path) -> TrainConfig:
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
-    return dataclasses.asdict(config)
+    values = dataclasses.asdict(config)
+    return {**values, "model": {"name": config.model.name, **values["model"]}}
 
 
 def from_json(values: dict[str, Any], cls: Any = TrainConfig) -> Any:
@@ -545,6 +623,12 @@ def from_json(values: dict[str, Any], cls: Any = TrainConfig) -> Any:
     arguments = {}
     for name, value in values.items():
         hint = types[name]
+        if hint == ModelConfig and isinstance(value, dict):
+            value = dict(value)
+            called = value.pop("name", AHMFConfig.name)  # runs were written without while there was one
+            if called not in MODELS:
+                raise InputError(f"{cls.__name__}.model is {called!r}: choose one of {', '.join(MODELS)}")
+            hint = MODELS[called]
         if dataclasses.is_dataclass(hint):
             arguments[name] = from_json(value, hint)
             continue

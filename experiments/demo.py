@@ -43,7 +43,8 @@ def demo(out: Path) -> None:
         print(f"[{time.perf_counter() - started:5.0f} s] {text}", flush=True)
 
     config = configs.load("demo")
-    data_dir, run, scale = out / "data", out / "run", config.model.scale
+    model = configs.ahmf(config)
+    data_dir, run, scale = out / "data", out / "run", model.scale
     counts = datasets.prepare("scenes", data_dir).counts
     say("generated scenes: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
 
@@ -72,8 +73,8 @@ def demo(out: Path) -> None:
 
     lead = (
         f"On {len(test)} generated scenes that it has not seen, the mean absolute error is {mae:.4f} {found.unit}, "
-        f"{gain:.0%} below bicubic's {floor:.4f} {found.unit}. A small AHMF (m = {config.model.num_levels}, "
-        f"{config.model.features} features) trained for {config.steps} steps; everything on this page took "
+        f"{gain:.0%} below bicubic's {floor:.4f} {found.unit}. A small AHMF (m = {model.num_levels}, "
+        f"{model.features} features) trained for {config.steps} steps; everything on this page took "
         f"{time.perf_counter() - started:.0f} seconds."
     )
     page = report(

@@ -20,7 +20,6 @@ import numpy as np
 
 from ahmf_jax import memory
 from ahmf_jax.arrays import check_guide, known_samples
-from ahmf_jax.engine import bytes_per_sample
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained, guide_channels
 from ahmf_jax.scaling import offset_and_span
@@ -96,7 +95,7 @@ def means(trained: Trained, batch: Mapping[str, Any]) -> Maps:
     """
     model = trained.model
     depth, known, guide = (np.asarray(batch[name][:1]) for name in ("depth_lr", "mask_lr", "guide"))
-    wanted, free = bytes_per_sample(model) * depth.size, memory.free(jax.devices()[0])
+    wanted, free = model.bytes_per_sample * depth.size, memory.free(jax.devices()[0])
     if wanted > free:
         raise InputError(
             f"the feature maps of {depth.shape[1]} x {depth.shape[2]} samples take about {wanted / 2**30:.1f} GiB, and "

@@ -66,10 +66,7 @@ def start(source: str, params: Any, tell: Callable[[str], None]) -> Any:
     except InputError as error:
         raise InputError(f"--start-from: {error}") from None
     model = trained.model
-    tell(
-        f"starting from {source}: x{model.scale}, m = {model.num_levels}, scaling {trained.scaling}, "
-        f"{trained.range:g} {trained.unit} = 1"
-    )
+    tell(f"starting from {source}: {model.summary()}, scaling {trained.scaling}, {trained.range:g} {trained.unit} = 1")
     for line in report.lines():
         tell(line)
     return params

@@ -24,7 +24,7 @@ from experiments.data import open_training, open_validation, trained_on_tests
 from experiments.run_log import RunLog, open_log
 
 if TYPE_CHECKING:
-    from ahmf_jax.models import AHMF
+    from ahmf_jax.models import Model
     from ahmf_jax.stopping import Stop
     from ahmf_jax.train import Progress
 
@@ -234,6 +234,7 @@ class Task:
     def __init__(self, config: TrainConfig, data_dir: Path | None, beside: Sequence[Any] = ()) -> None:
         from ahmf_jax import sharding
         from ahmf_jax.export import model_fields
+        from ahmf_jax.models import name_of
         from data_pipelines.loader import train_loader
         from experiments.validation import validation_protocol
 
@@ -268,7 +269,7 @@ class Task:
             on_corrupt=data.on_corrupt,
         )
         self.trained = {
-            "model": {"name": "ahmf", **model_fields(self.model)},
+            "model": {"name": name_of(self.model), **model_fields(self.model)},
             "scaling": config.scaling,
             "unit": self.info.unit,
             "range": self.info.range,
@@ -288,7 +289,7 @@ class Task:
         if mesh.size > 1:
             devices += f" (data={mesh.shape['data']}, spatial={mesh.shape['spatial']}{', FSDP' * config.fsdp})"
         say(
-            f"{out}: x{model.scale}, m = {model.num_levels}, {parameters:,} parameters, "
+            f"{out}: {model.summary()}, {parameters:,} parameters, "
             f"{' + '.join(map(str, self.images))} images to train on, {len(self.held_out)} to validate, {devices}, "
             f"steps {int(state.step)} to {config.steps}; {config.data.degrade}"
         )
@@ -508,7 +509,7 @@ class Bar:
 
 
 @functools.lru_cache
-def _step_flops(model: "AHMF", batch: int, size: int) -> float:
+def _step_flops(model: "Model", batch: int, size: int) -> float:
     """Of a training step on patches of this size; counting takes as long as tracing the network."""
     import jax
     import numpy as np

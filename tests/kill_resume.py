@@ -32,11 +32,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SAVE_EVERY = 2
 RECIPE = f"""
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import DataConfig, AHMFConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
     # The network that is traced soonest: most of a start.
-    model=ModelConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
+    model=AHMFConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=4),
     optimiser=OptimiserConfig(learning_rate=1e-3),
     steps={{steps}}, scaling="sample", output_scale=0.1, ema=0.9,

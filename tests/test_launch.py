@@ -19,11 +19,11 @@ from tests.processes import ROOT, ends, environment, free_port, start
 LAUNCH = ROOT / "docs" / "launch"
 STEPS = 12
 RECIPE = f"""
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import DataConfig, AHMFConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
     # The network that is traced soonest: most of a start.
-    model=ModelConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
+    model=AHMFConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=8),
     # Not Adam: it divides a gradient by its own size, which makes as much of rounding as of anything.
     optimiser=OptimiserConfig(name="sgd", learning_rate=0.01),

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.layers import (
@@ -33,6 +33,7 @@ from ahmf_jax.layers import (
     padded_image,
     recomputed,
 )
+from ahmf_jax.models.base import Model
 from ahmf_jax.resample import resize
 from ahmf_jax.variants import GRU_LAYERS, Forms, Part, Variant, check_blocks
 
@@ -375,7 +376,7 @@ class Reconstruction(nn.Module):
         return ConvShuffle(self.features, 1, k, self.dtype, name="output")(x)
 
 
-class AHMF(nn.Module):
+class AHMF(Model):
     """The network. `apply({"params": p}, depth_lr, guide)` gives `(depth_hr, aux)`.
 
     Fields:
@@ -406,6 +407,9 @@ class AHMF(nn.Module):
     unroll: Unroll = "auto"
     remat: Remat = "none"
     swapped: tuple[Part, ...] = ()
+
+    output = ("reconstruction", "output")
+    paddable = True
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong value fails where it is written."""
@@ -447,7 +451,10 @@ class AHMF(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many low-resolution samples away an input can be that an output depends on, the statistics given."""
+        """How many low-resolution samples away an input can be that an output depends on, the statistics given.
+
+        Tiles are exact.
+        """
         forms = self.forms
         block = 2 if forms("residual") == "release" else 0
         fused = [self._enhanced_reach(level) + block for level in self.level_order]
@@ -463,6 +470,25 @@ class AHMF(nn.Module):
     def pooled_reach(self) -> int:
         """How many low-resolution samples away an input can be that the FRB's statistics at a place depend on."""
         return self._enhanced_reach(self.num_levels) + 1
+
+    @property
+    def bytes_per_sample(self) -> float:
+        """About the memory that a low-resolution sample takes while it is computed, as `memory_analysis` tells it.
+
+        The most is held either in the guide's head and the reconstruction, two maps of features at full resolution, or
+        between the levels, of which each keeps seven maps.
+        """
+        maps = max(2.3 * self.scale**2, 7.5 * self.num_levels + 5)
+        return float(jnp.dtype(self.dtype).itemsize * self.features * maps)
+
+    @property
+    def least_shapes(self) -> dict[str, tuple[int, ...]]:
+        """One tensor, whose size bounds both the levels and the features."""
+        return {"reconstruction/reduce/kernel": (1, 1, self.num_levels * self.features, self.features)}
+
+    def summary(self) -> str:
+        """Scale and m."""
+        return f"x{self.scale}, m = {self.num_levels}"
 
     @property
     def _levels(self) -> range:
@@ -493,6 +519,8 @@ class AHMF(nn.Module):
         depth_lr: Float[Array, "b h w 1"],
         guide: Float[Array, "b H W c"],
         *,
+        mask_lr: Bool[Array, "b h w 1"] | None = None,
+        train: bool = False,
         size: Int[Array, "2"] | None = None,
         part: Region | None = None,
         pooled: Pooled | None = None,
@@ -502,6 +530,7 @@ class AHMF(nn.Module):
         Args:
           depth_lr: (B, h, w, 1), any h and w; finite, holes filled, scaled to about [0, 1].
           guide: (B, scale * h, scale * w, C) in [0, 1], any number of channels.
+          mask_lr, train: of every model; neither changes this one, which sees holes filled and draws nothing.
           size: the rows and columns of `depth_lr` that are there, where the rest is padding (to the right and below),
             in which the depth repeats its last row and column. It has no influence on the output within them.
           part: where the FRB takes its statistics, `(top, bottom, left, right)` of `depth_lr`; all that is there by

@@ -10,7 +10,8 @@ import tyro
 
 from ahmf_jax import variants
 from ahmf_jax.errors import InputError
-from experiments.config import ModelConfig, PairsConfig, TrainConfig, WholeImages
+from experiments import config as configs
+from experiments.config import AHMFConfig, PairsConfig, TrainConfig, WholeImages
 
 if TYPE_CHECKING:
     from experiments.studies.study import Row, Spec, Study
@@ -178,8 +179,8 @@ class StudyLevels(Planned):
         """Checks it."""
         super().__post_init__()
         assert self.recipe is not None
-        levels = self.config.model.num_levels
-        if levels != self.recipe.model.num_levels:
+        levels = configs.ahmf(self.config).num_levels
+        if levels != configs.ahmf(self.recipe).num_levels:
             raise InputError(f"--model.num-levels {levels}: the study sets it: use --levels")
         given = " ".join(map(str, self.levels))
         if not self.levels or min(self.levels) < 1:
@@ -220,8 +221,8 @@ class StudyAblation(Planned):
     def __post_init__(self) -> None:
         """Checks it."""
         super().__post_init__()
-        model = self.config.model
-        for name, value in vars(ModelConfig()).items():
+        model = configs.ahmf(self.config)
+        for name, value in vars(AHMFConfig()).items():
             given = getattr(model, name)
             if name in ("variant", "swapped", "fusion", "recurrence") and given != value:
                 shown = " ".join(given) if isinstance(given, tuple) else given

@@ -111,7 +111,12 @@ class TrainRun(Launch):
 def as_options() -> Iterator[None]:
     """An error in a configuration names its fields as the command line does: --data.mix for DataConfig.mix."""
     prefixes = {"TrainConfig": "--", "PairsConfig": "--data.pairs.", "Degradation": "--data.degrade."}
-    prefixes |= {"ModelConfig": "--model.", "DataConfig": "--data.", "OptimiserConfig": "--optimiser."}
+    prefixes |= {
+        "AHMFConfig": "--model.",
+        "DADAConfig": "--model.",
+        "DataConfig": "--data.",
+        "OptimiserConfig": "--optimiser.",
+    }
     try:
         yield
     except InputError as error:

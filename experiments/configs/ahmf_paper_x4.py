@@ -8,10 +8,10 @@ CPU cores a step takes several seconds, so this recipe wants a GPU; `ahmf_short_
 Other scales: `--model.scale 8`.
 """
 
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    model=ModelConfig(scale=4, num_levels=4, features=64),
+    model=AHMFConfig(scale=4, num_levels=4, features=64),
     data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=256, batch_size=16),
     optimiser=OptimiserConfig(learning_rate=1e-4, schedule="step", halve_at=0.8),
     steps=21_000,

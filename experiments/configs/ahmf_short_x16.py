@@ -10,10 +10,10 @@ A quarter of the rate of x4 and x8, at which the network did not leave bicubic: 
 all kernels, and the 5 x 5 kernels of x16 move much further with it for their own size.
 """
 
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    model=ModelConfig(scale=16, num_levels=4, features=32),
+    model=AHMFConfig(scale=16, num_levels=4, features=32),
     data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=128, batch_size=4, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=1.5e-3, schedule="onecycle"),
     steps=1_500,

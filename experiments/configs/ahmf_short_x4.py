@@ -12,10 +12,10 @@ patch's own span; a last layer that starts at a tenth of its usual size, close t
 Muon for the kernels, which gained more than all the rest (at 800 steps MAE .326 with Adam, .154 with Muon).
 """
 
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    model=ModelConfig(scale=4, num_levels=4, features=32),
+    model=AHMFConfig(scale=4, num_levels=4, features=32),
     data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=64, batch_size=16, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=6e-3, schedule="onecycle"),
     steps=7_000,

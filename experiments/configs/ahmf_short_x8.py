@@ -7,10 +7,10 @@
 What was measured is in docs/results/middlebury.md.
 """
 
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    model=ModelConfig(scale=8, num_levels=4, features=32),
+    model=AHMFConfig(scale=8, num_levels=4, features=32),
     data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=128, batch_size=8, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=6e-3, schedule="onecycle"),
     steps=2_500,

@@ -9,10 +9,10 @@ What was measured is in docs/results/levels.md and docs/results/ablation.md.
 `ahmf_short_x4` with half the features, half the batch and fewer steps, and so a larger learning rate, the demo's.
 """
 
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    model=ModelConfig(scale=4, num_levels=4, features=16),
+    model=AHMFConfig(scale=4, num_levels=4, features=16),
     data=DataConfig(dataset="middlebury", train="train+train_2003", patch_size=64, batch_size=8, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=1e-2, schedule="onecycle"),
     steps=600,

@@ -5,10 +5,10 @@
 Expect about half of bicubic's error on scenes it has not seen, after some two minutes on two cores.
 """
 
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    model=ModelConfig(scale=4, num_levels=4, features=16),
+    model=AHMFConfig(scale=4, num_levels=4, features=16),
     data=DataConfig(dataset="scenes", patch_size=64, batch_size=8, edge_candidates=8),
     optimiser=OptimiserConfig(name="muon", learning_rate=1e-2, schedule="onecycle"),
     steps=900,

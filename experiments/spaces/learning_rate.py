@@ -6,12 +6,12 @@
 Twelve trials of 150 steps, the bad ones given up at a half.
 """
 
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 from experiments.studies.space import Between, Choose, Pruning, Space
 
 space = Space(
     config=TrainConfig(
-        model=ModelConfig(scale=4, num_levels=2, features=8),
+        model=AHMFConfig(scale=4, num_levels=2, features=8),
         data=DataConfig(dataset="scenes", patch_size=32, batch_size=8, edge_candidates=8),
         optimiser=OptimiserConfig(name="muon", learning_rate=1e-2, schedule="onecycle"),
         steps=150,

@@ -130,11 +130,7 @@ def measure(
     costs = []
     for config, cost in zip(configs, found, strict=True):
         if isinstance(cost, str):
-            model = config.model
-            raise InputError(
-                f"x{model.scale}, m = {model.num_levels}, {model.features} features, batch {config.data.batch_size}: "
-                f"{cost}"
-            )
+            raise InputError(f"{config.model.summary()}, batch {config.data.batch_size}: {cost}")
         costs.append(cost)
     return costs
 

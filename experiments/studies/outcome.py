@@ -155,10 +155,9 @@ def origin(standing: Standing) -> list[str]:
 
     study, done = standing.study, standing.of("complete")
     config, measured = study.spec.config, study.spec.measured
-    data, model = config.data, config.model
+    data = config.data
     lines = [
-        f"- **Network**: x{model.scale}, m = {model.num_levels}, {model.features} features, {model.variant}, "
-        f"{model.dtype}, but for what the rows say.",
+        f"- **Network**: {config.model.summary()}, but for what the rows say.",
         f"- **Training**: {config.steps} steps of {data.batch_size} patches, {data.patch_size} x {data.patch_size}, "
         f"of {escape(Path(data.dataset).name)}, {escape(data.train)}; {config.optimiser.name}, rate "
         f"{config.optimiser.learning_rate:g}, {config.optimiser.schedule}; loss {config.loss}.",

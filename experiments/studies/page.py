@@ -111,15 +111,13 @@ def asked(standing: Standing) -> list[tuple[str, str]]:
     if measured.dataset and measured.split:
         where += f", {measured.split}"
     protocols = Counter(t.attributes["protocol"] for t in standing.trials if "protocol" in t.attributes)
-    model = config.model
     pruned = "; a trial worse than the median of the others at its step is given up" if spec.prune else ""
     named = {
         "question": QUESTIONS[spec.kind],
         "minimised": ", ".join(OBJECTIVES[name] for name in spec.objectives) + pruned if standing.searches else "",
         "trained on": f"{data.dataset}, {data.train}: {config.steps} steps of {data.batch_size} patches of "
         f"{data.patch_size} x {data.patch_size}",
-        "network": f"x{model.scale}, {model.num_levels} levels, {model.features} features, variant {model.variant}, "
-        "where a trial says nothing else",
+        "network": f"{config.model.summary()}, where a trial says nothing else",
         "measured on": where,
         "protocol": "; ".join(f"{text}" for text in protocols),
         "unit": standing.unit,

@@ -210,7 +210,7 @@ class Space:
         """The fields of a trial: in an order in which conditions come before what depends on them."""
         drawn: dict[str, Any] = {}
         for name in self._order:
-            cls, last = _place(name)
+            cls, last = _place(self.base, name)
             dimension = self.fields[name]
             assert not isinstance(dimension, All)
             if self._has_a_say(name, drawn):
@@ -233,7 +233,7 @@ class Space:
 
     def _dimension(self, name: str, of: Any) -> Between | Choose:
         """What stands for a field, checked; `All` written out."""
-        cls, last = _place(name)
+        cls, last = _place(self.base, name)
         hint = hints(cls)[last]
 
         def check(value: Any) -> None:
@@ -254,7 +254,7 @@ class Space:
 
     def _conditions(self, name: str) -> "list[_Condition]":
         """What decides whether a field has a say: the class's rule, and `when`."""
-        cls, last = _place(name)
+        cls, last = _place(self.base, name)
         limits, prefix = rules(cls).get(last, Rule()), name.removesuffix(last)
         return [
             *(_Condition(prefix + other, values, True) for other, values in limits.only.items()),
@@ -278,7 +278,7 @@ class Space:
             if not isinstance(others, Mapping) or not others:
                 raise InputError(f"when {name}: {others!r} is no condition: write a field's name and a tuple of values")
             for other, values in others.items():
-                cls, last = _place(other)
+                cls, last = _place(self.base, other)
                 if not isinstance(values, tuple) or not values:
                     raise InputError(f"when {name}: {other} is given {values!r}: give a tuple of values, as ('a', 'b')")
                 for value in values:
@@ -467,16 +467,17 @@ def load(name: str) -> Space:
 def _stored(config: str, objectives: tuple[Objective, ...], text: str) -> Space:
     values = json.loads(text)
     try:
+        base = configs.from_json(json.loads(config))
         found: dict[str, Between | Choose | All] = {}
         for name, of in values["fields"].items():
-            cls, last = _place(name)
+            cls, last = _place(base, name)
             if "choose" in of:
                 tuples = any(typing.get_origin(part) is tuple for part in parts(hints(cls)[last]))
                 found[name] = Choose(*(tuple(v) if tuples and isinstance(v, list) else v for v in of["choose"]))
             else:
                 found[name] = Between(*of["between"], log=of["log"], step=of["step"])
         return Space(
-            config=configs.from_json(json.loads(config)),
+            config=base,
             fields=found,
             when={name: {o: tuple(v) for o, v in others.items()} for name, others in values["when"].items()},
             objectives=objectives,
@@ -494,11 +495,12 @@ def from_json(config: TrainConfig, objectives: tuple[Any, ...], values: Mapping[
 
 
 @functools.cache
-def _fields() -> dict[str, tuple[Any, str]]:
-    """Every field of a configuration, by its dotted name: its dataclass, and its name there."""
+def _fields(model: Any) -> dict[str, tuple[Any, str]]:
+    """Every field of a configuration with that model, by its dotted name: its dataclass, and its name there."""
 
     def walk(cls: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, str]]]:
         for name, hint in hints(cls).items():
+            hint = model if hint == configs.ModelConfig else hint
             if dataclasses.is_dataclass(hint):
                 yield from walk(hint, f"{prefix}{name}.")
             else:
@@ -507,11 +509,12 @@ def _fields() -> dict[str, tuple[Any, str]]:
     return dict(walk(TrainConfig, ""))
 
 
-def _place(name: str) -> tuple[Any, str]:
+def _place(config: TrainConfig, name: str) -> tuple[Any, str]:
     """The dataclass of a field, and the field's name there."""
-    if name not in _fields():
-        raise InputError(f"{name} is no field of a configuration{_near(name, _fields()) or HELP}")
-    return _fields()[name]
+    fields = _fields(type(config.model))
+    if name not in fields:
+        raise InputError(f"{name} is no field of a configuration{_near(name, fields) or HELP}")
+    return fields[name]
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from ahmf_jax import engine as engine_module
 from ahmf_jax import memory
-from ahmf_jax.engine import Engine, bytes_per_sample, keep_compiled, out_of_memory
+from ahmf_jax.engine import Engine, keep_compiled, out_of_memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.models import AHMF
 from ahmf_jax.upsample import super_resolve
@@ -184,7 +184,7 @@ def test_memory_that_runs_out_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) 
 def test_tiles_fit_into_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = random_images(60, 64, 2)
     whole = engine()(*inputs)
-    free = 2 * bytes_per_sample(MODEL) * 40 * 40
+    free = 2 * MODEL.bytes_per_sample * 40 * 40
     monkeypatch.setattr(memory, "free", lambda device: free)
     tight = Engine(random_weights(MODEL))
     assert_same(tight(*inputs), whole)
@@ -223,7 +223,7 @@ def test_the_memory_of_a_sample_is_about_what_the_compiler_says(model: AHMF) -> 
     measured = jax.jit(run).lower(shapes(model), depth, guide).compile().memory_analysis()
     if measured is None:
         pytest.skip("this backend does not tell what a program takes")
-    assert 0.9 < bytes_per_sample(model) * side**2 / measured.temp_size_in_bytes < 2.5
+    assert 0.9 < model.bytes_per_sample * side**2 / measured.temp_size_in_bytes < 2.5
 
 
 def test_programs_are_kept_where_jax_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from jax import lax
 
 from ahmf_jax import flops
 from ahmf_jax.models import AHMF
+from ahmf_jax.models.base import Model
 
 
 def batch(scale: int, size: int = 256, count: int = 1) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def test_the_count_goes_with_the_batch() -> None:
     assert flops.train_flops(AHMF(4, 1, 4), batch(4, 16, 6)) == 6 * flops.train_flops(AHMF(4, 1, 4), batch(4, 16))
 
 
-class OneConv(nn.Module):
+class OneConv(Model):
     """Three groups of 5 inputs, every other pixel."""
 
     @nn.compact
@@ -49,10 +50,10 @@ class OneConv(nn.Module):
 
 def test_convolutions_are_counted_by_group_and_stride() -> None:
     outputs = 8 * 8 * 6
-    assert flops.train_flops(OneConv(), batch(4, 16)) == 3 * 2 * outputs * 9 * 5
+    assert flops.train_flops(OneConv(scale=4), batch(4, 16)) == 3 * 2 * outputs * 9 * 5
 
 
-class Loop(nn.Module):
+class Loop(Model):
     """A product inside a loop, `times` over, rematerialised."""
 
     times: int | None
@@ -71,12 +72,12 @@ class Loop(nn.Module):
 
 
 def test_a_loop_counts_as_often_as_it_runs() -> None:
-    assert flops.train_flops(Loop(11), batch(4, 16)) == 3 * 11 * 2 * 16 * 16 * 3 * 3
+    assert flops.train_flops(Loop(4, 11), batch(4, 16)) == 3 * 11 * 2 * 16 * 16 * 3 * 3
 
 
 def test_a_loop_of_unknown_length_is_no_silent_number() -> None:
     with pytest.raises(NotImplementedError, match="while: how often"):
-        flops.train_flops(Loop(None), batch(4, 16))
+        flops.train_flops(Loop(4, None), batch(4, 16))
 
 
 def device(kind: str, platform: str = "gpu", **fields: Any) -> Any:

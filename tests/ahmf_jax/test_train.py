@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from ahmf_jax import InputError
-from ahmf_jax.models import AHMF
+from ahmf_jax.models import AHMF, Model
 from ahmf_jax.sharding import make_mesh, replicated
 from ahmf_jax.state import TrainState, create_state, init_params
 from ahmf_jax.stopping import Stop
@@ -268,15 +268,16 @@ def test_the_moving_average_by_hand(one: Any) -> None:
     for ours, theirs in zip(jax.tree.leaves(state.average), jax.tree.leaves(average), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
     plain = make_state(one)
-    assert plain.average is plain.params
+    assert plain.average == plain.params
 
 
 def test_the_randomness_of_a_step_is_of_the_seed_and_the_step(one: Any) -> None:
     class Drawing(AHMF):
         """Adds noise to what it returns."""
 
-        def __call__(self, depth_lr: Any, guide: Any) -> Any:
+        def __call__(self, depth_lr: Any, guide: Any, **given: Any) -> Any:
             depth, aux = super().__call__(depth_lr, guide)
+            assert given.get("train", self.is_initializing())
             return depth + jax.random.normal(self.make_rng("sample")), aux
 
     model = Drawing(scale=2, num_levels=1, features=2, variant="paper", fusion="concat", recurrence="none")
@@ -389,15 +390,15 @@ def test_a_new_state() -> None:
 
 
 def test_the_output_scale_is_the_last_convolutions_alone() -> None:
-    class Fixed:
-        scale = 4
+    class Fixed(Model):
+        output = ("reconstruction", "output")
 
         def init(self, key: Any, depth_lr: Any, guide: Any) -> Any:
             assert guide.shape == (1, 4 * depth_lr.shape[1], 4 * depth_lr.shape[2], 3)
             conv = {"kernel": jnp.float32([2, 3]), "bias": jnp.float32(1)}
             return {"params": {"reconstruction": {"output": conv, "reduce": conv}, "conv": conv}}
 
-    params = init_params(Fixed(), output_scale=0.25)
+    params = init_params(Fixed(scale=4), output_scale=0.25)
     assert params["reconstruction"]["output"]["kernel"].tolist() == [0.5, 0.75]
     assert params["reconstruction"]["output"]["bias"] == 0.25
     for other in (params["reconstruction"]["reduce"], params["conv"]):

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pytest
 
 RECIPE = """
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import DataConfig, AHMFConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
     # The network that is traced soonest: most of what a training of six steps takes.
-    model=ModelConfig(scale=4, num_levels=1, features=2, fusion="concat", recurrence="none"),
+    model=AHMFConfig(scale=4, num_levels=1, features=2, fusion="concat", recurrence="none"),
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=8),
     optimiser=OptimiserConfig(learning_rate=1e-3),
     steps=6, scaling="sample", output_scale=0.1, log_every=1, checkpoint_every=2,

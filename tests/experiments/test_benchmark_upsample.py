@@ -102,7 +102,7 @@ def test_tiles_are_counted_with_their_margins_and_passes(monkeypatch: pytest.Mon
     assert whole["pixels"] == pytest.approx(30_000, rel=0.05)
     # Memory for one sample more than the smallest tile: the margins are nearly everything.
     model = benchmark_upsample._trained(what).model
-    monkeypatch.setattr(engine, "MOST_MEMORY", (4 * model.reach) ** 2 * engine.bytes_per_sample(model))
+    monkeypatch.setattr(engine, "MOST_MEMORY", (4 * model.reach) ** 2 * model.bytes_per_sample)
     tiled = benchmark_upsample._cost(what)
     assert tiled["tiles"] > 2
     assert tiled["computed"]["depth"] > 1

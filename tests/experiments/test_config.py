@@ -14,7 +14,7 @@ from ahmf_jax.errors import InputError
 from data_pipelines import datasets
 from data_pipelines.degrade import Degradation
 from experiments import config as configs
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, PairsConfig, Part, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, PairsConfig, Part, TrainConfig
 
 
 def through_json(config):
@@ -42,7 +42,7 @@ def test_the_recipes_that_others_name_are_there():
 
 def test_what_json_cannot_tell_apart_comes_back():
     config = TrainConfig(
-        model=ModelConfig(unroll=2, swapped=("order", "squeeze")),
+        model=AHMFConfig(unroll=2, swapped=("order", "squeeze")),
         data=DataConfig(
             pairs=PairsConfig(names=("b", "a"), invalid=0.0), degrade=Degradation("area", dropouts=0.5), mix=("scenes",)
         ),
@@ -89,23 +89,23 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
     ("values", "said"),
     [
         ({"step": 3}, "TrainConfig has no field step"),
-        ({"model": {"levels": 3}}, "ModelConfig has no field levels"),
-        ({"model": 3}, "ModelConfig is 3"),
+        ({"model": {"levels": 3}}, "AHMFConfig has no field levels"),
+        ({"model": 3}, "AHMFConfig is 3"),
         ([], r"TrainConfig is \[\]"),
         ({"steps": "3"}, "TrainConfig.steps is '3': it must be"),
         ({"steps": True}, "TrainConfig.steps is True"),
         ({"steps": 0}, "TrainConfig.steps is 0: it must be positive"),
-        ({"model": {"scale": 3}}, "ModelConfig.scale is 3: choose one of 2, 4, 8, 16, 32"),
-        ({"model": {"num_levels": 0}}, "ModelConfig.num_levels is 0"),
-        ({"model": {"unroll": "some"}}, "ModelConfig.unroll is 'some'"),
-        ({"model": {"remat": 1}}, "ModelConfig.remat is 1"),
-        ({"model": {"swapped": "order"}}, "ModelConfig.swapped is 'order': it must be"),
+        ({"model": {"scale": 3}}, "AHMFConfig.scale is 3: choose one of 2, 4, 8, 16, 32"),
+        ({"model": {"num_levels": 0}}, "AHMFConfig.num_levels is 0"),
+        ({"model": {"unroll": "some"}}, "AHMFConfig.unroll is 'some'"),
+        ({"model": {"remat": 1}}, "AHMFConfig.remat is 1"),
+        ({"model": {"swapped": "order"}}, "AHMFConfig.swapped is 'order': it must be"),
         (
             {"model": {"swapped": ["std"]}},
-            "ModelConfig.swapped has 'std', which is no part: choose among guidance_head, ",
+            "AHMFConfig.swapped has 'std', which is no part: choose among guidance_head, ",
         ),
-        ({"model": {"swapped": [3]}}, "ModelConfig.swapped has 3, which is no part"),
-        ({"model": {"swapped": ["order", "order"]}}, "ModelConfig.swapped has 'order' more than once"),
+        ({"model": {"swapped": [3]}}, "AHMFConfig.swapped has 3, which is no part"),
+        ({"model": {"swapped": ["order", "order"]}}, "AHMFConfig.swapped has 'order' more than once"),
         ({"data": {"degrade": {"kernel": "bicubic"}}}, "kernel is 'bicubic': choose one of matlab_bicubic, "),
         ({"data": {"degrade": {"noise_sigma": -1.0}}}, "noise_sigma is -1.0"),
         ({"data": {"workers": -1}}, "DataConfig.workers is -1"),
@@ -118,7 +118,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"data": {"patch_size": 66}}, "DataConfig.patch_size is 66: it must be a multiple of the scale, 4"),
         ({"data": {"pairs": {"names": "art"}}}, "PairsConfig.names is 'art'"),
         ({"data": {"pairs": {"names": [1]}}}, r"PairsConfig.names is \(1,\)"),
-        ({"model": {"remat": True}}, "ModelConfig.remat is True: choose one of none, convs, blocks"),
+        ({"model": {"remat": True}}, "AHMFConfig.remat is True: choose one of none, convs, blocks"),
         ({"optimiser": {"name": 3}}, "OptimiserConfig.name is 3: choose one of adam, adamw, lion, muon, any str"),
         ({"optimiser": {"options": ["b1"]}}, "OptimiserConfig.options has 'b1': write KEY=NUMBER, KEY=true or KEY=f"),
         ({"optimiser": {"options": ["=3"]}}, "OptimiserConfig.options has '=3'"),
@@ -149,11 +149,11 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"optimiser": {"options": [f"b1={10**400}"]}}, "OptimiserConfig.options has 'b1=10+': write KEY=NUMBER"),
         (
             {"model": {"swapped": ["halving"], "fusion": "concat"}},
-            "ModelConfig.swapped has 'halving', and with fusion concat there is no FRB: leave one of the two out",
+            "AHMFConfig.swapped has 'halving', and with fusion concat there is no FRB: leave one of the two out",
         ),
         (
             {"model": {"swapped": ["gru_layers"], "recurrence": "none"}},
-            "ModelConfig.swapped has 'gru_layers', and with recurrence none there is no ConvGRU",
+            "AHMFConfig.swapped has 'gru_layers', and with recurrence none there is no ConvGRU",
         ),
         ({"keep_best": -1}, "TrainConfig.keep_best is -1"),
         ({"samples": -1}, "TrainConfig.samples is -1"),
@@ -182,8 +182,8 @@ def test_a_configuration_in_python_is_checked_as_from_json(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for make, said in (
         (lambda: TrainConfig(steps="3"), "TrainConfig.steps is '3': it must be a whole number"),
-        (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is .*: it must be a ModelConfig"),
-        (lambda: ModelConfig(scale=4.0), "ModelConfig.scale is 4.0: choose one of 2, 4"),
+        (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is .*: it must be a AHMFConfig"),
+        (lambda: AHMFConfig(scale=4.0), "AHMFConfig.scale is 4.0: choose one of 2, 4"),
         (lambda: OptimiserConfig(learning_rate=True), "OptimiserConfig.learning_rate is True: it must be a number"),
         (lambda: DataConfig(mix=["scenes"]), "it must be a tuple of text"),
     ):
@@ -214,21 +214,21 @@ def test_lists_that_are_written_twice_agree():
     def choices(cls, name):
         return typing.get_args(typing.get_type_hints(cls)[name])
 
-    assert choices(ModelConfig, "scale") == ahmf.SCALES
+    assert choices(AHMFConfig, "scale") == ahmf.SCALES
     for name, type_ in (
         ("variant", variants.Variant),
         ("fusion", ahmf.Fusion),
         ("recurrence", ahmf.Recurrence),
         ("remat", ahmf.Remat),
     ):
-        assert choices(ModelConfig, name) == typing.get_args(type_)
+        assert choices(AHMFConfig, name) == typing.get_args(type_)
     assert set(choices(TrainConfig, "loss")) == set(LOSSES)
     assert choices(TrainConfig, "scaling") == typing.get_args(Scaling)
     # A field of the network that the configuration forgets could not be set, nor would a run remember it.
     fields = {f.name for f in dataclasses.fields(AHMF)} - {"parent", "name"}
-    assert {f.name for f in dataclasses.fields(ModelConfig)} == fields
+    assert {f.name for f in dataclasses.fields(AHMFConfig)} == fields
     defaults = {f.name: f.default for f in dataclasses.fields(AHMF) if f.name in fields - {"scale", "dtype"}}
-    assert {f.name: f.default for f in dataclasses.fields(ModelConfig) if f.name in defaults} == defaults
+    assert {f.name: f.default for f in dataclasses.fields(AHMFConfig) if f.name in defaults} == defaults
     for name in datasets.DATASETS:
         assert datasets.builder_class(name).INFO.name == name
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import cli
 from experiments.commands.train import TrainRun
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "training.md"
@@ -48,7 +48,7 @@ def test_every_option_of_the_loop_is_on_the_page():
     wanted |= {f.name for f in dataclasses.fields(OptimiserConfig)}
     missing = [name for name in sorted(wanted) if name.replace("_", "-") not in TEXT]
     assert missing == []
-    places = {"model": ModelConfig, "optimiser": OptimiserConfig, "data": DataConfig, "": TrainConfig}
+    places = {"model": AHMFConfig, "optimiser": OptimiserConfig, "data": DataConfig, "": TrainConfig}
     others = {"out", "resume", "profile", "help", "logdir"}  # of the command, and of TensorBoard's
     for place, name in re.findall(r"--(?:(model|optimiser|data)\.)?([a-z][a-z-]*)", TEXT):
         known = {f.name.replace("_", "-") for f in dataclasses.fields(places[place])}

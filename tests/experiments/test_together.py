@@ -13,13 +13,13 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.locks import lock_run
 from ahmf_jax.stopping import Stop
 from data_pipelines.degrade import Degradation
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, Stopped, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, Stopped, TrainConfig
 from experiments.together import RATES, Item, program, train_together
 from experiments.train import resume, standing, train, untold
 from tests.kill_resume import CLOCK
 
 BASE = TrainConfig(
-    model=ModelConfig(scale=4, num_levels=1, features=2, fusion="concat", recurrence="none"),
+    model=AHMFConfig(scale=4, num_levels=1, features=2, fusion="concat", recurrence="none"),
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=4),
     optimiser=OptimiserConfig(learning_rate=1e-3),
     steps=50,
@@ -136,7 +136,7 @@ def test_the_whole_network_with_all_that_may_be_on(tmp_path, data_dir):
     """All blocks, two lanes on one device: options of the optimiser, clipping, weight decay, averages."""
     base = dataclasses.replace(
         BASE,
-        model=ModelConfig(scale=4, num_levels=1, features=2),
+        model=AHMFConfig(scale=4, num_levels=1, features=2),
         optimiser=OptimiserConfig(name="adamw", options=("b2=0.9999",), clip=1.0, weight_decay=0.01),
         ema=0.9,
         steps=10,

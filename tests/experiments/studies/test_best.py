@@ -13,7 +13,7 @@ import pytest
 from ahmf_jax.errors import InputError
 from data_pipelines.degrade import Degradation
 from experiments import config as configs
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, PairsConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, PairsConfig, TrainConfig
 from experiments.studies import best
 from experiments.studies.space import All, Space
 from experiments.studies.standing import read
@@ -22,7 +22,7 @@ from experiments.studies.study import Row, Spec, make_study, open_study, with_fi
 
 BASE = TrainConfig(steps=10)
 CHANGED = TrainConfig(
-    model=ModelConfig(scale=8, num_levels=1, swapped=("squeeze", "order"), unroll=2, dtype="bfloat16"),
+    model=AHMFConfig(scale=8, num_levels=1, swapped=("squeeze", "order"), unroll=2, dtype="bfloat16"),
     data=DataConfig(
         dataset='it\'s "here"\\there',
         mix=("nyu_v2", "scenes:train=0.5"),
@@ -136,10 +136,10 @@ def test_a_configuration_in_python_is_the_same_again(config, tmp_path):
 
 
 def test_what_is_as_by_default_is_not_written():
-    text = best.source(TrainConfig(model=ModelConfig(num_levels=2), steps=9), "A story.")
+    text = best.source(TrainConfig(model=AHMFConfig(num_levels=2), steps=9), "A story.")
     assert text == (
-        '"""A story.\n"""\n\nfrom experiments.config import ModelConfig, TrainConfig\n\n'
-        "config = TrainConfig(\n    model=ModelConfig(num_levels=2),\n    steps=9,\n)\n"
+        '"""A story.\n"""\n\nfrom experiments.config import AHMFConfig, TrainConfig\n\n'
+        "config = TrainConfig(\n    model=AHMFConfig(num_levels=2),\n    steps=9,\n)\n"
     )
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from ahmf_jax.errors import InputError
 from experiments import provenance
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 from experiments.studies import cost
 
 TINY = TrainConfig(
-    model=ModelConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
+    model=AHMFConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
     data=DataConfig(patch_size=8, batch_size=1),
     mesh="data=1",
 )

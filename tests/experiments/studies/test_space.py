@@ -9,7 +9,7 @@ import pytest
 
 from ahmf_jax.errors import InputError
 from experiments import config as configs
-from experiments.config import DataConfig, ModelConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
 from experiments.studies import space as spaces
 from experiments.studies.space import All, Between, Choose, Pruning, Space
 from experiments.studies.study import with_fields
@@ -194,7 +194,7 @@ def test_a_space_survives_json():
         ),
         (
             {"model.swapped": Choose((), ("oder",))},
-            "model.swapped can never be .'oder',.: ModelConfig.swapped has 'oder'",
+            "model.swapped can never be .'oder',.: AHMFConfig.swapped has 'oder'",
         ),
     ],
 )
@@ -317,8 +317,8 @@ def test_a_failure_of_ours_in_a_users_file_is_not_called_theirs(tmp_path, monkey
     def broken(self):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(ModelConfig, "__post_init__", broken)
+    monkeypatch.setattr(AHMFConfig, "__post_init__", broken)
     file = tmp_path / "mine.py"
-    file.write_text("from experiments.config import ModelConfig\nconfig = ModelConfig()\n")
+    file.write_text("from experiments.config import AHMFConfig\nconfig = AHMFConfig()\n")
     with pytest.raises(RuntimeError, match="ours"):
         configs.load(str(file))

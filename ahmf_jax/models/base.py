@@ -1,0 +1,78 @@
+"""What every model is to the rest of the library."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Bool, Float
+
+
+class Model(nn.Module):
+    """A network, or an algorithm, that super-resolves depth by a guide.
+
+        depth_hr, aux = model.apply({"params": params}, depth_lr, guide, mask_lr=mask_lr, train=False)
+
+    `depth_lr` is (B, h, w, 1), `guide` (B, scale * h, scale * w, C) in [0, 1], `mask_lr` (B, h, w, 1) bool, True where
+    the depth is known (everywhere by default); `depth_hr` is (B, scale * h, scale * w, 1) float32, and `aux` a dict of
+    named intermediates. With `train=True` a model may draw random numbers, of the stream "sample", and renew its
+    running statistics, of the collection "batch_stats".
+
+    The fields of a subclass are the model's configuration. What it depends on beyond them stands here.
+    """
+
+    # Its last convolution, by its path in the parameters, for `state.init_params`; () where there is none to scale.
+    output: ClassVar[tuple[str, ...]] = ()
+    # Whether it can be told how much of an image is padding: the argument `size` of `AHMF`.
+    paddable: ClassVar[bool] = False
+    # Whether unknown samples have no say in it: it reads `mask_lr`.
+    reads_mask: ClassVar[bool] = False
+    # Whether it ends in a loop of cheap steps, which are no work of a network's: `flops` leaves them out.
+    iterates: ClassVar[bool] = False
+    scale: int
+
+    @property
+    def pools(self) -> bool:
+        """Whether statistics of the whole map are gathered from its tiles first: the argument `pooled` of `AHMF`."""
+        return False
+
+    @property
+    def reach(self) -> int:
+        """The margin of a tile, in low-resolution samples: what lies further away changes nothing, or hardly anything.
+
+        A model says which of the two.
+        """
+        raise NotImplementedError
+
+    @property
+    def pooled_reach(self) -> int:
+        """How many low-resolution samples away an input can be that those statistics at a place depend on."""
+        return 0
+
+    @property
+    def bytes_per_sample(self) -> float:
+        """About the memory that a low-resolution sample takes while it is computed, as `memory_analysis` tells it."""
+        raise NotImplementedError
+
+    @property
+    def least_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of a few parameters, by path, that bound the size of the rest: looked at before anything is traced."""
+        return {}
+
+    @property
+    def stride(self) -> int:
+        """What windows of an image begin at multiples of, in pixels of the guide."""
+        return 1
+
+    def check(self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]) -> None:
+        """Refuses depth, in the scale that the model works in, that it can make nothing of: an InputError says why."""
+
+    def of_whole(
+        self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]
+    ) -> Mapping[str, np.ndarray]:
+        """What every tile is told of the image that it is of: arguments of `__call__`."""
+        return {}
+
+    def summary(self) -> str:
+        """In a few words, for a line."""
+        raise NotImplementedError
