@@ -533,7 +533,8 @@ class TrainConfig:
             )
         if self.output_scale != 1 and self.model.name == DADAConfig.name:
             raise InputError(
-                f"TrainConfig.output_scale is {self.output_scale}: DADA has no last convolution that makes depth: leave it at 1"
+                f"TrainConfig.output_scale is {self.output_scale}, but DADA has no last convolution that makes depth: "
+                "leave it at 1"
             )
         axis = r"{}=[1-9]\d{{0,5}}"
         data, spatial = axis.format("data"), axis.format("spatial")

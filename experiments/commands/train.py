@@ -111,12 +111,8 @@ class TrainRun(Launch):
 def as_options() -> Iterator[None]:
     """An error in a configuration names its fields as the command line does: --data.mix for DataConfig.mix."""
     prefixes = {"TrainConfig": "--", "PairsConfig": "--data.pairs.", "Degradation": "--data.degrade."}
-    prefixes |= {
-        "AHMFConfig": "--model.",
-        "DADAConfig": "--model.",
-        "DataConfig": "--data.",
-        "OptimiserConfig": "--optimiser.",
-    }
+    prefixes |= {"DataConfig": "--data.", "OptimiserConfig": "--optimiser."}
+    prefixes |= {cls.__name__: "--model." for cls in configs.MODELS.values()}
     try:
         yield
     except InputError as error:

@@ -495,12 +495,12 @@ def from_json(config: TrainConfig, objectives: tuple[Any, ...], values: Mapping[
 
 
 @functools.cache
-def _fields(model: Any) -> dict[str, tuple[Any, str]]:
+def _fields(model: str) -> dict[str, tuple[Any, str]]:
     """Every field of a configuration with that model, by its dotted name: its dataclass, and its name there."""
 
     def walk(cls: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, str]]]:
         for name, hint in hints(cls).items():
-            hint = model if hint == configs.ModelConfig else hint
+            hint = configs.MODELS[model] if hint == configs.ModelConfig else hint
             if dataclasses.is_dataclass(hint):
                 yield from walk(hint, f"{prefix}{name}.")
             else:
@@ -511,7 +511,7 @@ def _fields(model: Any) -> dict[str, tuple[Any, str]]:
 
 def _place(config: TrainConfig, name: str) -> tuple[Any, str]:
     """The dataclass of a field, and the field's name there."""
-    fields = _fields(type(config.model))
+    fields = _fields(config.model.name)
     if name not in fields:
         raise InputError(f"{name} is no field of a configuration{_near(name, fields) or HELP}")
     return fields[name]
