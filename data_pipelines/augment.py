@@ -41,11 +41,11 @@ class Augmentation:
         check(self)
 
     def check_beside(self, degradation: Degradation) -> None:
-        """Raises InputError where patches are rotated and the degradation is of more than the patch."""
-        if self.rotate and degradation.lr_from != "patch":
+        """Raises InputError where patches are rotated whose low resolution is made of the rows of an image."""
+        if self.rotate and degradation.lidar_lines:
             raise InputError(
-                f"rotate is {self.rotate:g}, and lr_from is {degradation.lr_from}: a rotated patch has no image around "
-                "it, so degrade the patch alone (lr_from patch), or do not rotate"
+                f"rotate is {self.rotate:g} and lidar_lines {degradation.lidar_lines}: the lines lie in the rows of an "
+                "image that is not rotated; leave one of the two out"
             )
 
     def turns(self, rng: np.random.Generator) -> tuple[bool, bool, bool]:

@@ -152,7 +152,7 @@ def measure(
 
     size = tuple(n // scale for n in depth.shape)
     parts = [slice(*part.indices(n)[:2]) for part, n in zip((rows, columns), size, strict=True)]
-    reach = max(_radius(how.multipath_blur), 1 if how.flying_pixels else 0)
+    reach = _reach(how)
     window = [slice(max(part.start - reach, 0), min(part.stop + reach, n)) for part, n in zip(parts, size, strict=True)]
     inside = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(parts, window, strict=True))
     averaged, known = degrade(depth, mask, scale, how.kernel, *window)
@@ -298,9 +298,16 @@ def degrade_guide(guide: np.ndarray, degradation: Degradation, rows: slice, colu
     return _exposure(how.guide_exposure)[part] if how.guide_exposure else part
 
 
-def guide_reach(degradation: Degradation) -> int:
-    """How far around a part of the guide `degrade_guide` reads, in pixels."""
-    return _radius(degradation.guide_blur) + abs(degradation.guide_shift)
+def margin(degradation: Degradation, scale: int) -> int:
+    """How far around a patch its low resolution and its guide are made of the image, in low-resolution samples."""
+    how = degradation
+    measured = _REACH + _reach(how) if how.lr_from == "image" else 0
+    return max(measured, math.ceil((_radius(how.guide_blur) + abs(how.guide_shift)) / scale))
+
+
+def _reach(degradation: Degradation) -> int:
+    """How far apart samples are that have a say in each other once they are averaged."""
+    return max(_radius(degradation.multipath_blur), 1 if degradation.flying_pixels else 0)
 
 
 def _part(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:

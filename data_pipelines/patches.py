@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.augment import rotated
 from data_pipelines.datasets.base import Example
 from data_pipelines.degrade import EDGE_STEP as EDGE_STEP
-from data_pipelines.degrade import Degradation, degrade_guide, guide_reach, measure
+from data_pipelines.degrade import Degradation, degrade_guide, margin, measure
 
 # Positions drawn beyond the candidates, to replace those that are mostly unknown.
 SPARE = 8
@@ -150,16 +150,16 @@ def cut(
       rng: where the noise comes from.
       flip_rows, flip_columns, transpose: turn the image upside down, mirror it, exchange its rows and columns, in
         this order.
-      degrees: rotates the image before that, counter-clockwise and about the middle of the patch; only where
-        `lr_from="patch"`, as no more of the rotated image is made than the patch needs.
+      degrees: rotates the image before that, counter-clockwise and about the middle of the patch. No more of it is made
+        than the patch needs, so that `lidar_lines` would be those of another height.
       span: of the image, where `EdgeTable` has it; looked for in the whole image if not given.
     """
     span = known_span(example) if span is None else span
     if degrees:
-        margin = -(-guide_reach(degradation) // scale)
-        around = (top - margin) * scale, (left - margin) * scale, (size + 2 * margin) * scale
+        beside = margin(degradation, scale)
+        around = (top - beside) * scale, (left - beside) * scale, (size + 2 * beside) * scale
         example = Example(*rotated(*example[:3], *around, degrees), example.name)
-        top = left = margin
+        top = left = beside
     guide, depth, mask = example[:3]  # turned as views: nothing is copied but the patch
     if flip_rows:
         guide, depth, mask = guide[::-1], depth[::-1], mask[::-1]

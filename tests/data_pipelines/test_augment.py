@@ -94,6 +94,28 @@ def test_a_rotated_patch_is_degraded_then():
     np.testing.assert_allclose(depth_lr[mask_lr], np.nanmean(blocks, axis=(1, 3))[mask_lr], rtol=1e-5)
 
 
+@pytest.mark.parametrize("turns", [(False, False, False), (True, False, True)])
+def test_a_rotated_patch_is_a_crop_of_all_that_is_not_chance(turns):
+    # Fails where the patch is degraded without what is around it.
+    example, scale, size = image(64, 64, known=0.9), 4, 5
+    how = Degradation("matlab_bicubic", multipath_blur=1.0, guide_shift=3, guide_blur=1.0)
+    cut = patches.cut(example, 5, 6, size, scale, how, 10.0, np.random.default_rng(0), *turns, degrees=12.0)
+    # A larger square about the same middle, degraded as a whole.
+    around = Example(*rotated(*example[:3], 4, 8, 52, 12.0), "")
+    whole = patches.cut(around, 0, 0, 13, scale, how, 10.0, np.random.default_rng(0), *turns)
+    inside = slice(4, 9), slice(4, 9)
+    np.testing.assert_allclose(cut.depth_lr, whole.depth_lr[inside], rtol=1e-4)
+    np.testing.assert_array_equal(cut.mask_lr, whole.mask_lr[inside])
+    for name in ("guide", "depth_hr", "mask_hr"):
+        one, other = (getattr(patch, name).astype(float) for patch in (cut, whole))
+        tolerance = 1 if name == "guide" else 1e-3  # of interpolation: a level where it is rounded
+        np.testing.assert_allclose(one, other[16:36, 16:36], atol=tolerance)
+    alone = Degradation("matlab_bicubic", lr_from="patch")
+    other = patches.cut(example, 5, 6, size, scale, alone, 10.0, np.random.default_rng(0), *turns, degrees=12.0)
+    want = degrade(other.depth_hr[..., 0], other.mask_hr[..., 0], scale, "matlab_bicubic")[0]
+    np.testing.assert_array_equal(other.depth_lr[..., 0], want)
+
+
 def test_the_guide_of_another_camera_is_displaced_after_the_rotation():
     example = image()
     shifted, straight = (
@@ -240,9 +262,9 @@ def test_where_no_patch_has_enough_the_best_is_taken():
 
 
 def test_options_that_cannot_be():
-    with pytest.raises(InputError, match="rotate is 5, and lr_from is image: a rotated patch has no image around it"):
-        loader(image(), degradation=Degradation("area"), augmentation=Augmentation(rotate=5))
-    PLAIN.check_beside(Degradation("area"))
+    with pytest.raises(InputError, match="rotate is 5 and lidar_lines 3: the lines lie in the rows of an image"):
+        loader(image(), degradation=Degradation(lidar_lines=3), augmentation=Augmentation(rotate=5))
+    PLAIN.check_beside(Degradation(lidar_lines=3))
     for wrong, said in (
         ({"rotate": 46.0}, "Augmentation.rotate is 46.0: it must be a number from 0 to 45, in degrees"),
         ({"flips": "some"}, "Augmentation.flips is 'some'"),
