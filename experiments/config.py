@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from ahmf_jax import variants
 from ahmf_jax.errors import InputError
+from data_pipelines.augment import Augmentation
 from data_pipelines.degrade import Degradation
 from data_pipelines.fields import check, check_value, hints, parts, rule
 
@@ -200,6 +201,7 @@ class DataConfig:
     first set; by default all images come equally often. SPLIT is `train` by default."""
     pairs: PairsConfig = field(default_factory=PairsConfig)
     degrade: Degradation = field(default_factory=Degradation)
+    augment: Augmentation = field(default_factory=Augmentation)
     patch_size: int = field(default=256, metadata=rule(above=0))
     """Height and width of a training patch at high resolution."""
     batch_size: int = field(default=16, metadata=rule(above=0))
@@ -217,6 +219,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Checks each field, and what `mix` says."""
         check(self)
+        self.augment.check_beside(self.degrade)
         self.training()
 
     def training(self) -> list["Part"]:
@@ -256,9 +259,10 @@ class OptimiserConfig:
     """More of the optimiser's own settings, KEY=VALUE, numbers or true and false: b1=0.95 nesterov=true."""
     learning_rate: float = field(default=1e-4, metadata=rule(above=0))
     """The largest learning rate of the run."""
-    schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
-    """`step`: lowered once, at `halve_at`. `cosine`: down to `final_fraction` of it along half a cosine. `onecycle`:
-    up along a cosine until `peak_at`, and down to nothing along another."""
+    schedule: Literal["constant", "step", "staircase", "cosine", "onecycle"] = "step"
+    """`step`: lowered once, at `halve_at`. `staircase`: lowered after each of `stairs` equal parts. `cosine`: down to
+    `final_fraction` of it along half a cosine. `onecycle`: up along a cosine until `peak_at`, and down to nothing along
+    another."""
     warmup: float = field(
         default=0.0,
         metadata=rule(
@@ -271,8 +275,10 @@ class OptimiserConfig:
     """Part of the run in which the rate rises to its largest in equal steps; `onecycle` has `peak_at` for it."""
     halve_at: float = field(default=0.8, metadata=rule(above=0, below=1, only={"schedule": ("step",)}))
     """Part of the run after which `step` lowers the rate (the paper: epoch 200 of 250)."""
-    step_factor: float = field(default=0.5, metadata=rule(above=0, only={"schedule": ("step",)}))
-    """What `step` multiplies the rate with (the paper halves it)."""
+    stairs: int = field(default=10, metadata=rule(least=2, only={"schedule": ("staircase",)}))
+    """Parts of the run, all equal, between which `staircase` lowers the rate."""
+    step_factor: float = field(default=0.5, metadata=rule(above=0, only={"schedule": ("step", "staircase")}))
+    """What `step` and `staircase` multiply the rate with, each time (AHMF's paper halves it, once)."""
     final_fraction: float = field(default=0.0, metadata=rule(least=0, most=1, only={"schedule": ("cosine",)}))
     """The last rate of `cosine`, as a part of the largest."""
     peak_at: float = field(default=0.1, metadata=rule(above=0, below=1, only={"schedule": ("onecycle",)}))
@@ -280,14 +286,24 @@ class OptimiserConfig:
     weight_decay: float = field(default=0.0, metadata=rule(least=0, only={"name": DECAYING}))
     """How far the kernels shrink in a step, as a part of the learning rate; biases and PReLU slopes never do. For
     adamw, lion, muon (the kernels that are not Adam's) and others of Optax that can leave parameters out."""
+    loss_weight: float = field(default=1.0, metadata=rule(above=0))
+    """Factor on the loss, and so on the gradient, before `clip` and `l2`: beside these it matters, where the optimiser
+    itself, as Adam, takes gradients of any size for the same. The loss is logged without."""
     clip: float = field(default=0.0, metadata=rule(least=0))
     """Largest global norm of the gradient; 0 does not clip."""
+    l2: float = field(default=0.0, metadata=rule(least=0))
+    """Part of every parameter that is added to its gradient after `clip` and before the optimiser, as PyTorch's
+    `weight_decay` of Adam and SGD is."""
 
     def __post_init__(self) -> None:
         """Checks the choices and ranges; names are checked by `build`, which knows Optax."""
         check(self)
         if self.schedule == "step" and self.warmup >= self.halve_at:
             raise InputError(f"OptimiserConfig.warmup is {self.warmup}: it must end before halve_at, {self.halve_at}")
+        if self.schedule == "staircase" and self.warmup >= 1 / self.stairs:
+            raise InputError(
+                f"OptimiserConfig.warmup is {self.warmup}: it must end in the first of the {self.stairs} stairs"
+            )
         self._options()
 
     def _options(self) -> dict[str, float | int | bool]:
@@ -314,6 +330,8 @@ class OptimiserConfig:
             rate = optax.constant_schedule(self.learning_rate)
         elif self.schedule == "cosine":
             rate = optax.cosine_decay_schedule(self.learning_rate, max(steps - rise, 1), self.final_fraction)
+        elif self.schedule == "staircase":
+            rate = _staircase(self.learning_rate, self.step_factor, self.stairs, steps, rise)
         else:
             rate = optax.piecewise_constant_schedule(
                 self.learning_rate, {round(self.halve_at * steps) - rise: self.step_factor}
@@ -376,13 +394,15 @@ class OptimiserConfig:
         given = self._options() | {name: _kernels for name in _MASKS if name in parameters}
         if _decays(parameters):
             given["weight_decay"] = self.weight_decay
-        optimiser = make(rate, **(given | {name: number for name, number in numbers.items() if name != "clip"}))
-        if not self.clip:
+        optimiser = make(rate, **(given | {name: x for name, x in numbers.items() if name not in _BEFORE}))
+        before = {name: numbers.get(name, value) for name, value in self._before().items()}
+        if not before:
             return optimiser
-        return optax.chain(optax.clip_by_global_norm(numbers.get("clip", self.clip)), optimiser)
+        first = {"loss_weight": optax.scale, "clip": optax.clip_by_global_norm, "l2": optax.add_decayed_weights}
+        return optax.chain(*(first[name](value) for name, value in before.items()), optimiser)
 
     def numbers(self) -> dict[str, float]:
-        """Weight decay, and `clip` where there is one: what one program can be given as it runs, each time another.
+        """Weight decay, and what of `_BEFORE` there is: what one program can be given as it runs, each time another.
 
         `options` are not: of some of them, as of Adam's `b2`, Optax computes with 1 - b2 in double precision before
         the program, and in single in it.
@@ -393,9 +413,15 @@ class OptimiserConfig:
         self._check()
         parameters = inspect.signature(_optimisers()[self.name]).parameters
         found = {"weight_decay": self.weight_decay} if _decays(parameters) else {}
-        return found | ({"clip": self.clip} if self.clip else {})
+        return found | self._before()
+
+    def _before(self) -> dict[str, float]:
+        """What is done to the gradient before the optimiser sees it, in this order."""
+        return {name: getattr(self, name) for name, nothing in _BEFORE.items() if getattr(self, name) != nothing}
 
 
+# What may be done to the gradient first, in this order, and the value at which it is not.
+_BEFORE = {"loss_weight": 1.0, "clip": 0.0, "l2": 0.0}
 # What Optax's optimisers call the choice of parameters that decay.
 _MASKS = ("mask", "weight_decay_mask")
 # Arguments that are no options: fields say the first two, and Adam's rate inside Muon is Muon's.
@@ -405,6 +431,19 @@ _NO_OPTIONS = ("learning_rate", "weight_decay", "adam_learning_rate", *_MASKS)
 def _decays(parameters: Mapping[str, inspect.Parameter]) -> bool:
     """Whether an optimiser of these arguments shrinks the parameters that it is told to."""
     return "weight_decay" in parameters and any(name in parameters for name in _MASKS)
+
+
+def _staircase(rate: float, factor: float, stairs: int, steps: int, first: int) -> "optax.Schedule":
+    """The rate of the steps from `first` on, multiplied by `factor` wherever another of the equal parts begins."""
+    import jax.numpy as jnp
+
+    # Whole numbers, so that each stair begins at the very step, also where there are more stairs than steps.
+    begins = jnp.array([-(-part * steps // stairs) - first for part in range(1, stairs)])
+
+    def schedule(count: Any) -> Any:
+        return rate * jnp.float32(factor) ** jnp.searchsorted(begins, count, side="right")
+
+    return schedule
 
 
 def _number(text: str) -> float | int | bool | None:

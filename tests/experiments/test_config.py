@@ -127,11 +127,26 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"optimiser": {"warmup": 1.0}}, "OptimiserConfig.warmup is 1.0"),
         ({"optimiser": {"warmup": 0.8}}, "OptimiserConfig.warmup is 0.8: it must end before halve_at, 0.8"),
         ({"optimiser": {"warmup": 0.1, "schedule": "onecycle"}}, "onecycle has a rise of its own: set peak_at"),
+        (
+            {"optimiser": {"warmup": 0.25, "schedule": "staircase", "stairs": 4}},
+            "OptimiserConfig.warmup is 0.25: it must end in the first of the 4 stairs",
+        ),
+        ({"optimiser": {"stairs": 1}}, "OptimiserConfig.stairs is 1: it must be at least 2"),
+        ({"optimiser": {"l2": -1.0}}, "OptimiserConfig.l2 is -1.0"),
+        ({"optimiser": {"loss_weight": 0.0}}, "OptimiserConfig.loss_weight is 0.0: it must be positive"),
+        (
+            {"data": {"augment": {"rotate": 90.0}}},
+            "Augmentation.rotate is 90.0: it must be a number from 0 to 45, in deg",
+        ),
+        (
+            {"data": {"augment": {"rotate": 5.0}, "degrade": {"lidar_lines": 16}}},
+            "rotate is 5 and lidar_lines 16: the lines lie in the rows",
+        ),
         ({"optimiser": {"peak_at": 0.0}}, "OptimiserConfig.peak_at is 0.0"),
         ({"optimiser": {"final_fraction": 1.1}}, "OptimiserConfig.final_fraction is 1.1"),
         ({"optimiser": {"step_factor": 0.0}}, "OptimiserConfig.step_factor is 0.0"),
         ({"optimiser": {"weight_decay": -0.1}}, "OptimiserConfig.weight_decay is -0.1: it must not be negative"),
-        ({"optimiser": {"schedule": "linear"}}, "schedule is 'linear': choose one of constant, step, cosine, onecyc"),
+        ({"optimiser": {"schedule": "linear"}}, "schedule is 'linear': choose one of constant, step, staircase, cos"),
         ({"optimiser": {"learning_rate": 0.0}}, "OptimiserConfig.learning_rate is 0.0"),
         ({"optimiser": {"clip": -1.0}}, "OptimiserConfig.clip is -1.0"),
         ({"scaling": "none"}, "TrainConfig.scaling is 'none': choose one of range, sample, truth"),
@@ -308,6 +323,10 @@ def test_schedules_by_hand():
     near(found(schedule="step", halve_at=0.5, step_factor=0.1), [1e-2] * 5 + [1e-3] * 5)
     # The rise moves the first steps, and not the place of the fall.
     near(found(schedule="step", halve_at=0.5, warmup=0.2), [1e-2 / 3, 2e-2 / 3] + [1e-2] * 3 + [5e-3] * 5)
+    stairs = [1e-2] * 4 + [9e-3] * 3 + [8.1e-3] * 3  # where a part begins within a step, the next whole one is lower
+    near(found(schedule="staircase", stairs=3, step_factor=0.9), stairs)
+    near(found(schedule="staircase", stairs=3, step_factor=0.9, warmup=0.2), [1e-2 / 3, 2e-2 / 3, *stairs[2:]])
+    near(found(schedule="staircase", stairs=20, step_factor=0.9), [1e-2 * 0.81**n for n in range(10)])
     cosine = [1e-2 * (1 + math.cos(math.pi * n / 10)) / 2 for n in range(10)]
     near(found(schedule="cosine"), cosine)
     near(found(schedule="cosine", final_fraction=0.2), [2e-3 + 0.8 * rate for rate in cosine])
@@ -466,3 +485,74 @@ def test_clipping_bounds_the_whole_gradient():
     _, state = built.update({"a": jnp.asarray(30.0), "b": jnp.asarray(40.0)}, built.init(params), params)
     means = state[1][0].mu
     np.testing.assert_allclose([float(means["a"]), float(means["b"])], [0.06, 0.08], rtol=1e-5)
+
+
+def test_the_loss_is_weighed_then_clipped_then_l2_added():
+    import jax.numpy as jnp
+
+    # Adam's first moment after a step is a tenth of the gradient that it saw.
+    def seen(**fields):
+        built = OptimiserConfig(**fields).build(10)
+        params = {"kernel": jnp.full((1, 1, 1, 1), 3.0), "bias": jnp.array([-2.0])}
+        grads = {"kernel": jnp.full((1, 1, 1, 1), 30.0), "bias": jnp.array([40.0])}
+        _, state = built.update(grads, built.init(params), params)
+        means = (state[-1] if set(fields) - {"name"} else state)[0].mu
+        return [10 * float(means[name].ravel()[0]) for name in ("kernel", "bias")]
+
+    def near(found, *want):
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+
+    near(seen(), 30, 40)
+    near(seen(l2=0.1), 30 + 0.3, 40 - 0.2)  # biases too
+    near(seen(l2=0.1, clip=1.0), 0.6 + 0.3, 0.8 - 0.2)  # what is added is not clipped
+    near(seen(l2=0.1, loss_weight=10.0), 300 + 0.3, 400 - 0.2)  # nor weighed
+    near(seen(loss_weight=0.01, clip=1.0), 0.3, 0.4)  # it is weighed first: 0.5 is below the limit
+    near(seen(loss_weight=0.1, clip=1.0, l2=1.0), 3.6, -1.2)
+
+
+def test_l2_is_pytorchs_weight_decay():
+    torch = pytest.importorskip("torch")
+    import jax.numpy as jnp
+    import optax
+
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=5).astype(np.float32), rng.normal(size=(6, 5)).astype(np.float32) * 1e-3
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    adam = torch.optim.Adam([theirs], lr=1e-2, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.StepLR(adam, step_size=2, gamma=0.5)
+    config = OptimiserConfig(
+        learning_rate=1e-2, schedule="staircase", stairs=3, step_factor=0.5, loss_weight=10.0, clip=0.01, l2=1e-2
+    )
+    built, ours = config.build(6), {"x": jnp.asarray(start)}
+    state = built.init(ours)
+    for gradient in gradients:
+        theirs.grad = torch.tensor(10 * gradient)
+        torch.nn.utils.clip_grad_norm_([theirs], 0.01)
+        adam.step()
+        schedule.step()
+        updates, state = built.update({"x": jnp.asarray(gradient)}, state, ours)
+        ours = optax.apply_updates(ours, updates)
+    np.testing.assert_allclose(ours["x"], theirs.detach().numpy(), rtol=1e-4)
+    assert np.abs(ours["x"] - start).min() > 5e-3
+
+
+def test_numbers_of_one_program():
+    import jax
+    import jax.numpy as jnp
+
+    fields = {"loss_weight": 10.0, "clip": 0.01, "l2": 1e-2}
+    config, other = OptimiserConfig(**fields), OptimiserConfig(loss_weight=2.0, clip=0.5, l2=1e-3)
+    assert config.numbers() == fields and OptimiserConfig().numbers() == {}
+    params, grads = {"x": jnp.array([3.0, -2.0])}, {"x": jnp.array([0.3, 0.1])}
+
+    @jax.jit
+    def traced(numbers):
+        built = config.made(config.rate(10), numbers)
+        return built.update(grads, built.init(params), params)
+
+    for one in (config, other):
+        built = one.build(10)
+        updates, state = built.update(grads, built.init(params), params)
+        found, kept = traced(one.numbers())
+        np.testing.assert_allclose(found["x"], updates["x"], rtol=1e-5)
+        assert jax.tree.structure(kept) == jax.tree.structure(state)
