@@ -12,6 +12,7 @@ import pytest
 
 from ahmf_jax.errors import InputError
 from data_pipelines import datasets
+from data_pipelines.augment import Augmentation
 from data_pipelines.degrade import Degradation
 from experiments import config as configs
 from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, PairsConfig, Part, TrainConfig
@@ -90,7 +91,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
     [
         ({"step": 3}, "TrainConfig has no field step"),
         ({"model": {"levels": 3}}, "AHMFConfig has no field levels"),
-        ({"model": 3}, "AHMFConfig is 3"),
+        ({"model": 3}, "TrainConfig.model is 3: it must be a AHMFConfig or a DADAConfig"),
         ([], r"TrainConfig is \[\]"),
         ({"steps": "3"}, "TrainConfig.steps is '3': it must be"),
         ({"steps": True}, "TrainConfig.steps is True"),
@@ -256,9 +257,11 @@ def test_everything_can_be_said_on_the_command_line():
         "nesterov=true --optimiser.schedule cosine --optimiser.warmup 0.05 --mesh data=4,spatial=2 --fsdp "
         "--accumulate 2 --ema 0.999 --edge-weight 0.1 --on-nonfinite skip --on-save-error continue --keep-last 3 "
         "--keep-best 2 "
-        "--start-from runs/a --samples 0"
+        "--start-from runs/a --samples 0 --data.augment.rotate 15 --data.augment.flips mirror"
     )
-    found = tyro.cli(TrainConfig, args=said.split())
+    # As the command has it: the recipe says which model it is.
+    found = tyro.cli(TrainConfig, args=said.split(), default=TrainConfig(), config=(tyro.conf.AvoidSubcommands,))
+    assert found.data.augment == Augmentation("mirror", rotate=15.0)
     assert found.optimiser == OptimiserConfig("sgd", ("momentum=0.9", "nesterov=true"), schedule="cosine", warmup=0.05)
     assert found.model.swapped == ("squeeze", "order")
     assert (found.model.remat, found.mesh, found.fsdp, found.accumulate) == ("convs", "data=4,spatial=2", True, 2)
