@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from ahmf_jax.errors import InputError
 from ahmf_jax.variables import STATISTICS, split
 
-Scaling = Literal["range", "sample", "truth"]
+Scaling = Literal["range", "sample", "largest", "truth"]
 # A flatter sample is not stretched further: 1 grey level of 256, below which depth is mostly noise.
 MIN_SPAN = 1 / 256
 
@@ -38,7 +38,8 @@ def offset_and_span(
       scaling: `"range"`: the identity, as the authors' test program has it (their value / 255).
         `"sample"`: the minimum and maximum of the sample's own low-resolution depth become 0 and 1, which
         can be done on any sensor, and makes the network indifferent to the unit.
-        `"truth"`: the same with those of the whole image's ground truth, as the authors' later survey code has it. No
+        `"largest"`: its maximum becomes 1 and 0 stays, for models that multiply depth.
+        `"truth"`: as by sample, with those of the whole image's ground truth, as the authors' later survey code has it. No
         sensor knows them: it serves comparison with numbers that were made so, and `is_leak`.
       depth_span: the smallest and the largest true depth, in units of the range; read for `"truth"` alone.
 
@@ -65,6 +66,8 @@ def offset_and_span(
     low = xp.min(xp.where(mask_lr, depth_lr, xp.inf), (1, 2, 3), keepdims=True)
     high = xp.max(xp.where(mask_lr, depth_lr, -xp.inf), (1, 2, 3), keepdims=True)
     known = xp.any(mask_lr, (1, 2, 3), keepdims=True)
+    if scaling == "largest":
+        return 0 * one, xp.where(known, xp.maximum(high, MIN_SPAN), 1.0)
     return xp.where(known, low, 0.0), xp.where(known, xp.maximum(high - low, MIN_SPAN), 1.0)
 
 

@@ -119,8 +119,8 @@ def depth_of_one(trained: Trained, unit: str | None, depth_range: float | int | 
         raise InputError(
             f"the range {depth_range!r} is no number, not 'lr' and no sensor that is known: {', '.join(SENSORS)}"
         )
-    if trained.scaling == "sample" or depth_range == "lr":
-        return largest or 1.0  # by "sample" the network sees the input's own span, whatever this is
+    if trained.scaling in ("sample", "largest") or depth_range == "lr":
+        return largest or 1.0  # by these scalings the network sees the same, whatever this is
     if depth_range is None:
         one = trained.range / conversion(here, trained.unit)
     elif isinstance(depth_range, str):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
 from ahmf_jax.holes import fill_by_colour
+from ahmf_jax.models import DADA
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.scaling import predict as run_network
 from ahmf_jax.units import depth_of_one
@@ -141,7 +143,8 @@ class Upsampler:
           unit: of `depth_lr`, such as "mm" or "0.2 mm"; the model's unit by default.
           depth_range: the depth that the network takes for 1: None: the range of the model's training data; a number
             in the unit of `depth_lr`; "lr": the largest value of the map itself; or a sensor of
-            `ahmf_jax.units.SENSORS`. A model trained with `scaling="sample"` has no use for unit and range.
+            `ahmf_jax.units.SENSORS`. A model trained with `scaling="sample"` or
+            "largest" has no use for unit and range.
           factor: how many times larger the result is, above 1 and at most 32; the model's scale by default. Others
             go by way of it: `ahmf_jax.factors`. The result has `round(factor * n)` rows and columns.
           fit: what to do with a guide of another size: None: refuse it; "crop" or "resample": `ahmf_jax.fitting`.
@@ -226,7 +229,7 @@ def load(path: str | os.PathLike[str], devices: Sequence[jax.Device] | None = No
     What it compiles is kept on disk for the next process: `ahmf_jax.engine.keep_compiled`.
 
     Args:
-      path: of the folder or the file.
+      path: of the folder or the file; or "dada_rgb_x8", the learning-free DADA of that scale.
       devices: that share the rows of every image; the first there is by default.
 
     Raises:
@@ -237,7 +240,9 @@ def load(path: str | os.PathLike[str], devices: Sequence[jax.Device] | None = No
 
 
 def load_trained(path: str | os.PathLike[str]) -> Trained:
-    """The model and its parameters, as `load` finds them."""
+    """The model and its parameters, as `load` finds them; "dada_rgb_x8" is `dada_rgb(8)`."""
+    if (learning_free := re.fullmatch(r"dada_rgb_x(\d{1,2})", os.fspath(path))) and not Path(path).exists():
+        return dada_rgb(int(learning_free[1]))
     path = Path(path)
     if path.is_dir():
         return _from_run(path)
@@ -249,6 +254,11 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
             else f"{path} does not exist: give a run's folder or a .safetensors file"
         )
     return export.load_bundle(path)
+
+
+def dada_rgb(scale: int) -> Trained:
+    """The learning-free DADA, for depth in any unit."""
+    return Trained(DADA(scale, features="rgb"), {}, scaling="largest", origin="learning-free: no weights")
 
 
 def _from_run(run: Path) -> Trained:

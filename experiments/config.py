@@ -524,9 +524,9 @@ class TrainConfig:
     """Averaged over the known pixels."""
     edge_weight: float = field(default=0.0, metadata=rule(least=0))
     """How much the difference of the gradients counts beside the loss; 0 leaves it out."""
-    scaling: Literal["range", "sample", "truth"] = "range"
-    """What the network sees: depth / range; each sample stretched over its own span; or over the span of its ground
-    truth, as some papers do, which no sensor knows."""
+    scaling: Literal["range", "sample", "largest", "truth"] = "range"
+    """What the network sees: depth / range; each sample stretched over its own span; each over its own largest depth; or
+    over the span of its ground truth, as some papers do, which no sensor knows."""
     output_scale: float = field(default=1.0, metadata=rule(above=0))
     """Factor on the last convolution's initial values."""
     start_from: str = ""

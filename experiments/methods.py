@@ -1,5 +1,6 @@
 """What can be measured, by name: interpolations, guided filters, trained models, and other programs' results."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from experiments.protocols import Protocol as HowMeasured
 
 # What people call them, and which of the kernels that is.
 ALIASES = {"nearest": "nearest_center", "bilinear": "torch_bilinear"}
+DADA_RGB = "dada_rgb"  # the learning-free DADA
 
 
 class Method(Protocol):
@@ -52,14 +54,14 @@ def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
 
 
 class Network:
-    """A trained model: a run's folder (its best checkpoint) or a weights file."""
+    """A trained model: a run's folder (its best checkpoint), a weights file, or the learning-free "dada_rgb_x8"."""
 
-    def __init__(self, weights: Path):
+    def __init__(self, weights: Path, name: str = ""):
         from ahmf_jax import scaling, upsample
 
         self._upsampler: Any = upsample.load(weights)
         trained = self._upsampler.trained
-        self.name = weights.resolve().name.removesuffix(".safetensors")
+        self.name = name or weights.resolve().name.removesuffix(".safetensors")
         self.scale: int = trained.model.scale
         self.origin = trained.origin
         if scaling.is_leak(trained.scaling):
@@ -79,7 +81,7 @@ def named_methods() -> tuple[str, ...]:
     """The methods that have a name and are no path, whatever lies in the working folder."""
     from ahmf_jax.models import classical
 
-    return "bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS
+    return "bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS, DADA_RGB
 
 
 def run_folder(name: str) -> Path | None:
@@ -92,7 +94,7 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
 
     Args:
       name: "bicubic" (the protocol's floor), "nearest", "bilinear", a kernel of `ahmf_jax.resample`, a filter of
-        `ahmf_jax.models.classical`, or a path: a run's folder or a .safetensors file.
+        `ahmf_jax.models.classical`, "dada_rgb", or a path: a run's folder or a .safetensors file.
       scale: the factor, for what fits any; a trained model has its own.
       protocol: by which it will be measured.
 
@@ -102,15 +104,17 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
     from ahmf_jax.models import classical
 
     kernel = protocol.floor if name == "bicubic" else ALIASES.get(name, name)
-    if kernel in resample.KERNELS or kernel in classical.FILTERS:
+    if name in named_methods():
         if scale is None:
             raise InputError(f"{name} fits any scale: give one with --scale, as in --scale 4")
         if scale < 2:
             raise InputError(f"--scale {scale}: must be at least 2")
+        if name == DADA_RGB:
+            return Network(Path(f"{DADA_RGB}_x{scale}"), name)
         if kernel in classical.FILTERS:
             return classical.Classical(name, scale, noisy=protocol.degrade.noise_sigma > 0)
         return Interpolation(kernel, scale, name)
-    if not Path(name).exists():
+    if not (Path(name).exists() or re.fullmatch(rf"{DADA_RGB}_x\d+", name)):
         known = ", ".join(named_methods())
         raise InputError(f"{name} is no method ({known}), and no run's folder or weights file is there: check the name")
     network = Network(Path(name))
