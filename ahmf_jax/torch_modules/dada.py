@@ -19,7 +19,7 @@ CHOICES = {
     "features": ("learned", "rgb"),
     "encoder": tuple(LAYERS),
     "enlarge": (1, 2),
-    "init": ("cubic", "constant"),
+    "initial": ("cubic", "constant"),
     "shift": ("sample", "batch"),
 }
 MULTIPLE = 32  # of the sizes that the U-Net takes
@@ -36,7 +36,7 @@ class DADA(nn.Module):
       scale: the factor, above 1.
       features: "learned", of a U-Net, or "rgb", the colours and the depth that the diffusion begins with.
       encoder, channels, enlarge: of the U-Net.
-      init: what the diffusion begins with: "cubic" or "constant".
+      initial: what the diffusion begins with: "cubic" or "constant".
       contrast: K, with which the learning starts.
       rate: lambda, at most 0.25.
       iterations: at first, without a gradient; in training a random number below.
@@ -58,7 +58,7 @@ class DADA(nn.Module):
         encoder: str = "resnet50",
         channels: int = 64,
         enlarge: int = 2,
-        init: str = "cubic",
+        initial: str = "cubic",
         contrast: float = 0.03,
         rate: float = diffusion.RATE,
         iterations: int = 8000,
@@ -66,11 +66,11 @@ class DADA(nn.Module):
         shift: str = "sample",
     ):
         super().__init__()
-        given = {"features": features, "encoder": encoder, "enlarge": enlarge, "init": init, "shift": shift}
+        given = {"features": features, "encoder": encoder, "enlarge": enlarge, "initial": initial, "shift": shift}
         for field, value in given.items():
             if value not in CHOICES[field]:
                 raise InputError(f"{field} is {value!r}: choose one of {', '.join(map(str, CHOICES[field]))}")
-        self.scale, self.enlarge, self.init, self.shift = scale, enlarge, init, shift
+        self.scale, self.enlarge, self.initial, self.shift = scale, enlarge, initial, shift
         self.rate, self.iterations, self.gradient_iterations = rate, iterations, gradient_iterations
         self.learned = features == "learned"
         log_contrast = torch.tensor(math.log(contrast))
@@ -82,8 +82,9 @@ class DADA(nn.Module):
         else:
             self.register_buffer("logk", log_contrast, persistent=False)
             self.gradient_iterations = 0
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+        # In double precision, as the network may be.
+        self.register_buffer("mean", torch.tensor(MEAN, dtype=torch.float64)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD, dtype=torch.float64)[:, None, None], persistent=False)
 
     def forward(self, depth_lr: Tensor, guide: Tensor, mask_lr: Tensor | None = None) -> Tensor:
         """Super-resolves a batch.
@@ -106,8 +107,10 @@ class DADA(nn.Module):
                 f"the guide must be {self.scale} times larger"
             )
         mask = torch.ones_like(depth_lr, dtype=torch.bool) if mask_lr is None else mask_lr
-        begin = self.begin(depth_lr, mask, guide.shape[-2:]) if self.init == "cubic" else torch.ones_like(guide[:, :1])
-        colours = (guide - self.mean) / self.std
+        begin = (
+            self.begin(depth_lr, mask, guide.shape[-2:]) if self.initial == "cubic" else torch.ones_like(guide[:, :1])
+        )
+        colours = (guide - self.mean.to(guide)) / self.std.to(guide)
         if self.learned:
             features = self.extract(torch.cat([colours, begin - begin.mean((1, 2, 3), keepdim=True)], 1))
         else:
@@ -154,7 +157,7 @@ class DADA(nn.Module):
         else:
             low = torch.where(mask, depth_lr, torch.inf).amin((1, 2, 3), keepdim=True)
             low = torch.where(low == torch.inf, 0, low)  # nothing is known
-        return torch.where(low <= LOW, LOW, 0.0).to(depth_lr)
+        return LOW * (low <= LOW).to(depth_lr)
 
 
 def filled(depth: Tensor, mask: Tensor) -> Tensor:
