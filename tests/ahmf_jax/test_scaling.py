@@ -97,10 +97,20 @@ def test_a_sensor_has_no_truth() -> None:
 
 
 def test_the_leak_is_named() -> None:
-    assert [is_leak(scaling) for scaling in get_args(Scaling)] == [False, False, True]
+    assert [is_leak(scaling) for scaling in get_args(Scaling)] == [False, False, False, True]
 
 
 def test_another_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse the name first
-    with pytest.raises(InputError, match="scaling 'log' is not one of range, sample, truth"):
+    with pytest.raises(InputError, match="scaling 'log' is not one of range, sample, largest, truth"):
         offset_and_span(depths(), KNOWN, "log")  # type: ignore[arg-type]
+
+
+def test_by_the_largest_depth_0_stays_and_what_is_unknown_has_no_say() -> None:
+    depth = depths().at[0, 0, 0].set(7.0)
+    mask = jnp.ones_like(depth, bool).at[0, 0, 0].set(False).at[1].set(False)
+    offset, span = offset_and_span(depth, mask, "largest")
+    assert np.array_equal(offset, np.zeros((2, 1, 1, 1)))
+    assert float(span[0, 0, 0, 0]) == float(depth[0].at[0, 0].set(0).max()) and float(span[1, 0, 0, 0]) == 1
+    _, span = offset_and_span(np.zeros((1, 2, 2, 1), np.float32), np.ones((1, 2, 2, 1), bool), "largest")
+    assert float(span[0, 0, 0, 0]) == 1 / 256  # no sample is stretched further

@@ -22,6 +22,7 @@ from ahmf_jax.stopping import Stop
 from data_pipelines import loader
 from data_pipelines.cache import ByteCache
 from data_pipelines.files import write_depth, write_picture
+from experiments import config as configs
 from experiments import train as train_module
 from experiments import validation
 from experiments.config import Stopped
@@ -69,7 +70,7 @@ def tamper(monkeypatch, place, action):
 
 def test_what_a_run_holds(run, tiny):
     config = json.loads((run / "config.json").read_text())
-    assert config["train"] == json.loads(json.dumps(dataclasses.asdict(tiny)))
+    assert config["train"] == json.loads(json.dumps(configs.to_json(tiny)))
     assert config["trained"]["model"]["num_levels"] == 1
     assert {k: config["trained"][k] for k in ("scaling", "unit", "range")} == {
         "scaling": "sample",

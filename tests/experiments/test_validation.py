@@ -33,7 +33,7 @@ class Network:
 
     scale = 2
 
-    def apply(self, variables, depth_lr, guide):
+    def apply(self, variables, depth_lr, guide, mask_lr):
         import jax.numpy as jnp
 
         return jnp.full((*guide.shape[:3], 1), variables["params"]["value"]), {}
