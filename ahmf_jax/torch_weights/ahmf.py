@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from ahmf_jax.torch_weights import tables
-from ahmf_jax.torch_weights.tables import Row, conv, stacked
+from ahmf_jax.torch_weights.tables import Row, Told, conv, stacked
 from ahmf_jax.variants import GRU_LAYERS, VARIANTS, Part, Variant, present
 
 if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
@@ -174,7 +174,7 @@ def from_torch(
     model = infer({name: np.shape(value) for name, value in arrays.items()}, variant, swapped)
     first = first_guide_row(model)
     rows = table(model, guide_channels(arrays.get(first.torch), 1, first.shape[1]))
-    return model, tables.to_flax(rows, arrays, described(model))
+    return model, tables.to_flax(rows, arrays, told(model))
 
 
 def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -192,7 +192,7 @@ def to_torch(model: "AHMF", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     first = first_guide_row(model)
     channels = guide_channels(tables.flatten(params).get("/".join(first.flax)), 2, first.shape[1])
-    return tables.to_torch(table(model, channels), params, described(model))
+    return tables.to_torch(table(model, channels), params, told(model))
 
 
 def infer(
@@ -259,10 +259,11 @@ def guide_channels(weight: Any, axis: int, per_channel: int) -> int:
     return max(1, shape[axis] // per_channel) if len(shape) == 4 else 3
 
 
-def described(model: "AHMF") -> str:
+def told(model: "AHMF") -> Told:
     """For a message."""
     swapped = f" (swapped: {', '.join(model.swapped)})" if model.swapped else ""
-    return (
+    return Told(
         f"a {model.variant} AHMF{swapped} x{model.scale} with {model.num_levels} levels, {model.features} features, "
-        f"fusion {model.fusion}, recurrence {model.recurrence}"
+        f"fusion {model.fusion}, recurrence {model.recurrence}",
+        "an AHMF or a DADA",  # what is not named as a DADA comes here
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.torch_weights import tables
-from ahmf_jax.torch_weights.tables import Row, conv
+from ahmf_jax.torch_weights.tables import Row, Told, conv
 from ahmf_jax.variables import STATISTICS
 
 if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
@@ -124,7 +124,7 @@ def from_torch(arrays: Mapping[str, np.ndarray], scale: int | None) -> tuple["DA
     head = arrays.get(f"{UNET}.segmentation_head.0.weight")
     channels = head.shape[0] if head is not None and head.ndim == 4 and head.shape[0] else 64
     model = DADA(scale=scale, encoder="resnet50" if bottleneck else "resnet18", channels=channels)
-    return model, tables.to_flax(table(model), arrays, described(model))
+    return model, tables.to_flax(table(model), arrays, told(model))
 
 
 def to_torch(model: "DADA", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -133,9 +133,9 @@ def to_torch(model: "DADA", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       InputError: the parameters are not the model's; one message names all that differ.
     """
-    return tables.to_torch(table(model), params, described(model))
+    return tables.to_torch(table(model), params, told(model))
 
 
-def described(model: "DADA") -> str:
+def told(model: "DADA") -> Told:
     """For a message."""
-    return f"a DADA with a {model.encoder} and {model.channels} channels"
+    return Told(f"a DADA with a {model.encoder} and {model.channels} channels", "a DADA")

@@ -26,6 +26,13 @@ import numpy as np
 from ahmf_jax.errors import InputError
 
 
+class Told(NamedTuple):
+    """A model in a message: in a few words, and what to give where weights are of something else altogether."""
+
+    described: str
+    wanted: str
+
+
 class Row(NamedTuple):
     """One tensor: its PyTorch name and shape, its path in the Flax weights, its kind, and its place in a stack."""
 
@@ -55,8 +62,8 @@ def plain(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix("module.") if prefixed else name: value for name, value in arrays.items()}
 
 
-def to_flax(rows: Iterable[Row], arrays: Mapping[str, np.ndarray], described: str) -> dict[str, Any]:
-    """The nested float32 weights of a model, described in a few words, from exactly its PyTorch tensors.
+def to_flax(rows: Iterable[Row], arrays: Mapping[str, np.ndarray], model: Told) -> dict[str, Any]:
+    """The nested float32 weights of a model, from exactly its PyTorch tensors.
 
     Raises:
       InputError: they are not; one message names all that are missing, not known or of another shape or type.
@@ -64,14 +71,14 @@ def to_flax(rows: Iterable[Row], arrays: Mapping[str, np.ndarray], described: st
     counted = {row.torch for row in rows if row.kind == "count"}
     given = {name: value for name, value in arrays.items() if name not in counted}
     by_name = {row.torch: row for row in rows if row.kind != "count"}
-    check("the PyTorch weights", {name: row.shape for name, row in by_name.items()}, given, described)
+    check("the PyTorch weights", {name: row.shape for name, row in by_name.items()}, given, model)
     params = {path: np.empty(shape, np.float32) for path, shape in flax_shapes(rows).items()}
     for name, row in by_name.items():
         params[row.flax][... if row.entry is None else row.entry] = to_flax_layout(row.kind, given[name])
     return nest(params)
 
 
-def to_torch(rows: Iterable[Row], params: Mapping[str, Any], described: str) -> dict[str, np.ndarray]:
+def to_torch(rows: Iterable[Row], params: Mapping[str, Any], model: Told) -> dict[str, np.ndarray]:
     """The inverse: PyTorch's tensors, float32, OIHW, in the order of the rows.
 
     Raises:
@@ -79,7 +86,7 @@ def to_torch(rows: Iterable[Row], params: Mapping[str, Any], described: str) -> 
     """
     flat = flatten(params)
     expected = {"/".join(path): shape for path, shape in flax_shapes(rows).items()}
-    check("the Flax parameters", expected, flat, described)
+    check("the Flax parameters", expected, flat, model)
     values = {path: np.asarray(value) for path, value in flat.items()}  # once a stack, where it is on a device
 
     def value(row: Row) -> np.ndarray:
@@ -118,11 +125,11 @@ def to_torch_layout(kind: str, value: Any) -> np.ndarray:
     return np.array(value, order="C")  # a copy: what was given may change
 
 
-def check(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], described: str) -> None:
+def check(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], model: Told) -> None:
     """Raises one InputError that names every tensor missing, unknown, or of another shape or type."""
     if not expected.keys() & given.keys():
         raise InputError(
-            f"{what}: not one of the {len(given)} tensors is of a known model: give the weights of an AHMF or a DADA"
+            f"{what}: not one of the {len(given)} tensors has a known name: give the weights of {model.wanted}"
         )
     missing = [f"{name} {expected[name]}" for name in expected if name not in given]
     extra = [name if name.isprintable() else ascii(name) for name in given if name not in expected]
@@ -136,7 +143,7 @@ def check(what: str, expected: Mapping[str, tuple[int, ...]], given: Mapping[str
     problems = {"missing": missing, "unknown": extra, "misshaped": sorted(misshaped), "not floating": sorted(mistyped)}
     told = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
     if told:
-        raise InputError(f"{what} do not fit {described}: {told}: give a complete set of one model")
+        raise InputError(f"{what} do not fit {model.described}: {told}: give a complete set of one model")
 
 
 def nest(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
