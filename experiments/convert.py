@@ -1,32 +1,25 @@
 """`ahmf convert`: weights to and from PyTorch's names, in `.pth` files (with torch) or `.safetensors` (without)."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from ahmf_jax import torch_weights, upsample
 from ahmf_jax.errors import InputError
-from ahmf_jax.export import Trained, model_fields, read_safetensors, save_bundle, write_safetensors
+from ahmf_jax.export import Trained, model_fields, save_bundle
+from ahmf_jax.models import AHMF, Model
 from ahmf_jax.scaling import Scaling
+from ahmf_jax.variables import split
 from ahmf_jax.variants import Part, Variant
-
-
-def _torch_modules(path: Path):  # type: ignore[no-untyped-def]  # a module, and importing it for its type needs torch
-    try:
-        from ahmf_jax import torch_modules
-    except ImportError:
-        raise InputError(
-            f"{path} is a PyTorch file, and torch is not installed: pip install 'ahmf-jax[torch]', or use a "
-            ".safetensors file with the same names"
-        ) from None
-    return torch_modules
 
 
 def _describe(trained: Trained) -> str:
     fields = ", ".join(f"{k} {v}" for k, v in model_fields(trained.model).items())
-    return f"{fields}, {sum(x.size for x in jax.tree.leaves(trained.params)):,} parameters"
+    count = sum(x.size for x in jax.tree.leaves(split(trained.params)["params"]))
+    return f"{fields}, {count:,} parameters"
 
 
 def from_torch(
@@ -36,6 +29,7 @@ def from_torch(
     depth_range: float,
     unit: str,
     *,
+    scale: int | None = None,
     variant: Variant | None = None,
     swapped: Collection[Part] | None = None,
 ) -> str:
@@ -44,17 +38,14 @@ def from_torch(
     Args:
       source, out: the files.
       scaling, depth_range, unit: of the depth that the network was trained on.
-      variant, swapped: as in `torch_weights.from_torch`.
+      scale, variant, swapped: as in `torch_weights.from_torch`.
     """
     _suffix(out, ".safetensors")
     if not 0 < depth_range < math.inf:
         raise InputError(f"--range {depth_range:g}: give the depth that the network takes for 1, above 0")
-    if source.suffix == ".safetensors":
-        arrays, _ = read_safetensors(source)
-    else:
-        arrays = _torch_modules(source).read_pth(source)
+    arrays = torch_weights.read(source)
     try:
-        model, params = torch_weights.from_torch(arrays, variant, swapped)
+        model, params = torch_weights.from_torch(arrays, variant, swapped, scale=scale)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     trained = Trained(model, params, scaling, unit, depth_range, f"converted from {source.name}")
@@ -67,19 +58,26 @@ def to_torch(source: Path, out: Path) -> str:
     _suffix(out, ".pth", ".safetensors")
     trained = upsample.load_trained(source)
     arrays = torch_weights.to_torch(trained.model, trained.params)
-    if out.suffix == ".pth":
-        _torch_modules(out).write_pth(out, arrays)
-    else:
-        write_safetensors(out, arrays)
+    torch_weights.write(out, trained.model, arrays)
     scaling = ""
     if trained.scaling == "sample":
         scaling = "; give it depth scaled so that the LR map's minimum is 0 and its maximum 1"
-    told = ""
-    found = torch_weights.ahmf.infer({name: array.shape for name, array in arrays.items()})
-    if model_fields(found) != model_fields(trained.model):
-        parts = f" --swapped {' '.join(trained.model.swapped)}" if trained.model.swapped else ""
-        told = f"; the tensors do not tell all of it: on the way back add --variant {trained.model.variant}{parts}"
-    return f"{out}: {_describe(trained)}{scaling}{told}"
+    return f"{out}: {_describe(trained)}{scaling}{_untold(trained.model, arrays)}"
+
+
+def _untold(model: Model, arrays: Mapping[str, np.ndarray]) -> str:
+    """What the tensors do not tell, and so must be told on the way back."""
+    if isinstance(model, AHMF):
+        found: Model = torch_weights.ahmf.infer({name: array.shape for name, array in arrays.items()})
+        parts = f" --swapped {' '.join(model.swapped)}" if model.swapped else ""
+        back = f" --variant {model.variant}{parts}"
+        alike = model_fields(found) == model_fields(model)
+        return "" if alike else f"; the tensors do not tell all of it: on the way back add{back}"
+    found, _ = torch_weights.from_torch(arrays, scale=model.scale)
+    theirs = model_fields(found)
+    other = [f"{name} {value}" for name, value in model_fields(model).items() if value != theirs[name]]
+    settings = f"; these are lost: {', '.join(other)}" if other else ""
+    return f"; the tensors do not tell all of it: on the way back add --scale {model.scale}{settings}"
 
 
 def _suffix(path: Path, *allowed: str) -> None:

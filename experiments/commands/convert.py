@@ -14,7 +14,7 @@ class FromTorch:
     """PyTorch weights to this program's: every tensor checked."""
 
     source: tyro.conf.Positional[Path]
-    """The authors' .pth file, or .safetensors with the same names."""
+    """The .pth file of AHMF's or of DADA's authors, or .safetensors with the same names."""
     out: tyro.conf.Positional[Path]
     """The .safetensors file to write."""
     scaling: Literal["range", "sample"] = "range"
@@ -23,19 +23,23 @@ class FromTorch:
     """The depth that it takes for 1."""
     unit: str = "grey level"
     """The unit of its depth."""
+    scale: int | None = None
+    """The factor of a DADA, as its tensors do not tell it; an AHMF's do."""
     variant: Variant | None = None
-    """Whose form the parts have that are not swapped; by default that of most parts that the tensors tell."""
+    """Of an AHMF: whose form the parts have that are not swapped; by default that of most parts that the tensors
+    tell."""
     swapped: tuple[Part, ...] | None = None
-    """All parts that the network has as the other variant; by default those that the tensors tell. They do not tell
-    statistics, halving and order, which are then taken to be as in the variant: where that is wrong, name it and all
-    swapped parts (to-torch says what)."""
+    """Of an AHMF: all parts that the network has as the other variant; by default those that the tensors tell. They do
+    not tell statistics, halving and order, which are then taken to be as in the variant: where that is wrong, name it
+    and all swapped parts (to-torch says what)."""
 
     def __call__(self) -> None:
         """Converts."""
         from experiments.convert import from_torch
 
         how = self.scaling, self.range, self.unit
-        print(from_torch(self.source, self.out, *how, variant=self.variant, swapped=self.swapped))
+        said = from_torch(self.source, self.out, *how, scale=self.scale, variant=self.variant, swapped=self.swapped)
+        print(said)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ahmf_jax import checkpoint, export, torch_weights, upsample
-from ahmf_jax.models import AHMF
+from ahmf_jax.models import AHMF, DADA
 from ahmf_jax.state import init_params
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +81,50 @@ def test_swapped_parts_that_tensors_do_not_tell(ahmf, tmp_path, variant, swapped
         assert ahmf("convert", "from-torch", tmp_path / "t.safetensors", back, *given).code == 0
         found = upsample.load_trained(back).model
         assert (found.variant, found.swapped) == wanted
+
+
+def test_the_layout_of_dadas_authors(ahmf, refused, tmp_path):
+    """What they save beside the weights, and names that only their older checkpoints have, are left out."""
+    torch = pytest.importorskip("torch")
+    from ahmf_jax import torch_modules
+
+    twin = torch_modules.DADA(8, encoder="resnet18", channels=8)
+    twin.feature_extractor[1].encoder.bn1.num_batches_tracked += 3
+    theirs = twin.state_dict()
+    older = {"logk2": torch.zeros(()), "mean_guide": torch.zeros(3), "std_guide": torch.zeros(3)}
+    torch.save({"model": {**theirs, **older}, "optimizer": {}, "epoch": 5}, tmp_path / "theirs.pth")
+    given = "convert", "from-torch", tmp_path / "theirs.pth", tmp_path / "b.safetensors"
+    refused(*given, said=r"theirs.pth: these are the weights of a DADA.*--scale 8")
+    ended = ahmf(*given, "--scale", "8", "--unit", "mm", "--range", "1122.7")
+    assert ended.code == 0, ended.err
+    assert "encoder resnet18, channels 8" in ended.out
+    # ResNet-18 without its classifier, a fourth input, the decoder, a head of 8 channels, and log K.
+    assert f"{11_179_648 + 3_151_552 + 8 * 145 + 1:,} parameters" in ended.out
+    trained = upsample.load_trained(tmp_path / "b.safetensors")
+    assert (trained.scaling, trained.range, trained.unit) == ("range", 1122.7, "mm")
+
+    ended = ahmf("convert", "to-torch", tmp_path / "b.safetensors", tmp_path / "again.pth")
+    assert ended.code == 0 and ended.out.endswith("on the way back add --scale 8\n")
+    stored = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert list(stored) == ["model"] and list(stored["model"]) == list(theirs)
+    twin.load_state_dict(stored["model"])  # strict: every name and shape
+    for name, value in twin.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            assert value == 0 and value.dtype == torch.int64
+        else:
+            assert torch.equal(value, theirs[name]), name
+
+
+def test_what_a_file_of_dadas_authors_does_not_tell(ahmf, tmp_path):
+    model = DADA(scale=4, encoder="resnet18", channels=2, iterations=100, rate=0.2)
+    shapes = jax.eval_shape(lambda: init_params(model))
+    params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
+    export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "range", "m", 1.0, "drawn"))
+    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out
+    assert out.strip().endswith("add --scale 4; these are lost: rate 0.2, iterations 100"), out
+    args = "from-torch", tmp_path / "t.safetensors", tmp_path / "b.safetensors", "--scale", "4"
+    assert ahmf("convert", *args).code == 0
+    jax.tree.map(np.testing.assert_array_equal, upsample.load_trained(tmp_path / "b.safetensors").params, params)
 
 
 def test_without_torch(bundle, tmp_path):
