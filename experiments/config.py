@@ -525,7 +525,7 @@ class TrainConfig:
     edge_weight: float = field(default=0.0, metadata=rule(least=0))
     """How much the difference of the gradients counts beside the loss; 0 leaves it out."""
     scaling: Literal["range", "sample", "largest", "truth"] = "range"
-    """What the network sees: depth / range; each sample stretched over its own span; each over its own largest depth; or
+    """What the network sees: depth / range; each sample stretched over its own span, or over its own largest depth; or
     over the span of its ground truth, as some papers do, which no sensor knows."""
     output_scale: float = field(default=1.0, metadata=rule(above=0))
     """Factor on the last convolution's initial values."""
@@ -569,6 +569,10 @@ class TrainConfig:
             raise InputError(
                 f"TrainConfig.accumulate is {self.accumulate}: it must divide DataConfig.batch_size, "
                 f"{self.data.batch_size}"
+            )
+        if self.start_from and isinstance(self.model, DADAConfig) and self.model.encoder_weights:
+            raise InputError(
+                "TrainConfig.start_from says where all weights are from: leave DADAConfig.encoder_weights out"
             )
         if self.output_scale != 1 and self.model.name == DADAConfig.name:
             raise InputError(

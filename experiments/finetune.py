@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from flax import traverse_util
@@ -72,6 +72,27 @@ def start(source: str, params: Any, tell: Callable[[str], None]) -> Any:
     return params
 
 
+def start_encoder(
+    encoder: Literal["resnet50", "resnet18"], source: str, weights: Any, tell: Callable[[str], None]
+) -> Any:
+    """A DADA's weights with the encoder that a file of ImageNet's has; as they are without one.
+
+    Raises:
+      InputError: the file is not of that encoder.
+    """
+    from ahmf_jax.imagenet import encoder_weights, with_encoder
+
+    if not source:
+        tell("the encoder starts at random: give ImageNet's weights with --model.encoder-weights FILE")
+        return weights
+    try:
+        found = encoder_weights(source, encoder)
+    except InputError as error:
+        raise InputError(f"--model.encoder-weights: {error}") from None
+    tell(f"the encoder starts from {source}")
+    return with_encoder(weights, found)
+
+
 def take(params: Any, source: Any) -> tuple[Any, Report]:
     """Takes every parameter whose path and shape fit, and of stacked levels those that both networks have.
 
@@ -97,7 +118,7 @@ def take(params: Any, source: Any) -> tuple[Any, Report]:
     arrays = values = kernels = 0
     for name, array in result.items():
         module, _, leaf = name.rpartition("/")
-        kernel = f"{module}/kernel" if leaf == "bias" else name
+        kernel = f"{module}/kernel" if leaf == "bias" and f"{module}/kernel" in here else name
         if reason := _misfit(here, there, kernel) or _misfit(here, there, name):
             random[module if name in there else _missing(name, there)] = reason
             continue

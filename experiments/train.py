@@ -306,10 +306,8 @@ class Task:
     def state(self, abstract: bool = False) -> Any:
         """The run's state before its first step, or what describes it."""
         from ahmf_jax.state import create_state
-        from experiments import finetune
 
         config = self.config
-        start = functools.partial(finetune.start, config.start_from, tell=say) if config.start_from else None
         return create_state(
             self.model,
             self.optimiser,
@@ -317,7 +315,7 @@ class Task:
             fsdp=config.fsdp,
             seed=config.seed,
             output_scale=config.output_scale,
-            start_from=start,
+            start_from=self._start,
             abstract=abstract,
             loss=config.loss,
             edge_weight=config.edge_weight,
@@ -325,6 +323,17 @@ class Task:
             ema_decay=config.ema,
             accumulate=config.accumulate,
         )
+
+    def _start(self, weights: Any) -> Any:
+        """The weights to start from, of random ones; says which they are."""
+        from experiments import finetune
+
+        config = self.config
+        if config.start_from:
+            return finetune.start(config.start_from, weights, tell=say)
+        if isinstance(config.model, configs.DADAConfig):
+            return finetune.start_encoder(config.model.encoder, config.model.encoder_weights, weights, tell=say)
+        return weights
 
 
 @contextlib.contextmanager

@@ -1,0 +1,116 @@
+"""DADA by the commands that AHMF has: trained, gone on with, evaluated, super-resolved with, started from."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from ahmf_jax import InputError, checkpoint, unet, upsample
+from ahmf_jax.variables import STATISTICS
+from experiments import config as configs
+from experiments import train as train_module
+from experiments.cli import main
+from experiments.config import DADAConfig, DataConfig, OptimiserConfig, TrainConfig
+
+MODEL = DADAConfig(scale=4, encoder="resnet18", channels=2, enlarge=1, iterations=5, gradient_iterations=2)
+CONFIG = TrainConfig(
+    model=MODEL,
+    data=DataConfig(dataset="scenes", patch_size=32, batch_size=2),
+    optimiser=OptimiserConfig(learning_rate=1e-3),
+    scaling="largest",
+    steps=3,
+    log_every=1,
+    checkpoint_every=2,
+    validate_every=3,
+    keep_last=3,
+    samples=0,
+    mesh="data=1",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_and_compiled_once(tmp_path_factory):
+    """Half of ResNet-18, and its programs kept on disk: compiling is what these tests spend their time on."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(unet.LAYERS, "resnet18", (1, 1, 1, 1))
+        before = jax.config.jax_compilation_cache_dir
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+        yield
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+    return train_module.train(CONFIG, tmp_path_factory.mktemp("dada") / "run", data_dir=data_dir)
+
+
+def lines(run, name="loss"):
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if name in line]
+
+
+def test_a_run_holds_the_statistics_and_they_moved(run):
+    weights, step = checkpoint.read_params(run, 3)
+    assert step == 3 and weights["log_contrast"].shape == ()
+    mean = weights[STATISTICS]["unet"]["encoder"]["bn1"]["mean"]
+    before = checkpoint.read_params(run, 2)[0][STATISTICS]["unet"]["encoder"]["bn1"]["mean"]
+    assert np.abs(mean).max() > 0 and np.abs(mean - before).max() > 0
+    trained = json.loads((run / "config.json").read_text())["trained"]
+    assert trained["model"]["name"] == "dada" and trained["model"]["encoder"] == "resnet18"
+    assert all(line["grad_norm"] > 0 for line in lines(run))
+    assert len({line["loss"] for line in lines(run)}) == 3
+
+
+def test_a_run_that_goes_on_equals_one_that_never_stopped(run, data_dir, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
+    train_module.resume(tmp_path / "run", data_dir=data_dir)
+    wanted, found = (checkpoint.read_params(path, 3)[0] for path in (run, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, wanted, found)
+    assert lines(tmp_path / "run")[-1]["loss"] == lines(run)[-1]["loss"]
+
+
+def test_a_run_is_evaluated_and_keeps_to_what_was_measured(run, data_dir, tmp_path, capsys):
+    main(f"evaluate {run} --dataset scenes --data-dir {data_dir} --protocol run --out {tmp_path / 'found'}".split())
+    assert "MAE" in capsys.readouterr().out
+    upsampler = upsample.load(run)
+    assert upsampler.trained.model == MODEL.build()
+    rng = np.random.default_rng(0)
+    depth, guide = rng.uniform(1, 5, (6, 9)), rng.integers(0, 256, (24, 36, 3), np.uint8)
+    high = upsampler(depth, guide)
+    np.testing.assert_allclose(high.reshape(6, 4, 9, 4).mean((1, 3)), depth, rtol=1e-5)
+
+
+def test_the_learning_free_one_is_a_method_by_name(data_dir, tmp_path, capsys):
+    main(
+        f"evaluate dada_rgb --scale 4 --dataset scenes --data-dir {data_dir} --protocol float "
+        f"--out {tmp_path / 'found'}".split()
+    )
+    assert "dada_rgb" in capsys.readouterr().out
+    with pytest.raises(InputError, match="scale 3 is not one of 2, 4, 8, 16, 32"):
+        upsample.load("dada_rgb_x3")
+    with pytest.raises(InputError, match="dada_rgb_x does not exist"):
+        upsample.load("dada_rgb_x")
+
+
+def test_what_learns_nothing_says_so():
+    with pytest.raises(InputError, match=r"TrainConfig.output_scale is 0.5, but DADA has no last convolution"):
+        TrainConfig(model=MODEL, output_scale=0.5, data=CONFIG.data)
+    with pytest.raises(InputError, match=r"DADAConfig.rate is 0.26: it must be above 0 and at most 0.25"):
+        DADAConfig(rate=0.26)
+    with pytest.raises(InputError, match=r"leave DADAConfig.encoder_weights out"):
+        TrainConfig(model=DADAConfig(encoder_weights="a.pth"), start_from="b.safetensors")
+
+
+def test_a_configuration_keeps_its_model_through_json():
+    assert configs.from_json(json.loads(json.dumps(configs.to_json(CONFIG)))) == CONFIG
+    with pytest.raises(InputError, match=r"TrainConfig.model is 'dadaism': choose one of ahmf, dada"):
+        configs.from_json({"model": {"name": "dadaism"}})
+    with pytest.raises(InputError, match="this is about AHMF, and the configuration is of DADA x4, resnet18"):
+        configs.ahmf(CONFIG)
