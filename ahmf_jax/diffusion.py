@@ -24,6 +24,7 @@ INTERVAL = 64  # iterations between two looks at how much still changes
 
 Gradient = Literal["unrolled", "implicit"]
 Start = Literal["fine", "coarse"]
+Size = Any  # int, or an expression of symbols where `jax.export` traces for any size
 
 
 def coefficients(
@@ -39,7 +40,10 @@ def coefficients(
 
 
 def spread(
-    image: Float[Array, "b h w 1"], cv: Float[Array, "b h-1 w 1"], ch: Float[Array, "b h w-1 1"], rate: float = RATE
+    image: Float[Array, "b h w 1"],
+    cv: Float[Array, "b h-1 w 1"],
+    ch: Float[Array, "b h w-1 1"],
+    rate: float | Float[Array, ""] = RATE,
 ) -> Float[Array, "b h w 1"]:
     """One step of diffusion, all differences taken from the image as it is given. What one pixel loses another gains.
 
@@ -47,10 +51,10 @@ def spread(
       image: depth.
       cv: the coefficients between a pixel and the one below.
       ch: between a pixel and the one to the right.
-      rate: the step size.
+      rate: the step size; an array is not checked.
 
     Raises:
-      InputError: `rate` is not above 0 and at most 0.25.
+      InputError: `rate` is a number that is not above 0 and at most 0.25.
     """
     _check_rate(rate)
     return _spread(_pad(image), *_links(cv, ch, rate)).reshape(image.shape)
@@ -180,12 +184,12 @@ def _pad(image: Array) -> Array:
     return jnp.pad(image.reshape(b, height * width), ((0, 0), (width, width)))
 
 
-def _fill(padded: Array, image: Array, width: int) -> Array:
+def _fill(padded: Array, image: Array, width: Size) -> Array:
     """The padded row with these pixels, in place where nothing else needs it."""
     return lax.dynamic_update_slice(padded, image.reshape(image.shape[0], -1), (0, width))
 
 
-def _links(cv: Array, ch: Array, rate: float) -> tuple[Array, Array]:
+def _links(cv: Array, ch: Array, rate: float | Array) -> tuple[Array, Array]:
     """`rate` times the coefficients, of all pairs of pixels of the padded row at distances width and 1.
 
     (b, (h + 1) w), the first between the padding and the first pixel; (b, h w + 1), the first between the last
@@ -201,13 +205,15 @@ def _spread(padded: Array, down: Array, right: Array) -> Array:
     """`spread` on a padded row; the result is not padded."""
     pixels = right.shape[1] - 1
     width = down.shape[1] - pixels
-    here = padded[:, width:-width]
+    above, left, here, right_of, below = (
+        padded[:, first : first + pixels] for first in (0, width - 1, width, width + 1, 2 * width)
+    )
     return (
         here
-        + down[:, width:] * (padded[:, 2 * width :] - here)
-        + down[:, :-width] * (padded[:, : -2 * width] - here)
-        + right[:, 1:] * (padded[:, width + 1 : 1 - width] - here)
-        + right[:, :-1] * (padded[:, width - 1 : -width - 1] - here)
+        + down[:, width:] * (below - here)
+        + down[:, :pixels] * (above - here)
+        + right[:, 1:] * (right_of - here)
+        + right[:, :pixels] * (left - here)
     )
 
 
@@ -266,8 +272,8 @@ def _halved(cv: Array) -> Array:
     return columns.reshape(b, height, width // 2, 2, 1).mean(3)
 
 
-def _check_rate(rate: float) -> None:
-    if not 0 < rate <= MAX_RATE:
+def _check_rate(rate: float | Array) -> None:
+    if isinstance(rate, int | float) and not 0 < rate <= MAX_RATE:
         raise InputError(f"rate {rate:g}: the diffusion is stable up to {MAX_RATE}; give more than 0 and at most that")
 
 
@@ -390,17 +396,17 @@ def _fixed_point_bwd(count: int, rate: float, tolerance: float, saved: Any, grad
 _fixed_point.defvjp(_fixed_point_fwd, _fixed_point_bwd)
 
 
-def _link_cotangents(image: Array, cotangent: Array, width: int) -> tuple[Array, Array]:
+def _link_cotangents(image: Array, cotangent: Array, width: Size) -> tuple[Array, Array]:
     """Of `_links`, from the padded image that is spread and the padded cotangent of what comes out."""
 
-    def of(image: Array, cotangent: Array, distance: int) -> Array:
+    def of(image: Array, cotangent: Array, distance: Size) -> Array:
         return (image[:, distance:] - image[:, :-distance]) * (cotangent[:, :-distance] - cotangent[:, distance:])
 
-    row = slice(width - 1, 1 - width)
+    row = slice(width - 1, image.shape[1] - width + 1)
     return of(image, cotangent, width), of(image[:, row], cotangent[:, row], 1)
 
 
-def _unlinked(down: Array, right: Array, rate: float, width: int) -> tuple[Array, Array]:
+def _unlinked(down: Array, right: Array, rate: float, width: Size) -> tuple[Array, Array]:
     """The cotangents of `cv` and `ch` from those of `_links`."""
     b, height = down.shape[0], down.shape[1] // width - 1
     down = down.reshape(b, height + 1, width, 1)[:, 1:-1]
