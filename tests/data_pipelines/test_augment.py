@@ -14,6 +14,7 @@ from data_pipelines.degrade import Degradation, degrade
 from data_pipelines.loader import DRAWS, train_loader
 
 RNG = np.random.default_rng(5)
+DEGREE = math.pi / 180
 ALONE = Degradation("area", lr_from="patch")
 ARGS = {"scale": 4, "patch_size": 16, "batch_size": 4, "degradation": ALONE}
 
@@ -142,21 +143,22 @@ def corners_inside(grid, size, scale, top, left, degrees):
     return min(rows.min(), columns.min()) > -slack and rows.max() < height + slack and columns.max() < width + slack
 
 
-@pytest.mark.parametrize("grid", [(5, 9), (6, 6), (8, 7), (20, 30)])
-def test_inside_a_patch_is_wholly_in_the_image_by_a_smaller_angle_where_need_be(grid):
-    how, size, scale, rng = Augmentation(rotate=30), 5, 4, np.random.default_rng(1)
+# Image and patch in samples of 4 pixels, and the pixels that are free beside the patch, in whole samples on each side.
+@pytest.mark.parametrize(
+    ("grid", "size", "room"), [((5, 9), 5, 0), ((6, 6), 5, 0), ((11, 14), 9, 4), ((12, 11), 9, 4), ((20, 30), 5, 28)]
+)
+def test_inside_a_patch_is_wholly_in_the_image_by_a_smaller_angle_where_need_be(grid, size, room):
+    how, scale, rng = Augmentation(rotate=30), 4, np.random.default_rng(1)
     angles = []
-    for _ in range(300):
+    for _ in range(200):
         degrees, border = how.angle(grid, size, scale, rng)
         angles.append(degrees)
         for top, left in itertools.product(*((border, n - size - border) for n in grid)):
             assert border <= top and border <= left
             assert corners_inside(grid, size, scale, top, left, degrees), (degrees, border)
-    room = {5: 0, 6: 0, 7: 4, 20: 28}[min(grid)]  # pixels beside the patch, on each side, of whole samples
     # The widest angle by trial: where the turned square still fits between.
-    fits = [
-        a for a in np.arange(0, 30.01, 0.1) if 9.5 * (math.cos(math.radians(a)) + math.sin(math.radians(a)) - 1) <= room
-    ]
+    half = (size * scale - 1) / 2
+    fits = [a for a in np.arange(0, 30.01, 0.1) if half * (math.cos(a * DEGREE) + math.sin(a * DEGREE) - 1) <= room]
     assert max(map(abs, angles)) == pytest.approx(max(fits), abs=0.5)
     assert min(angles) < 0 < max(angles) if room else set(angles) == {0.0}
 
