@@ -141,6 +141,8 @@ class DADAConfig:
     in all of a batch with a sample that has, holes counting as 0."""
     batch_norm: Literal["global", "local"] = "global"
     """Whose statistics normalise in training: those of the whole batch, or of each device's share of it."""
+    deviation: float = field(default=1.0, metadata=rule(above=0, unit="in units of what `scaling` makes 1"))
+    """The depth that counts as 1 inside: the authors divide by the standard deviation of the training data."""
 
     def __post_init__(self) -> None:
         """Checks the choices and ranges."""

@@ -261,6 +261,7 @@ class Task:
             patch_size=data.patch_size,
             batch_size=data.batch_size,
             degradation=data.degrade,
+            augmentation=data.augment,
             edge_candidates=data.edge_candidates,
             seed=config.seed,
             process_index=index,

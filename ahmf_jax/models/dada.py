@@ -46,7 +46,7 @@ PerSample = Float[Array, "b"]
 class DADA(Model):
     """The system. `apply(variables, depth_lr, guide, mask_lr=mask_lr)` gives `(depth_hr, aux)`.
 
-    Depth must be positive, and about 1: the authors divide it by the data set's standard deviation.
+    Depth must be positive, and about 1 once it is divided by `deviation`.
 
     Fields:
       scale: up-sampling factor, one of 2, 4, 8, 16, 32.
@@ -68,6 +68,7 @@ class DADA(Model):
         holes counting as 0.
       batch_norm: whose statistics normalise in training, the whole batch's (`"global"`) or those of each device's share
         of it (`"local"`).
+      deviation: the depth that all of the above takes for 1: the authors divide by the data set's standard deviation.
     """
 
     scale: int
@@ -85,6 +86,7 @@ class DADA(Model):
     start: Start = "fine"
     shift: Shift = "sample"
     batch_norm: Statistics = "global"
+    deviation: float = 1.0
 
     reads_mask = True
     iterates = True
@@ -116,6 +118,8 @@ class DADA(Model):
             )
         if not 0 < self.contrast < math.inf:
             raise InputError(f"contrast (K) is {self.contrast:g}: it must be above 0; the authors start from 0.03")
+        if not 0 < self.deviation < math.inf:
+            raise InputError(f"deviation is {self.deviation:g}: give the depth that counts as 1, above 0")
         if not 0 <= self.tolerance < 1:
             raise InputError(f"tolerance is {self.tolerance:g}: give a relative change from 0, which never ends early")
         super().__post_init__()
@@ -170,7 +174,7 @@ class DADA(Model):
         self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]
     ) -> Mapping[str, np.ndarray]:
         """What the tiles of an image have in common: its shift, and the mean that the network's input is freed of."""
-        depth, mask = jnp.asarray(depth_lr), jnp.asarray(mask_lr)
+        depth, mask = jnp.asarray(depth_lr) / self.deviation, jnp.asarray(mask_lr)
         shift = _shift(depth, mask, self.shift)
         if self.features != "learned":
             return {"shift": np.asarray(shift)}
@@ -214,7 +218,8 @@ class DADA(Model):
                 f"{depth_lr.shape[1]} x {depth_lr.shape[2]} at x{self.scale} needs one of {height} x {width} with 3"
             )
         mask = jnp.ones_like(depth_lr, bool) if mask_lr is None else mask_lr
-        begin = self._begin(depth_lr, mask) if depth_start is None else depth_start
+        depth_lr = depth_lr / self.deviation
+        begin = self._begin(depth_lr, mask) if depth_start is None else depth_start / self.deviation
         added = _shift(depth_lr, mask, self.shift) if shift is None else shift
         guide = (guide - jnp.array(MEAN)) / jnp.array(STD)
 
@@ -243,8 +248,8 @@ class DADA(Model):
             tolerance=self.tolerance,
             start=self.start,
         )
-        aux = {"cv": cv, "ch": ch, "features": features, "depth_start": begin, "iterations": done, "contrast": contrast}
-        return depth - added, aux
+        aux = {"cv": cv, "ch": ch, "features": features, "iterations": done, "contrast": contrast}
+        return (depth - added) * self.deviation, {**aux, "depth_start": begin * self.deviation}
 
     def _begin(self, depth_lr: DepthLR, mask: MaskLR) -> Depth:
         """What the diffusion begins with, and what the network sees of the depth."""
@@ -264,9 +269,8 @@ class DADA(Model):
         """The network's features of every pixel."""
         x = jnp.concatenate([guide, begin - centre[:, None, None, None]], -1)
         height, width = x.shape[1:3]
-        # To the right and below, so that the image keeps its place.
-        beyond = [(0, 0), (0, -height % self.stride), (0, -width % self.stride), (0, 0)]
-        x = jnp.pad(x, beyond, "edge")
+        for axis in (1, 2):
+            x = _continued(x, axis, self.stride)
         if self.enlarge > 1:
             x = resize(x, (self.enlarge * x.shape[1], self.enlarge * x.shape[2]), "torch_bicubic")
         x = unet.UNet(self.channels, self.encoder, self.batch_norm, name="unet")(x, train)
@@ -310,6 +314,16 @@ def _shift(depth: DepthLR, mask: MaskLR, of: Shift) -> PerSample:
     low, _ = _extremes(depth, mask)
     is_low = low <= LOW
     return jnp.where(jnp.any(is_low) if of == "batch" else is_low, LOW, 0.0) * jnp.ones(depth.shape[0])
+
+
+def _continued(x: Array, axis: int, multiple: int) -> Array:
+    """Images with their last row or column repeated, until the axis is a multiple long. It may be a symbol.
+
+    Beyond the end, so that the image keeps its place.
+    """
+    length = x.shape[axis]
+    longer = multiple * ((length + multiple - 1) // multiple)
+    return jnp.take(x, jnp.minimum(jnp.arange(longer), length - 1), axis, mode="clip")
 
 
 def _mean(x: Depth) -> PerSample:

@@ -111,6 +111,7 @@ class TrainRun(Launch):
 def as_options() -> Iterator[None]:
     """An error in a configuration names its fields as the command line does: --data.mix for DataConfig.mix."""
     prefixes = {"TrainConfig": "--", "PairsConfig": "--data.pairs.", "Degradation": "--data.degrade."}
+    prefixes["Augmentation"] = "--data.augment."
     prefixes |= {"DataConfig": "--data.", "OptimiserConfig": "--optimiser."}
     prefixes |= {cls.__name__: "--model." for cls in configs.MODELS.values()}
     try:

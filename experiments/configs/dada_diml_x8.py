@@ -12,8 +12,11 @@ from data_pipelines.augment import Augmentation
 from data_pipelines.degrade import Degradation
 from experiments.config import DADAConfig, DataConfig, OptimiserConfig, TrainConfig
 
+# 1154.29 mm, the authors' standard deviation of the data, in units of its range.
+DEVIATION = 1154.29 / 10_000
+
 config = TrainConfig(
-    model=DADAConfig(scale=8),
+    model=DADAConfig(scale=8, deviation=DEVIATION),
     data=DataConfig(
         dataset="diml",
         train="dada/train",
@@ -23,8 +26,15 @@ config = TrainConfig(
         patch_size=256,
         batch_size=8,
     ),
+    # The factor 10 of the authors' loss is on depth divided by the deviation.
     optimiser=OptimiserConfig(
-        learning_rate=1e-4, schedule="staircase", stairs=50, step_factor=0.9, loss_weight=10.0, clip=0.01, l2=1e-5
+        learning_rate=1e-4,
+        schedule="staircase",
+        stairs=50,
+        step_factor=0.9,
+        loss_weight=10 / DEVIATION,
+        clip=0.01,
+        l2=1e-5,
     ),
     steps=54_000,
     seed=12345,

@@ -12,8 +12,11 @@ from data_pipelines.augment import Augmentation
 from data_pipelines.degrade import Degradation
 from experiments.config import DADAConfig, DataConfig, OptimiserConfig, TrainConfig
 
+# 1.38605 m, the authors' standard deviation of the data, in units of its range.
+DEVIATION = 1.38605 / 10
+
 config = TrainConfig(
-    model=DADAConfig(scale=8),
+    model=DADAConfig(scale=8, deviation=DEVIATION),
     data=DataConfig(
         dataset="nyu_v2",
         train="dada/train",
@@ -23,8 +26,15 @@ config = TrainConfig(
         patch_size=256,
         batch_size=8,
     ),
+    # The factor 10 of the authors' loss is on depth divided by the deviation.
     optimiser=OptimiserConfig(
-        learning_rate=1e-4, schedule="staircase", stairs=55, step_factor=0.9, loss_weight=10.0, clip=0.01, l2=1e-5
+        learning_rate=1e-4,
+        schedule="staircase",
+        stairs=55,
+        step_factor=0.9,
+        loss_weight=10 / DEVIATION,
+        clip=0.01,
+        l2=1e-5,
     ),
     steps=58_850,
     seed=12345,

@@ -18,6 +18,8 @@ from tests.experiments.evaluations_of import evaluation
 SPEC = Path(__file__).parents[3] / "shared" / "specs" / "dada.md"
 # Images of a training epoch, epochs, epochs of one learning rate, epochs between two validations.
 PAPER = {"middlebury": (80, 4500, 100, 10), "nyu_v2": (849, 550, 10, 4), "diml": (1440, 300, 6, 2)}
+# Of the authors' code, in mm; every one of the data sets has a range of 10 m.
+DEVIATIONS = {"middlebury": 1122.7, "nyu_v2": 1386.05, "diml": 1154.29}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -33,14 +35,18 @@ def test_a_recipe_is_the_papers(name):
     rejects = (config.data.augment.min_known_lr, config.data.augment.min_known) == (0.9, 0.8)
     assert rejects == (config.data.augment.corners == "unknown") == (name == "middlebury")
     optimiser = config.optimiser
-    assert (optimiser.name, optimiser.loss_weight, optimiser.clip, optimiser.l2) == ("adam", 10, 0.01, 1e-5)
+    assert (optimiser.name, optimiser.clip, optimiser.l2) == ("adam", 0.01, 1e-5)
+    # The authors' loss is 10 times the error in deviations, ours is in units of the range.
+    assert isinstance(config.model, configs.DADAConfig) and config.scaling == "range"
+    assert 10_000 * config.model.deviation == pytest.approx(DEVIATIONS[name], rel=1e-9)
+    assert optimiser.loss_weight * config.model.deviation == pytest.approx(10)
     assert optimiser.options == () and optimiser.warmup == 0  # Adam's own betas and epsilon
     rate, step = optimiser.rate(config.steps), rate_epochs * of_epoch
     near = [float(rate(at)) for at in (0, step - 1, step, 2 * step - 1, 2 * step, config.steps - 1)]
     falls = epochs // rate_epochs - 1
     np.testing.assert_allclose(near, [1e-4, 1e-4, 9e-5, 9e-5, 8.1e-5, 1e-4 * 0.9**falls], rtol=1e-5)
     model = config.model
-    assert isinstance(model, configs.DADAConfig) and model.encoder == "resnet50" and model.scale == 8
+    assert model.encoder == "resnet50" and model.scale == 8
     assert (model.iterations, model.gradient_iterations, model.rate, model.contrast) == (8000, 1024, 0.24, 0.03)
     for scale in (4, 16, 32):
         assert config.data.patch_size % scale == 0
