@@ -140,38 +140,25 @@ def stopped(place: Place) -> Path:
     return run
 
 
-def test_slurm_stops_a_run_that_goes_on_by_open_mpi_or_alone(place: Place, stopped: Path, reference: Path) -> None:
+def test_slurm_stops_a_run_that_the_pods_of_a_jobset_go_on_with(place: Place, stopped: Path, reference: Path) -> None:
+    """Or one device alone: both end as the run that nothing stopped."""
     from ahmf_jax.checkpoint import latest_step
 
-    assert 0 < latest_step(stopped) < STEPS
-    alone = place.folder / "alone"
+    step, alone = latest_step(stopped), place.folder / "alone"
+    assert 0 < step < STEPS
     shutil.copytree(stopped, alone)
     one_device(place, alone)
 
-    job = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2"}
-    job["JAX_COORDINATOR_PORT"] = str(free_port())
-    ranks = [{"OMPI_COMM_WORLD_RANK": str(i), "OMPI_COMM_WORLD_LOCAL_RANK": str(i)} for i in range(2)]
-    ahmf = str(place.folder / "bin" / "ahmf")
-    ended = ends([start([ahmf, *place.command(stopped)], place.env(**job, **rank)) for rank in ranks], 200)
-    assert [end.status for end in ended] == [0, 0], ended[0].err + ended[1].err
-
-    assert difference(stopped, alone) <= 1e-6
-    assert difference(stopped, reference) <= 1e-5
-    # Every step is in the log once, also those before the stop.
-    assert (stopped / "metrics.jsonl").read_text().count('"loss"') == STEPS
-
-
-def test_the_pods_of_a_jobset_train_as_one_device(place: Place, reference: Path) -> None:
     jobset = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
     (job,) = jobset["spec"]["replicatedJobs"]
     pods = job["template"]["spec"]
     (container,) = pods["template"]["spec"]["containers"]
-    port, run = free_port(), place.folder / "pods"
+    port = free_port()
     # The first pod's name, as JobSet makes it: JOBSET-JOB-REPLICA-POD.JOBSET.
     first = f"{jobset['metadata']['name']}-{job['name']}-0-0.{jobset['metadata']['name']}"
     values = {
         "CONFIG": str(place.recipe),
-        "--out=/shared/runs/RUN": f"--out={run}",
+        "--out=/shared/runs/RUN": f"--out={stopped}",
         "--data-dir=/shared/data": f"--data-dir={place.data}",
         f"--coordinator={first}:1234": f"--coordinator=localhost:{port}",
     }
@@ -185,11 +172,16 @@ def test_the_pods_of_a_jobset_train_as_one_device(place: Place, reference: Path)
 
     ended = ends([start(command(pod), place.env()) for pod in range(pods["completions"])], 200)
     assert [end.status for end in ended] == [0, 0], ended[0].err + ended[1].err
-    assert difference(run, reference) <= 1e-5
+
+    assert difference(stopped, alone) <= 1e-6
+    assert difference(stopped, reference) <= 1e-5
+    # Every step is in the log once, also those before the stop.
+    assert (stopped / "metrics.jsonl").read_text().count('"loss"') == STEPS
     # The first process alone speaks; Gloo does in both.
     spoken = [[line for line in end.out.splitlines() if not line.startswith("[Gloo]")] for end in ended]
-    assert spoken[0][0].startswith(f"{run}: x2, m = 1") and "8 x cpu (data=8, spatial=1)" in spoken[0][0]
-    assert spoken[0][-1] == str(run) and spoken[1] == []
+    assert spoken[0][0].startswith(f"{stopped}: x2, m = 1") and "8 x cpu (data=8, spatial=1)" in spoken[0][0]
+    assert f"steps {step} to {STEPS}" in "\n".join(spoken[0])
+    assert spoken[0][-1] == str(stopped) and spoken[1] == []
     assert "validation MAE" in ended[0].err and "validation MAE" not in ended[1].err
 
 
@@ -232,14 +224,14 @@ def test_what_is_no_stop_is_not_queued_again(tmp_path: Path, status: int) -> Non
 
 
 def test_bad_input_of_one_process_ends_all(place: Place, reference: Path) -> None:
-    """One process is given the folder of another run: the other does not wait for it."""
-    port, runs = free_port(), [place.folder / "bad", reference]
-    ahmf, flags = (
-        str(place.folder / "bin" / "ahmf"),
-        ["--coordinator", f"localhost:{port}", "--processes=2", "--seed=5"],
-    )
-    commands = [[ahmf, *place.command(run), *flags, f"--process={i}"] for i, run in enumerate(runs)]
-    ended = ends([start(command, place.env()) for command in commands], 100)
+    """One rank of Open MPI's is given the folder of another run: the other does not wait for it."""
+    runs, ahmf = [place.folder / "bad", reference], str(place.folder / "bin" / "ahmf")
+    job = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2"}
+    job["JAX_COORDINATOR_PORT"] = str(free_port())
+    ranks = [{"OMPI_COMM_WORLD_RANK": str(i), "OMPI_COMM_WORLD_LOCAL_RANK": str(i)} for i in range(2)]
+    commands = [[ahmf, *place.command(run), "--seed=5"] for run in runs]
+    started = [start(command, place.env(**job, **rank)) for command, rank in zip(commands, ranks, strict=True)]
+    ended = ends(started, 100)
     assert [end.status for end in ended] == [2, 2], ended[0].err + ended[1].err
     assert ended[1].err.startswith(f"ahmf: {reference} holds another run: its seed is 0, here it is 5")
     assert ended[0].err == ended[1].err.replace("ahmf: ", "ahmf: process 1: ")

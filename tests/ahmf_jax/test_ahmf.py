@@ -113,7 +113,7 @@ def test_a_loop_over_levels_changes_no_number(variant: Any) -> None:
 
 def test_recomputing_halves_the_memory_and_changes_no_number() -> None:
     """By the compiler's own figures, in a loop and unrolled; recomputing merged with the first time would save none."""
-    fields: dict[str, Any] = {"scale": 2, "num_levels": 4, "features": 4}
+    fields: dict[str, Any] = {"scale": 2, "num_levels": 4, "features": 4, "fusion": "frb", "recurrence": "forward"}
     given = random_params(AHMF(**fields)), *images(AHMF(**fields), size=(16, 16))
     bytes_of, results = {}, {}
     for unroll, remat in [("auto", "none"), ("auto", "blocks"), (1, "none"), (1, "convs"), (1, "blocks")]:
