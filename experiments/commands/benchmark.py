@@ -195,6 +195,42 @@ class BenchmarkTogether:
 
 
 @dataclass(frozen=True)
+class BenchmarkDiffusion:
+    """DADA's loop: what it keeps, its speed and memory beside PyTorch's, and how it converges."""
+
+    depth: Path | None = None
+    """Depth, known everywhere, of which the middle is taken (default: a generated scene)."""
+    guide: Path | None = None
+    """The colour image of `--depth`."""
+    scale: int = 8
+    """Up-sampling factor."""
+    size: int = 256
+    """Height and width of the sample."""
+    iterations: int = 9024
+    """Of the loop that is timed."""
+    after: int = 1024
+    """Iterations that a gradient passes, in the figures of memory and of the implicit gradient."""
+    batch: int = 8
+    """Samples of the gradient whose memory is told."""
+    rounds: int = 3
+    """Timings of each, taken in turn; the medians are compared."""
+    threads: int = 2
+    """Threads that each may use."""
+    reference: Path | None = None
+    """NPZ file of the authors' results to compare with: guide, source, mask_lr, y_bicubic, K, iterations, y_pred."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the tables."""
+        from experiments.benchmark_diffusion import Sizes, benchmark_diffusion
+
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        files = {name: given.pop(name) for name in ("depth", "guide", "reference", "out")}
+        benchmark_diffusion(Sizes(**given), **files)
+
+
+@dataclass(frozen=True)
 class BenchmarkBaselines:
     """Search the parameters of the filters that need no training, on training scenes alone."""
 
@@ -284,7 +320,7 @@ class BenchmarkRendering:
 @dataclass(frozen=True)
 class Benchmark:
     """Speed, beside PyTorch's and in turn on this machine (needs torch); memory, compile time, scaling; many
-    runs in one program; filters' parameters; robustness; rendering."""
+    runs in one program; DADA's loop; filters' parameters; robustness; rendering."""
 
     action: (
         Annotated[BenchmarkModel, tyro.conf.subcommand("model")]
@@ -294,6 +330,7 @@ class Benchmark:
         | Annotated[BenchmarkMemory, tyro.conf.subcommand("memory")]
         | Annotated[BenchmarkScaling, tyro.conf.subcommand("scaling")]
         | Annotated[BenchmarkTogether, tyro.conf.subcommand("together")]
+        | Annotated[BenchmarkDiffusion, tyro.conf.subcommand("diffusion")]
         | Annotated[BenchmarkBaselines, tyro.conf.subcommand("baselines")]
         | Annotated[BenchmarkRobustness, tyro.conf.subcommand("robustness")]
         | Annotated[BenchmarkRendering, tyro.conf.subcommand("rendering")]
