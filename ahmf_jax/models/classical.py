@@ -272,12 +272,13 @@ Parameters = Mapping[str, int | float]
 
 # By method and scale: those of the least mean absolute error on the middle 256 x 256 pixels of six views of Middlebury
 # 2006, of scenes that no recorded split tests on, found by
-# `ahmf benchmark baselines --dataset middlebury --split train --scale 4 8 16`.
+# `ahmf benchmark baselines --dataset middlebury --split train --scale 4 8 16`, and of the guided filter x32.
 PARAMETERS: dict[str, dict[int, Parameters]] = {
     "guided_filter": {
         4: {"radius": 2, "eps": 0.0001},
         8: {"radius": 4, "eps": 0.0001},
         16: {"radius": 8, "eps": 0.0001},
+        32: {"radius": 16, "eps": 0.0001},
     },
     "joint_bilateral": {
         4: {"sigma_space": 4.0, "sigma_color": 0.05},
@@ -306,6 +307,7 @@ NOISY: dict[str, dict[int, Parameters]] = {
         4: {"radius": 8, "eps": 0.0001},
         8: {"radius": 16, "eps": 1e-05},
         16: {"radius": 16, "eps": 0.0001},
+        32: {"radius": 16, "eps": 0.0001},
     },
     "joint_bilateral": {
         4: {"sigma_space": 4.0, "sigma_color": 0.1},
