@@ -140,9 +140,7 @@ def choose_crops(error: np.ndarray, count: int = CROPS) -> list[Crop]:
     height, width = error.shape
     side = max(min(height, width) // PART, min(height, width, 8))
     step = max(side // 4, 1)
-    sums = np.pad(np.where(np.isfinite(error), error, 0).astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    held = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    grid = held[::step, ::step].copy()
+    grid = _held(error, side, side)[::step, ::step].copy()
     crops: list[Crop] = []
     while len(crops) < count and np.isfinite(grid).any():
         row, column = np.unravel_index(int(grid.argmax()), grid.shape)
@@ -150,6 +148,27 @@ def choose_crops(error: np.ndarray, count: int = CROPS) -> list[Crop]:
         near = math.ceil(side / step)
         grid[max(row - near + 1, 0) : row + near, max(column - near + 1, 0) : column + near] = -math.inf
     return crops
+
+
+def worst_part(error: np.ndarray, side: int, step: int) -> Crop:
+    """The square that holds the most error, at multiples of `step`; as high or wide as the image where that is smaller.
+
+    Args:
+      error: (H, W), not finite where unknown.
+      side: of the square, a multiple of `step`.
+      step: pixels.
+    """
+    height, width = (min(side, n) for n in error.shape)
+    grid = _held(error, height, width)[::step, ::step]
+    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
+    return Crop(int(column) * step, int(row) * step, width, height)
+
+
+def _held(error: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The sum over every part of that size, by its upper left corner."""
+    sums = np.pad(np.where(np.isfinite(error), error, 0).astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    held: np.ndarray = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    return held
 
 
 class Drawing(NamedTuple):
@@ -201,18 +220,25 @@ def _part(image: np.ndarray, crop: Crop) -> np.ndarray:
 def _drawn(drawing: Drawing, crops: Sequence[Crop], largest: float) -> tuple[bytes, bytes]:
     """The figure as PDF and as PNG."""
     import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        return files(_layout(drawing, crops, largest))
+
+
+def files(drawn: "Figure") -> tuple[bytes, bytes]:
+    """A figure as PDF and as PNG, which `places` knows again; the same one always gives the same bytes."""
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with mpl.rc_context(STYLE):
-        drawn = _layout(drawing, crops, largest)
         FigureCanvasAgg(drawn)
-        files = io.BytesIO(), io.BytesIO()
+        parts = io.BytesIO(), io.BytesIO()
         # Without the date and the version, which would make every file another.
         drawn.savefig(
-            files[0], format="pdf", dpi=DPI, metadata={"CreationDate": None, "Creator": CREATOR, "Producer": None}
+            parts[0], format="pdf", dpi=DPI, metadata={"CreationDate": None, "Creator": CREATOR, "Producer": None}
         )
-        drawn.savefig(files[1], format="png", dpi=DPI, metadata={"Software": CREATOR})
-    return files[0].getvalue(), files[1].getvalue()
+        drawn.savefig(parts[1], format="png", dpi=DPI, metadata={"Software": CREATOR})
+    return parts[0].getvalue(), parts[1].getvalue()
 
 
 def _layout(drawing: Drawing, crops: Sequence[Crop], largest: float) -> "Figure":

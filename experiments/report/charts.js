@@ -60,7 +60,7 @@ function baseLayout() {
   };
 }
 
-/** The curves of the runs that share a unit: loss, or the validation's error beside interpolation's. */
+/** Curves of runs that share a unit, as loss, or the validation's error beside interpolation's; over steps, or what `across` says. */
 function drawCurves(div, curves) {
   return drawChart(div, () => ({
     data: curves.series.map(({ name, run, floor, x, y }) => ({
@@ -70,7 +70,7 @@ function drawCurves(div, curves) {
       line: { color: SERIES[run % SERIES.length], width: floor ? 1.5 : 2, dash: floor ? "dash" : "solid" },
     })),
     layout: {
-      xaxis: axis("step"),
+      xaxis: axis(curves.across ?? "step", curves.logarithmic ? { type: "log", tickformat: ",", dtick: 1 } : {}),
       yaxis: axis(curves.axis, curves.log ? { type: "log" } : { rangemode: "tozero" }),
       showlegend: true,
     },

@@ -1,5 +1,6 @@
 """Writes a report: the page, the same as Markdown with its pictures, and the tables as LaTeX."""
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_folder, unwritable, write_whole
 from experiments import comparison as comparisons
 from experiments.report import markdown, page
+from experiments.report.diffusion import diffusions
 from experiments.report.sources import gather
 
 MARK = ".ahmf-report"  # only a folder that holds this is ever replaced
@@ -141,7 +143,8 @@ def write_figure(
 ) -> tuple[Path, ...]:
     """The figure of an image in the manner of a paper, as PDF and PNG beside the page `out`; their paths.
 
-    One for each comparison in which the image was kept, with a number where there are several.
+    One for each comparison in which the image was kept, with a number where there are several; and one of the diffusion
+    of each DADA among the methods.
 
     Raises:
       InputError: no evaluation kept an image of that name, or only some of those that are compared; a crop lies outside
@@ -150,15 +153,28 @@ def write_figure(
     from experiments import figures
 
     sources = gather(folders)
-    compared = [c.evaluations for c in comparisons.compare(sources.evaluations)]
-    having = [evaluations for evaluations in compared if any(image in evaluation.kept() for evaluation in evaluations)]
+    compared = comparisons.compare(sources.evaluations)
+    having = [c for c in compared if any(image in evaluation.kept() for evaluation in c.evaluations)]
     if not having:
         kept = dict.fromkeys(name for evaluation in sources.evaluations for name in evaluation.kept())
         raise InputError(f"--figure {image}: no evaluation kept it: choose one of {', '.join(kept) or 'none'}")
     stem = f"{out.stem}_{re.sub(r'[^A-Za-z0-9-]+', '_', image)}"
-    stems = [stem] if len(having) == 1 else [f"{stem}_{i}" for i in range(1, len(having) + 1)]
-    paths = [path for name in stems for path in figures.places(out.with_name(name))]
-    drawn = [data for evaluations in having for data in figures.draw(evaluations, image, crops)]
-    for path, data in zip(paths, drawn, strict=True):
+    drawn = {
+        name: figures.draw(comparison.evaluations, image, crops)
+        for name, comparison in zip(_numbered(stem, len(having)), having, strict=True)
+    }
+    found = [shown.found for comparison in having for shown in diffusions(comparison, [image]) if shown.found]
+    if found:
+        from experiments.diffusion_pictures import figure
+
+        names = _numbered(f"{stem}_diffusion", len(found))
+        drawn |= {name: figures.files(figure(one)) for name, one in zip(names, found, strict=True)}
+    paths = [path for name in drawn for path in figures.places(out.with_name(name))]
+    for path, data in zip(paths, itertools.chain(*drawn.values()), strict=True):
         write_whole(path, data)
     return tuple(paths)
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """The name, with a number where there are several of it."""
+    return [name] if count == 1 else [f"{name}_{i}" for i in range(1, count + 1)]

@@ -10,12 +10,14 @@ import numpy as np
 from data_pipelines.files import write_picture
 from experiments.comparison import Comparison, code, escape, markdown
 from experiments.pictures import depth_colours, grid, heat_colours
+from experiments.report import diffusion as diffusions
 from experiments.report import images
 from experiments.report.page import GENERATOR, Example, Page, curves, summary
 from experiments.report.sources import Training
 
 MARK = f"<!-- {GENERATOR} -->"  # the first line
 HEIGHT = 280  # of a picture in a row of them, at most
+DPI = 150  # of a figure
 
 
 def write(
@@ -43,6 +45,10 @@ def write(
             file = f"images_{i}_{j:03d}.png"
             write_picture(folder / file, picture(images.load(comparison, name), page.scales[i]))
             parts.append(f"**{escape(name)}**\n\n![{escape(name)}]({link}/{file})")
+        if page.diffusions[i]:
+            parts.append("### The diffusion")
+        for j, shown in enumerate(page.diffusions[i]):
+            parts += diffusion(folder, link, f"diffusion_{i}_{j}", shown, page.scales[i])
     if trainings:
         parts.append("## Training")
     for training in trainings:
@@ -58,6 +64,19 @@ def write(
         parts += [f"## {escape(example.title)}", escape(example.text), f"```\n{example.command}\n```"]
         parts.append(f"![{escape(example.alt)}]({quote(example.picture.name)})")
     return "\n\n".join(parts) + "\n"
+
+
+def diffusion(folder: Path, link: str, name: str, shown: diffusions.Shown, largest: float) -> list[str]:
+    """What is shown of a diffusion: a figure, and an animation whose errors' colours end at `largest`."""
+    text = f"**{escape(shown.method)}**: {escape(shown.text)}"
+    if shown.found is None:
+        return [text]
+    from experiments import diffusion_pictures, figures, plots
+
+    plots.write(diffusion_pictures.figure(shown.found), folder / f"{name}.png", dpi=DPI, style=figures.STYLE)
+    (folder / f"{name}.webp").write_bytes(diffusion_pictures.animation(shown.found, largest))
+    alt = escape(diffusions.described(shown))
+    return [text, *(f"![{alt}]({link}/{name}.{suffix})" for suffix in ("png", "webp"))]
 
 
 def picture(image: images.Shown, scale: float) -> np.ndarray:

@@ -49,6 +49,10 @@ for (const div of document.querySelectorAll("[data-curves]")) {
   whenSeen(div, () => drawCurves(div, REPORT.curves[Number(div.dataset.curves)]));
 }
 
+for (const [i, root] of [...document.querySelectorAll(".diffusion")].entries()) {
+  whenSeen(root, () => new Player(root, REPORT.diffusions[i]).start());
+}
+
 async function start() {
   if (viewers.length) await viewers[0].show(0);
   for (const viewer of viewers.slice(1)) whenSeen(viewer.root, () => viewer.show(0));

@@ -20,11 +20,19 @@ from ahmf_jax.units import in_metres
 from experiments.comparison import Comparison, heading
 from experiments.evaluations import Evaluation
 from experiments.report import images
+from experiments.report.diffusion import Shown, diffusions, of_page
 from experiments.report.pixels import webp
 from experiments.report.sources import Training
 
 GENERATOR = "ahmf report"
-SCRIPTS = ("data.js", "pixels.js", "charts.js", "viewer.js", "page.js")  # in the order of their use of each other
+SCRIPTS = (
+    "data.js",
+    "pixels.js",
+    "charts.js",
+    "viewer.js",
+    "diffusion.js",
+    "page.js",
+)  # in the order of their use of each other
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,13 @@ class Page:
       html: the page.
       scales: the error at the end of the colours, for each comparison.
       shown: the names of the images with a viewer, the worst first, for each comparison.
+      diffusions: what is shown of DADA's diffusion, for each comparison.
     """
 
     html: str
     scales: tuple[float, ...]
     shown: tuple[tuple[str, ...], ...]
+    diffusions: tuple[tuple[Shown, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,16 @@ def render(
     """
     blobs = images.Blobs()
     sections, viewers, steps = [], [], set()
+    diffused, players = [], []
     for comparison in comparisons:
         viewer, thumbnails = view(comparison, most, blobs)
-        sections.append({**section(comparison), "images": thumbnails})
+        found = diffusions(comparison, [image["name"] for image in viewer["images"]])
+        of_diffusions = [of_page(shown, viewer["largest"]) for shown in found]
+        diffused.append(tuple(found))
+        players += [player for _, player in of_diffusions if player]
+        sections.append(
+            {**section(comparison), "images": thumbnails, "diffusions": [template for template, _ in of_diffusions]}
+        )
         viewers.append(viewer)
         steps |= {f"{image['step']:g} {comparison.unit}" for image in viewer["images"]}
     charts = curves(trainings)
@@ -87,6 +104,7 @@ def render(
         "palettes": images.palettes(),
         "viewers": [viewer for viewer in viewers if viewer["images"]],
         "curves": charts,
+        "diffusions": players,
     }
     html = assemble(
         "page.html",
@@ -116,6 +134,7 @@ def render(
         html,
         tuple(viewer["largest"] for viewer in viewers),
         tuple(tuple(image["name"] for image in viewer["images"]) for viewer in viewers),
+        tuple(diffused),
     )
 
 
@@ -200,6 +219,7 @@ def section(comparison: Comparison) -> dict[str, Any]:
         "tables": tables(comparison),
         "sources": sources(comparison),
         "unit": comparison.unit,
+        "scale": comparison.scale,
         "notes": comparison.notes,
         "first": rows[0][0].method if rows else comparison.rows[0].method,
         "metric": METRICS[comparison.metrics[0]].title,

@@ -1,0 +1,216 @@
+"""What a report shows of DADA's diffusion: of which evaluations, of which image, and of which part of it."""
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ahmf_jax.errors import InputError
+from experiments.comparison import Comparison
+from experiments.evaluations import EVALUATIONS, Evaluation, read_images
+from experiments.methods import DADA_RGB
+from experiments.report import images
+from experiments.report.pixels import webp
+from experiments.report.sources import CONFIG
+
+if TYPE_CHECKING:
+    from experiments.diffusion_pictures import Diffusion
+
+SIDE = 512  # pixels of the part, about: the whole of a large image takes a minute
+MODEL = "dada"  # its name in `ahmf_jax.models.MODELS`, which is slow to import
+WIDE = 400  # pixels: no picture on the page is shown wider
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A method's diffusion.
+
+    Attributes:
+      method: its name.
+      image: the image's.
+      found: what happened; None where `text` says why it cannot be shown.
+      text: in a sentence or two, what is shown.
+    """
+
+    method: str
+    image: str
+    found: "Diffusion | None"
+    text: str
+
+
+def diffusions(comparison: Comparison, names: Sequence[str]) -> list[Shown]:
+    """The diffusion of every DADA that was measured, each of the first of the images of these names that it kept."""
+    shown = []
+    for row, evaluation in images.methods(comparison):
+        kept = evaluation.kept()
+        name = next((name for name in names if name in kept), None)
+        if name is not None and is_dada(evaluation):
+            shown.append(_shown(row.method, evaluation, name))
+    return shown
+
+
+def is_dada(evaluation: Evaluation) -> bool:
+    """Whether a DADA was measured, as far as the record or its weights say."""
+    if "model" in evaluation.made:
+        return str(evaluation.made["model"]).startswith("DADA")
+    weights = weights_of(evaluation)
+    if re.fullmatch(rf"{DADA_RGB}_x\d+", str(weights)):
+        return True
+    # What cannot be read is not known to be one, and its numbers can be shown all the same.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InputError):
+        if weights.is_dir():
+            return bool(json.loads((weights / CONFIG).read_text("utf-8"))["trained"]["model"]["name"] == MODEL)
+        if weights.suffix == ".safetensors":
+            from ahmf_jax.export import read_header  # slow
+
+            return bool(json.loads(read_header(weights)["model"])["name"] == MODEL)
+    return False
+
+
+def weights_of(evaluation: Evaluation) -> Path:
+    """What can be loaded: the run that the record lies in, or what the command was given."""
+    folder = evaluation.folder
+    if folder is not None and folder.resolve().parent.name == EVALUATIONS:
+        run = folder.resolve().parent.parent
+        if (run / CONFIG).is_file():
+            return run
+    name = evaluation.weights
+    return Path(f"{name}_x{evaluation.scale}" if name == DADA_RGB else name)
+
+
+def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
+    """The diffusion of a kept image. InputError where the image is damaged; weights that are gone are said."""
+    from ahmf_jax.upsample import load_trained
+    from experiments import diffusion_pictures
+    from experiments.figures import worst_part
+
+    (arrays,) = read_images([evaluation], name)
+    try:
+        trained = load_trained(weights_of(evaluation))
+        truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
+        step = diffusion_pictures.step(trained.model)
+        crop = worst_part(np.abs(arrays["floor"] - truth), SIDE // step * step, step)
+        found = diffusion_pictures.watch(
+            trained,
+            arrays["depth_lr"],
+            arrays["mask_lr"],
+            arrays["guide"],
+            truth=truth,
+            unit=evaluation.unit,
+            crop=crop,
+        )
+    except InputError as error:
+        return Shown(method, name, None, f"The diffusion of {method} cannot be shown: {error}.")
+    height, width = truth.shape
+    whole = crop[2:] == (width, height)
+    part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
+    off = float(np.abs(found.depths[-1] - arrays["prediction"][part]).mean(dtype=np.float64))
+    size = f"{width} x {height} pixels"
+    text = (
+        f"{name}, all of its {size}."
+        if whole
+        else f"{name}, of whose {size} the {crop.width} x {crop.height} are shown, from x {crop.x}, y {crop.y}, where "
+        "interpolation errs most."
+    )
+    rounded = ", which the protocol rounds" if evaluation.protocol_fields.get("rounding") == "uint8" else ""
+    text += (
+        f" Computed again for this page ({trained.origin}): in the mean {off:.2g} {found.unit} from the prediction that"
+        f" was measured{rounded}."
+    )
+    return Shown(method, name, found, text)
+
+
+def of_page(shown: Shown, largest: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the template has of a diffusion, and what `diffusion.js` is told.
+
+    Args:
+      shown: the diffusion.
+      largest: the error at the end of the colours.
+    """
+    from experiments.diffusion_pictures import grey
+    from experiments.pictures import depth_colours, heat_colours
+
+    found = shown.found
+    if found is None:
+        return {"method": shown.method, "text": shown.text, "shown": False}, {}
+
+    def depth(values: np.ndarray) -> str:
+        return webp(depth_colours(values, *found.span, np.isfinite(values)), 75, WIDE)
+
+    depths = [depth(values) for values in found.depths]
+    texts = [frame_text(found, i) for i in range(len(found.counts))]
+    template = {
+        "method": shown.method,
+        "text": shown.text,
+        "shown": True,
+        "unit": found.unit,
+        "alt": described(shown),
+        "aspect": found.truth.shape[1] / found.truth.shape[0],
+        "guide": webp(found.guide, 80, WIDE),
+        "truth": depth(found.truth),
+        "cv": webp(grey(found.cv), 80, WIDE),
+        "ch": webp(grey(found.ch), 80, WIDE),
+        "stills": [{"text": texts[i], "picture": depths[i]} for i in found.stills],
+        "frames": len(found.counts),
+        "last": texts[-1],
+        "low": f"{found.span[0]:.4g}",
+        "high": f"{found.span[1]:.4g}",
+        "largest": f"{largest:g}",
+        "errors": has_errors(found),
+    }
+    frames = [{"text": text, "depth": picture} for text, picture in zip(texts, depths, strict=True)]
+    if not has_errors(found):
+        return template, {"frames": frames}
+    for i, frame in enumerate(frames):
+        frame["error"] = webp(heat_colours(found.error(i), largest), 75, WIDE)
+    return template, {"frames": frames, "curve": curve(shown)}
+
+
+def has_errors(found: "Diffusion") -> bool:
+    """Whether the truth is known anywhere."""
+    return not math.isnan(found.errors[0])
+
+
+def curve(shown: Shown) -> dict[str, Any]:
+    """The error over the iterations as a chart of `drawCurves`; the first is a line, as a logarithm has no 0."""
+    found = shown.found
+    assert found is not None
+    counts, errors = list(found.counts), list(found.errors)
+    before = {"name": "before the first iteration", "run": 0, "floor": True}
+    series = [
+        {"name": shown.method, "run": 0, "floor": False, "x": counts[1:], "y": errors[1:]},
+        {**before, "x": [1, counts[-1]], "y": [errors[0]] * 2},
+    ]
+    return {
+        "title": f"MAE of {shown.method} over the iterations",
+        "across": "iterations",
+        "logarithmic": True,
+        "axis": f"MAE ({found.unit})",
+        "log": False,
+        "series": series,
+    }
+
+
+def frame_text(found: "Diffusion", i: int) -> str:
+    """How many iterations there were, and the error after them, whose unit stands elsewhere."""
+    count = found.counts[i]
+    text = f"{count:,} iteration{'s' * (count != 1)}"
+    return f"{text}: MAE {found.errors[i]:#.4g}" if has_errors(found) else text
+
+
+def described(shown: Shown) -> str:
+    """The pictures in words, for who does not see them."""
+    found = shown.found
+    assert found is not None
+    said = (
+        f"The diffusion of {shown.method} on {shown.image}, from interpolated depth to {found.counts[-1]:,} iterations"
+    )
+    if not has_errors(found):
+        return said
+    return f"{said}: MAE {found.errors[0]:#.4g} before, {found.errors[-1]:#.4g} {found.unit} after"
