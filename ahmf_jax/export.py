@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 import ahmf_jax
 from ahmf_jax.errors import InputError
-from ahmf_jax.models import AHMF, MODELS, Model, name_of
+from ahmf_jax.models import AHMF, DADA, MODELS, Model, name_of
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.state import init_params
 from ahmf_jax.writing import write_whole
@@ -152,6 +152,25 @@ def param_shapes(model: Model, channels: int) -> dict[str, tuple[int, ...]]:
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def check_portable(trained: Trained, where: str = "the model") -> None:
+    """InputError for a model that no program can be made of: a DADA that begins with what SciPy computes."""
+    if isinstance(trained.model, DADA) and trained.model.initial == "griddata":
+        raise InputError(
+            f"{where} is a DADA with initial=griddata, which SciPy computes for each image and no program can hold: "
+            "export it as safetensors, or train one with initial=cubic"
+        )
+
+
+def plain(trained: Trained) -> Trained:
+    """The model as programs outside JAX have it: a DADA does all its iterations, on the fine image, and ends not early.
+
+    Which other ways only save time. An AHMF is what it was.
+    """
+    if not isinstance(trained.model, DADA):
+        return trained
+    return dataclasses.replace(trained, model=trained.model.clone(tolerance=0.0, start="fine"))
 
 
 def _shown(text: str) -> str:
@@ -303,7 +322,7 @@ def _check_finite(where: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def guide_channels(params: Any) -> int:
-    """The number of channels of the guide that an AHMF's parameters were made for; 3 where they do not say."""
+    """The number of channels of the guide that a model's weights were made for; 3 where they do not say."""
     return _guide_channels(_shapes(params))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float
 
-from ahmf_jax.export import Trained, guide_channels
+from ahmf_jax.export import Trained, check_portable, guide_channels
 from ahmf_jax.models import AHMF
 from ahmf_jax.scaling import predict
 
@@ -35,7 +35,11 @@ def serialize(trained: Trained) -> bytes:
     """The program, in which batch, height and width are free: `jax.export.deserialize(data).call(depth_lr, guide)`.
 
     Its products are of full float32 on every platform, as the file is to give the same depth everywhere.
+
+    Raises:
+      InputError: `export.check_portable`.
     """
+    check_portable(trained)
     scale, channels = trained.model.scale, guide_channels(trained.params)
     batch, height, width = export.symbolic_shape("batch, height, width")
     depth_lr = jax.ShapeDtypeStruct((batch, height, width, 1), jnp.float32)

@@ -10,7 +10,7 @@ import tyro
 @dataclass(frozen=True)
 class _Export:
     source: tyro.conf.Positional[Path]
-    """A run's folder (its best checkpoint) or a .safetensors file."""
+    """A run's folder (its best checkpoint), a .safetensors file, or dada_rgb_x8, the learning-free DADA of a scale."""
 
 
 @dataclass(frozen=True)

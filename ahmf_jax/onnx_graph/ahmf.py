@@ -1,46 +1,16 @@
-"""A trained AHMF as an ONNX graph of plain operators, made from the weights alone. Needs the package onnx.
+"""AHMF as a graph of plain ONNX operators, in NCHW; the weights carry the names of the authors' file.
 
-The graph is that of `ahmf_jax.models.AHMF`, in NCHW; the weights carry the names of the authors' file. Pixel-unshuffle
-is SpaceToDepth, whose order of channels is another, so the kernels behind it are permuted.
+The graph is that of `ahmf_jax.models.AHMF`. Pixel-unshuffle is SpaceToDepth, whose order of channels is another, so the
+kernels behind it are permuted.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-import ahmf_jax
 from ahmf_jax import torch_weights
-from ahmf_jax.export import Trained, bundle_header, guide_channels
-from ahmf_jax.scaling import MIN_SPAN
+from ahmf_jax.onnx_graph.graph import Graph
 from ahmf_jax.variants import GRU_LAYERS
-
-OPSET = 17
-IR_VERSION = 8  # the first that holds it: older runtimes read it too
-
-
-class Graph:
-    """Nodes in the order in which they are added, and the tensors that they read."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.tensors: dict[str, np.ndarray] = {}
-
-    def add(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        """The output of a new node."""
-        return self.split(operator, *inputs, to=(to or f"{operator}_{len(self.nodes)}",), **attributes)[0]
-
-    def split(self, operator: str, *inputs: str, to: Sequence[str], **attributes: Any) -> Sequence[str]:
-        """The outputs of a new node that has several."""
-        self.nodes.append(helper.make_node(operator, inputs, to, name=to[0], **attributes))
-        return to
-
-    def tensor(self, name: str, value: Any) -> str:
-        """A constant, float32."""
-        self.tensors[name] = np.array(value, np.float32, order="C")
-        return name
 
 
 class Network(Graph):
@@ -213,48 +183,3 @@ class Network(Graph):
             coordinate_transformation_mode="half_pixel",
         )
         return self.add("Add", bicubic, residual)
-
-
-def build(trained: Trained) -> onnx.ModelProto:
-    """The graph, checked by onnx; what is known of the weights is in its `metadata_props`.
-
-    Inputs `depth_lr` (batch, 1, height, width), in the model's unit, holes filled, and `guide` (batch, C,
-    scale * height, scale * width) in [0, 1]; output `depth` (batch, 1, scale * height, scale * width) in that unit. All
-    float32; batch, height and width are free.
-    """
-    model = trained.model
-    net = Network(model, torch_weights.to_torch(model, trained.params))
-    full = net.tensor("range", trained.range)
-    depth = net.add("Div", "depth_lr", full)
-    if trained.scaling == "range":
-        output = net.super_resolve(depth, "guide")
-    else:
-        low, high = (net.add(f"Reduce{end}", depth, axes=[1, 2, 3]) for end in ("Min", "Max"))
-        span = net.add("Max", net.add("Sub", high, low), net.tensor("min_span", MIN_SPAN))
-        output = net.super_resolve(net.add("Div", net.add("Sub", depth, low), span), "guide")
-        output = net.add("Add", net.add("Mul", output, span), low)
-    net.add("Mul", output, full, to="depth")
-
-    def image(name: str, channels: int, factor: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(
-            name, TensorProto.FLOAT, ["batch", channels, f"{factor}height", f"{factor}width"]
-        )
-
-    scale = f"{model.scale}*"
-    graph = helper.make_graph(
-        net.nodes,
-        "ahmf",
-        [image("depth_lr", 1, ""), image("guide", guide_channels(trained.params), scale)],
-        [image("depth", 1, scale)],
-        [numpy_helper.from_array(value, name) for name, value in net.tensors.items()],
-    )
-    made = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="ahmf-jax",
-        producer_version=ahmf_jax.__version__,
-    )
-    helper.set_model_props(made, bundle_header(trained))
-    onnx.checker.check_model(made, full_check=True)
-    return made
