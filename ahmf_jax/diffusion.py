@@ -246,7 +246,7 @@ def _coarse(
     """The image to begin with, from iterations on blocks of 2 x 2 pixels, which begin so themselves.
 
     The fixed point does not change when all coefficients are multiplied by one number, so those of the blocks need only
-    be right relative to one another: see `_halved`.
+    be right relative to one another: see `_halved`. At the end every block is given the mean that was found for it.
     """
     scale = _scale(image, source)
     if scale % 2 or scale == 2:  # at 2, a block is a sample
@@ -256,7 +256,7 @@ def _coarse(
     cv, ch = _halved(cv), _halved(ch.swapaxes(1, 2)).swapaxes(1, 2)
     blocks = _coarse(blocks, cv, ch, source, mask, count, rate, tolerance)
     blocks, _ = _until_still(lambda x, n: _iterate(x, cv, ch, source, mask, n, rate), blocks, count, tolerance)
-    return jnp.repeat(jnp.repeat(blocks, 2, 1), 2, 2)
+    return adjust(image, blocks, jnp.ones(blocks.shape, bool))
 
 
 def _halved(cv: Array) -> Array:

@@ -64,7 +64,7 @@ def test_the_coefficients_of_four_pixels() -> None:
     features[0, 1, :] = 1, 3
     features[0, 0, 1] = 0.5, 0
     cv, ch = coefficients(jnp.asarray(features), 0.5)
-    np.testing.assert_allclose(cv[0, :, :, 0], [[1 / (1 + 4**2), 1 / (1 + 3.5**2)]], rtol=1e-6)
+    np.testing.assert_allclose(cv[0, :, :, 0], np.array([[1 / (1 + 4**2), 1 / (1 + 3.5**2)]]), rtol=1e-6)
     np.testing.assert_allclose(ch[0, :, :, 0], [[1 / 1.25], [1]], rtol=1e-6)
 
 
@@ -389,6 +389,7 @@ def test_a_coarse_start_reaches_the_same_point_sooner(scale: int) -> None:
     coarse, used = run(*sample, before=20000, start="coarse")
     np.testing.assert_allclose(coarse, end, rtol=1e-4)
     assert used == 20000
+    np.testing.assert_allclose(run(*sample, before=0, start="coarse")[0], sample.image, rtol=1e-6)
     apart = [np.abs(run(*sample, before=100, start=start)[0] - end).mean() for start in ("fine", "coarse")]
     assert apart[1] < 0.8 * apart[0]
 
