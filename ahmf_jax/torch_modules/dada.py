@@ -6,6 +6,7 @@ It carries the state-dict names of the authors' checkpoints, so that these load 
 """
 
 import math
+from typing import no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,8 @@ class DADA(nn.Module):
         if self.training and before:
             before = int(torch.randint(before, ()))
         added = self.raised(depth_lr, mask)
-        depth = diffusion.diffuse(
+        diffuse = looped if torch.compiler.is_exporting() else diffusion.diffuse
+        depth = diffuse(
             begin + added,
             cv,
             ch,
@@ -147,8 +149,12 @@ class DADA(nn.Module):
         """The U-Net's features of images of any size."""
         height, width = x.shape[-2:]
         multiple = MULTIPLE // self.enlarge
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        return self.feature_extractor(x)[..., :height, :width]
+        # As multiples of what they are multiples of, so that `torch.export` can tell that the halves fit.
+        rows, columns = (multiple * ((n + multiple - 1) // multiple) for n in (height, width))
+        x = F.pad(x, (0, columns - width, 0, rows - height), mode="replicate")
+        _, unet, shrink = self.feature_extractor
+        x = F.interpolate(x, size=(self.enlarge * rows, self.enlarge * columns), mode="bicubic")
+        return shrink(unet(x))[..., :height, :width]
 
     def raised(self, depth_lr: Tensor, mask: Tensor) -> Tensor:
         """What is added to the depth, (B, 1, 1, 1)."""
@@ -174,3 +180,33 @@ def filled(depth: Tensor, mask: Tensor) -> Tensor:
         if torch.equal(now, known):
             return depth
         known = now
+
+
+def looped(
+    image: Tensor, cv: Tensor, ch: Tensor, source: Tensor, mask: Tensor, *, before: int, after: int, rate: float
+) -> Tensor:
+    """`diffusion.diffuse` as a loop of `torch.export`, without a gradient.
+
+    What lies around the image, where there is nothing to pass, is one row and one column of zeros: then neighbours are
+    found by turning the image round, and no size has to be computed.
+    """
+    count, scale = before + after, image.shape[-1] // source.shape[-1]
+    down, right = rate * F.pad(cv, (0, 0, 0, 1)), rate * F.pad(ch, (0, 1))
+
+    # Traced by torch, which the checks of the tests would come in the way of.
+    @no_type_check
+    def more(done: Tensor, *_: Tensor) -> Tensor:
+        return done < count
+
+    @no_type_check
+    def once(
+        done: Tensor, image: Tensor, down: Tensor, right: Tensor, source: Tensor, mask: Tensor
+    ) -> tuple[Tensor, ...]:
+        below, beside = down * (image.roll(-1, 2) - image), right * (image.roll(-1, 3) - image)
+        image = image + below - below.roll(1, 2) + beside - beside.roll(1, 3)
+        ratio = torch.where(mask, source / (F.avg_pool2d(image, scale) + 1e-8), 1)
+        image = image * F.interpolate(ratio, size=image.shape[-2:], mode="nearest")
+        return done + 1, image, down.clone(), right.clone(), source.clone(), mask.clone()
+
+    start = torch.zeros((), dtype=torch.int64), image, down, right, source, mask
+    return torch.while_loop(more, once, start)[1]

@@ -2,11 +2,13 @@
 
 import inspect
 import io
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config as fx_config
 
 from ahmf_jax import torch_weights
 from ahmf_jax.torch_modules.ahmf import AHMF
@@ -73,9 +75,34 @@ def serialize(module: InUnits, scale: int, guide_channels: int) -> bytes:
         "depth_lr": {0: batch, 2: height, 3: width},
         "guide": {0: batch, 2: scale * height, 3: scale * width},
     }
-    # Any sizes above 1, which stands for itself, and all different.
-    example = torch.zeros(2, 1, 3, 5), torch.zeros(2, guide_channels, 3 * scale, 5 * scale)
-    program = torch.export.export(module.requires_grad_(False).eval(), example, dynamic_shapes=free)
+    # Any sizes above 1, which stands for itself, and all different: also those that a U-Net pads the guide to.
+    rows, columns = 3 + 64 // scale, 5 + 128 // scale
+    example = torch.zeros(2, 1, rows, columns), torch.zeros(2, guide_channels, rows * scale, columns * scale)
+    # A padded size is a whole number of times the U-Net's: whether that number is 1 must not be decided here, and that
+    # it is no smaller than the size itself is more than the exporter can prove.
+    pads = isinstance(module.network, DADA)
+    with fx_config.patch(backed_size_oblivious=pads):  # type: ignore[attr-defined]  # installed as the module is made
+        program = torch.export.export(
+            module.requires_grad_(False).eval(),
+            example,
+            dynamic_shapes=free,
+            prefer_deferred_runtime_asserts_over_guards=pads,
+        )
+    write_sums_out(program.graph_module)
     data = io.BytesIO()
     torch.export.save(program, data)
     return data.getvalue()
+
+
+def write_sums_out(program: torch.fx.GraphModule) -> None:
+    """Replaces sums of sizes by additions of two: `torch.export.save` does not know the former (PyTorch 2.13)."""
+    for graph in (part.graph for part in program.modules() if isinstance(part, torch.fx.GraphModule)):
+        for node in graph.find_nodes(op="call_function", target=torch.sym_sum):
+            total, *rest = node.args[0]
+            with graph.inserting_before(node):
+                for term in rest:
+                    values = (x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in (total, term))
+                    total = graph.call_function(operator.add, (total, term))
+                    total.meta["val"] = operator.add(*values)
+            node.replace_all_uses_with(total)
+            graph.erase_node(node)

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
 from ahmf_jax.errors import InputError  # noqa: E402
+from ahmf_jax.models import AHMF, DADA  # noqa: E402
 from ahmf_jax.variants import PARTS  # noqa: E402
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "ahmf_release_x4.pth"
@@ -80,7 +82,65 @@ def test_wrong_fields(fields: dict[str, Any], message: str, monkeypatch: pytest.
         twin(**fields)
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+def test_dadas_names_are_the_tables(encoder: str) -> None:
+    with torch.device("meta"):
+        net = torch_modules.DADA(8, encoder=encoder)
+    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    rows = torch_weights.dada.table(DADA(scale=8, encoder=encoder))  # type: ignore[arg-type]
+    assert list(shapes) == [row.torch for row in rows]
+    assert shapes == {row.torch: row.shape for row in rows}
+
+
+def test_dadas_fields() -> None:
+    wrong: dict[str, Any] = {"features": "none", "encoder": "vgg", "enlarge": 3, "initial": "griddata", "shift": "all"}
+    for field, value in wrong.items():
+        with pytest.raises(InputError, match=f"{field} is .*choose one of"):
+            torch_modules.DADA(2, **{field: value})
+    assert not torch_modules.DADA(2, features="rgb").state_dict()
+
+
+def test_a_dada_trains_from_a_random_number_of_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that no gradient passes; all of them in evaluation."""
+    done: list[tuple[int, int]] = []
+
+    def diffuse(image: Any, *_: Any, before: int, after: int, rate: float) -> Any:
+        done.append((before, after))
+        return image
+
+    monkeypatch.setattr(torch_modules.diffusion, "diffuse", diffuse)
+    torch.manual_seed(0)
+    net = torch_modules.DADA(2, features="rgb", iterations=50)
+    for _ in range(20):
+        net(torch.ones(1, 1, 2, 2), torch.ones(1, 3, 4, 4))
+    assert len({before for before, _ in done}) > 5 and all(before < 50 for before, _ in done)
+    done.clear()
+    net.eval()(torch.ones(1, 1, 2, 2), torch.ones(1, 3, 4, 4))
+    assert done == [(50, 0)]
+
+
+def test_the_twin_of_a_trained_model() -> None:
+    """Of whichever model, with its weights, in evaluation."""
+    ahmf = AHMF(scale=2, num_levels=1, features=4, swapped=("order",))
+    state = twin(swapped=("order",), guide_channels=4).state_dict()
+    _, weights = torch_weights.from_torch({k: v.numpy() for k, v in state.items()}, "release", ("order",))
+    net = torch_modules.network(ahmf, weights)
+    assert not net.training and not net.deep_first
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+    dada = DADA(scale=2, features="rgb", iterations=30, rate=0.2, contrast=0.3, initial="constant")
+    rng = np.random.default_rng(0)
+    depth, guide = rng.uniform(1, 2, (1, 3, 4, 1)).astype(np.float32), rng.random((1, 6, 8, 3), np.float32)
+    wanted, _ = dada.apply({}, jnp.asarray(depth), jnp.asarray(guide))
+    found = torch_modules.network(dada, {})(*(torch.from_numpy(np.moveaxis(x, -1, 1).copy()) for x in (depth, guide)))
+    np.testing.assert_allclose(np.moveaxis(found.numpy(), 1, -1), wanted, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="initial is 'griddata'"):
+        torch_modules.network(dada.clone(initial="griddata"), {})
+
+
 def test_a_guide_of_another_size() -> None:
+    with pytest.raises(InputError, match="guide is 6x6 and depth_lr 3x4: the guide must be 2 times larger"):
+        torch_modules.DADA(2, features="rgb")(torch.zeros(1, 1, 3, 4), torch.zeros(1, 3, 6, 6))
     with pytest.raises(InputError, match="guide is 6x6 and depth_lr 3x4: the guide must be 2 times larger"):
         twin()(torch.zeros(1, 1, 3, 4), torch.zeros(1, 3, 6, 6))
 
@@ -101,6 +161,17 @@ def test_write_then_read(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     torch_modules.write_pth(path, back)  # names that carry the prefix keep one
     assert list(torch_modules.read_pth(path)) == list(back)
     assert os.listdir(tmp_path) == ["weights.pth"]
+
+
+def test_dadas_layout(tmp_path: Path) -> None:
+    """Whole numbers stay so; what lies beside the weights is left."""
+    arrays = {"logk": np.array(-3.5, np.float32), "bn.num_batches_tracked": np.array(7)}
+    torch_modules.write_pth(tmp_path / "w.pth", arrays, key="model", prefix="")
+    stored = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert list(stored) == ["model"] and stored["model"]["bn.num_batches_tracked"].dtype == torch.int64
+    torch.save({**stored, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "w.pth")
+    back = torch_modules.read_pth(tmp_path / "w.pth")
+    assert list(back) == list(arrays) and back["logk"] == -3.5 and back["bn.num_batches_tracked"] == 7
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="shared/reference is not beside this checkout")
@@ -185,6 +256,20 @@ def test_a_program_of_any_sizes_in_the_models_unit(tmp_path: Path, min_span: flo
             wanted = network((depth - low) / span, guide) * span + low
         torch.testing.assert_close(program(depth, guide), wanted, rtol=0, atol=1e-5)
     with pytest.raises(AssertionError, match=r"[Gg]uard"):
+        program(depth, guide[..., :-1])
+
+
+def test_a_dadas_program_of_any_sizes(tmp_path: Path) -> None:
+    """Also of those that the U-Net does not take as they are, and that are smaller than it takes at all."""
+    torch.manual_seed(0)
+    net = torch_modules.DADA(8, encoder="resnet18", channels=2, iterations=9, gradient_iterations=2).eval()
+    module = torch_modules.InUnits(net, 10.0, None)
+    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(module, 8, 3))
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for batch, height, width in ((2, 3, 7), (1, 1, 1)):
+        depth, guide = 2 + 6 * torch.rand(batch, 1, height, width), torch.rand(batch, 3, 8 * height, 8 * width)
+        torch.testing.assert_close(program(depth, guide), module(depth, guide), rtol=0, atol=1e-5)
+    with pytest.raises(RuntimeError, match=r"[Ss]izes"):
         program(depth, guide[..., :-1])
 
 
