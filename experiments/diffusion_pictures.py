@@ -3,7 +3,7 @@
     trained = load_trained("dada_rgb_x8")                             # or a run, or weights
     found = watch(trained, depth_lr, known, guide, truth=truth)
     pdf, png = figures.files(figure(found))                           # for a paper
-    animation(found, largest=10)                                      # an animated WebP
+    animation(found)                                                  # an animated WebP
 
 What is shown is the diffusion itself, from its beginning to the last iteration that the model is configured for: a
 model that ends early or begins on coarse blocks (`tolerance`, `start`) gets to the same by fewer.
@@ -25,7 +25,7 @@ from PIL import Image
 from ahmf_jax import diffusion
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
-from ahmf_jax.models import DADA, Model
+from ahmf_jax.models import DADA
 from ahmf_jax.scaling import offset_and_span
 from ahmf_jax.units import depth_of_one
 from ahmf_jax.variables import split
@@ -46,6 +46,7 @@ from experiments.pictures import depth_colours, heat_colours, side_by_side
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+STEP = 32  # pixels; every scale, and every stride of the network, divides it
 STILLS = (0, 100, 1000)  # iterations after which a still is shown; and after the last
 FRAMES = 26  # of the animation, and points of the curve, about
 COEFFICIENT_COLOURS = "gray"
@@ -93,6 +94,13 @@ class Diffusion:
         return float(known.min()), float(known.max())
 
     @property
+    def largest(self) -> float:
+        """The error at the end of the colours: few pixels are further off before the first iteration."""
+        error = self.error(0)
+        known = error[np.isfinite(error)]
+        return float(f"{np.percentile(known, PERCENTILE) if known.size else 0:.2g}") or 1.0
+
+    @property
     def stills(self) -> list[int]:
         """The places in `counts` of those that are shown side by side."""
         return [i for i, count in enumerate(self.counts) if count in STILLS or count == self.counts[-1]]
@@ -121,16 +129,18 @@ def watch(
       guide: (scale * h, scale * w, 3) uint8.
       truth: (scale * h, scale * w), NaN where it is unknown.
       unit: of the depths; the model's by default.
-      crop: the part to show, whose corner is at a multiple of `step(model)`. It is computed with the margin that a tile
-        of the image has, and what the tiles have in common.
+      crop: the part to show, whose sides are at multiples of `STEP` or the image's own. It is computed with the margin
+        that a tile of the image has, and what the tiles have in common.
 
     Raises:
-      InputError: another model, or depth that it cannot take.
+      InputError: another model, or depth and guide that it cannot take.
     """
     model = trained.model
     if not isinstance(model, DADA):
         raise InputError(f"{model.summary()} does not diffuse: only DADA has pictures of a diffusion")
-    height, width = guide.shape[:2]
+    height, width = (model.scale * n for n in depth_lr.shape)
+    if guide.shape != (height, width, 3):
+        raise InputError(f"{model.summary()} cannot take {depth_lr.shape} samples with a guide of {guide.shape}")
     crop = crop or Crop(0, 0, width, height)
     largest = float(np.max(np.abs(depth_lr), where=known, initial=0))
     one = depth_of_one(trained, unit, None, largest)
@@ -140,13 +150,13 @@ def watch(
     model.check(scaled, mask)
     common = model.of_whole(scaled, mask)
 
-    margin = step(model) * math.ceil(model.reach * model.scale / step(model))
+    margin = STEP * math.ceil(model.reach * model.scale / STEP)
     top, left = max(crop.y - margin, 0), max(crop.x - margin, 0)
     rows, columns = (
         slice(first, min(last + margin, end))
         for first, last, end in ((top, crop.y + crop.height, height), (left, crop.x + crop.width, width))
     )
-    rows_lr, columns_lr = (slice(s.start // model.scale, -(-s.stop // model.scale)) for s in (rows, columns))
+    rows_lr, columns_lr = (slice(s.start // model.scale, s.stop // model.scale) for s in (rows, columns))
     source, measured = (jnp.asarray(x[:, rows_lr, columns_lr]) for x in (scaled, mask))
     colours = jnp.asarray(guide[None, rows, columns], jnp.float32) / 255
     # Without iterations it is over as soon as the coefficients are known; of the last ones, there is at least one.
@@ -174,11 +184,6 @@ def watch(
     )
 
 
-def step(model: Model) -> int:
-    """What parts of an image begin at multiples of, in pixels."""
-    return math.lcm(model.stride, model.scale)
-
-
 def _counts(last: int) -> tuple[int, ...]:
     """Ever more iterations: 0, those of the stills, the last one, and others whose logarithms are evenly spread."""
     spread = np.rint(np.geomspace(1, max(last, 1), FRAMES)).astype(int).tolist()
@@ -202,11 +207,10 @@ def grey(coefficients: np.ndarray) -> np.ndarray:
     return np.rint(255 * coefficients).astype(np.uint8)[..., None].repeat(3, -1)
 
 
-def animation(found: Diffusion, largest: float) -> bytes:
+def animation(found: Diffusion) -> bytes:
     """Depth and error after ever more iterations, as an animated WebP that begins anew at its end.
 
-    Each frame says how many iterations there were, and the mean absolute error; `largest` is the error at the end of
-    the colours.
+    Each frame says how many iterations there were, and the mean absolute error.
     """
 
     def small(picture: np.ndarray) -> np.ndarray:
@@ -219,7 +223,7 @@ def animation(found: Diffusion, largest: float) -> bytes:
         maps = [(f"depth after {count:,} iterations", small(depth_colours(found.depths[i], *found.span)))]
         if not math.isnan(found.errors[i]):
             text = f"error: MAE {found.errors[i]:#.4g} {found.unit}"
-            maps.append((text, small(heat_colours(found.error(i), largest))))
+            maps.append((text, small(heat_colours(found.error(i), found.largest))))
         frames.append(Image.fromarray(side_by_side(maps)))
     durations = [DURATION] * len(frames)
     durations[0] = durations[-1] = HOLD
@@ -279,14 +283,12 @@ def _layout(found: Diffusion) -> "Figure":
         show(0, 1, "truth", found.truth, DEPTH_COLOURS, found.span)
     show(0, 2, "cv: with the pixel below", found.cv, COEFFICIENT_COLOURS, (0, 1))
     scale(0, show(0, 3, "ch: with the pixel at the right", found.ch, COEFFICIENT_COLOURS, (0, 1)), "coefficient")
-    initial = found.error(0)[np.isfinite(found.truth)]
-    largest = float(np.percentile(initial, PERCENTILE)) if told else 0.0
     for column, i in enumerate(stills):
         count = found.counts[i]
         title = f"{count:,} iterations" if count else "before the first iteration"
         image = show(1, column, title, found.depths[i], DEPTH_COLOURS, found.span)
         if told:
-            wrong = show(2, column, f"MAE {found.errors[i]:#.4g}", found.error(i), ERROR_COLOURS, (0, largest or 1.0))
+            wrong = show(2, column, f"MAE {found.errors[i]:#.4g}", found.error(i), ERROR_COLOURS, (0, found.largest))
     scale(1, image, f"depth ({found.unit})")
     if told:
         scale(2, wrong, f"error ({found.unit})", "max")
@@ -305,7 +307,7 @@ def _curve(found: Diffusion, axes: Any) -> None:
     axes.set_xscale("log")
     # The scale's own formatter writes TeX, which is not parsed here.
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(found.errors) or 1.0)
     axes.set_xlabel("iterations", labelpad=1)
     axes.set_ylabel(f"MAE ({found.unit})")
     axes.legend(frameon=False, loc="lower left")

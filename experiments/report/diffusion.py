@@ -22,7 +22,7 @@ from experiments.report.sources import CONFIG
 if TYPE_CHECKING:
     from experiments.diffusion_pictures import Diffusion
 
-SIDE = 512  # pixels of the part, about: the whole of a large image takes a minute
+SIDE = 512  # pixels of the part: the whole of a large image takes a minute
 MODEL = "dada"  # its name in `ahmf_jax.models.MODELS`, which is slow to import
 WIDE = 400  # pixels: no picture on the page is shown wider
 
@@ -91,11 +91,10 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
     from experiments.figures import worst_part
 
     (arrays,) = read_images([evaluation], name)
+    truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
+    crop = worst_part(np.abs(arrays["floor"] - truth), SIDE, diffusion_pictures.STEP)
     try:
         trained = load_trained(weights_of(evaluation))
-        truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
-        step = diffusion_pictures.step(trained.model)
-        crop = worst_part(np.abs(arrays["floor"] - truth), SIDE // step * step, step)
         found = diffusion_pictures.watch(
             trained,
             arrays["depth_lr"],
@@ -126,13 +125,8 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
     return Shown(method, name, found, text)
 
 
-def of_page(shown: Shown, largest: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the template has of a diffusion, and what `diffusion.js` is told.
-
-    Args:
-      shown: the diffusion.
-      largest: the error at the end of the colours.
-    """
+def of_page(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the template has of a diffusion, and what `diffusion.js` is told: {} where it cannot be shown."""
     from experiments.diffusion_pictures import grey
     from experiments.pictures import depth_colours, heat_colours
 
@@ -161,14 +155,14 @@ def of_page(shown: Shown, largest: float) -> tuple[dict[str, Any], dict[str, Any
         "last": texts[-1],
         "low": f"{found.span[0]:.4g}",
         "high": f"{found.span[1]:.4g}",
-        "largest": f"{largest:g}",
+        "largest": f"{found.largest:g}",
         "errors": has_errors(found),
     }
     frames = [{"text": text, "depth": picture} for text, picture in zip(texts, depths, strict=True)]
     if not has_errors(found):
         return template, {"frames": frames}
     for i, frame in enumerate(frames):
-        frame["error"] = webp(heat_colours(found.error(i), largest), 75, WIDE)
+        frame["error"] = webp(heat_colours(found.error(i), found.largest), 75, WIDE)
     return template, {"frames": frames, "curve": curve(shown)}
 
 

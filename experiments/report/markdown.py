@@ -48,7 +48,7 @@ def write(
         if page.diffusions[i]:
             parts.append("### The diffusion")
         for j, shown in enumerate(page.diffusions[i]):
-            parts += diffusion(folder, link, f"diffusion_{i}_{j}", shown, page.scales[i])
+            parts += diffusion(folder, link, f"diffusion_{i}_{j}", shown)
     if trainings:
         parts.append("## Training")
     for training in trainings:
@@ -66,15 +66,15 @@ def write(
     return "\n\n".join(parts) + "\n"
 
 
-def diffusion(folder: Path, link: str, name: str, shown: diffusions.Shown, largest: float) -> list[str]:
-    """What is shown of a diffusion: a figure, and an animation whose errors' colours end at `largest`."""
+def diffusion(folder: Path, link: str, name: str, shown: diffusions.Shown) -> list[str]:
+    """What is shown of a diffusion: a figure and an animation, or why it is not."""
     text = f"**{escape(shown.method)}**: {escape(shown.text)}"
     if shown.found is None:
         return [text]
     from experiments import diffusion_pictures, figures, plots
 
     plots.write(diffusion_pictures.figure(shown.found), folder / f"{name}.png", dpi=DPI, style=figures.STYLE)
-    (folder / f"{name}.webp").write_bytes(diffusion_pictures.animation(shown.found, largest))
+    (folder / f"{name}.webp").write_bytes(diffusion_pictures.animation(shown.found))
     alt = escape(diffusions.described(shown))
     return [text, *(f"![{alt}]({link}/{name}.{suffix})" for suffix in ("png", "webp"))]
 

@@ -91,7 +91,7 @@ def render(
     for comparison in comparisons:
         viewer, thumbnails = view(comparison, most, blobs)
         found = diffusions(comparison, [image["name"] for image in viewer["images"]])
-        of_diffusions = [of_page(shown, viewer["largest"]) for shown in found]
+        of_diffusions = [of_page(shown) for shown in found]
         diffused.append(tuple(found))
         players += [player for _, player in of_diffusions if player]
         sections.append(

@@ -103,3 +103,8 @@ def write_run(folder, steps=6):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "config.json").write_text(json.dumps({"trained": {"unit": "m"}, "train": {"steps": steps}}))
     return folder
+
+
+def write_diffused(folder, **fields):
+    """Writes an evaluation of the learning-free DADA, whose images are other methods' too."""
+    return write_evaluation(folder, method="dada_rgb", weights="dada_rgb", **fields)

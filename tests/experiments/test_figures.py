@@ -10,7 +10,7 @@ from PIL import Image
 from ahmf_jax.errors import InputError
 from experiments import figures
 from experiments.evaluations import read, save_image, write
-from experiments.figures import Crop, choose_crops, figure
+from experiments.figures import Crop, choose_crops, figure, worst_part
 from tests.experiments.evaluations_of import evaluation
 
 HEIGHT, WIDTH, SCALE = 32, 48, 4
@@ -71,6 +71,18 @@ def test_choose_crops_where_the_errors_are():
         taken[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] += 1
     assert taken.max() == 1 and len(all_) > 20
     assert choose_crops(np.ones((4, 5), np.float32)) == [Crop(0, 0, 4, 4)]
+
+
+def test_the_part_where_the_errors_are():
+    error = np.zeros((70, 90), np.float32)
+    error[40:60, 65:80] = 5
+    error[3:5, 3:5] = 9
+    error[0, 40] = np.nan
+    part = worst_part(error, 32, 8)
+    assert part.x % 8 == part.y % 8 == 0 and part[2:] == (32, 32)
+    assert part.x <= 65 and part.x + 32 >= 80 and part.y <= 40 and part.y + 32 >= 60
+    assert worst_part(error, 96, 32) == Crop(0, 0, 90, 70)
+    assert worst_part(error, 80, 8) == Crop(0, 0, 80, 70), "either part holds all; the first is taken"
 
 
 def drawn(evaluations, crops, largest=30.0):

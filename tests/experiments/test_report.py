@@ -24,6 +24,7 @@ from tests.experiments.reports import (
     WIDTH,
     predicted,
     scene,
+    write_diffused,
     write_evaluation,
     write_run,
     write_sources,
@@ -126,7 +127,7 @@ def test_names_are_shown_and_never_obeyed(html):
     assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&#39;&amp;" in body
     assert data(html)["viewers"][0]["images"][1]["name"] == EVIL
     executed = re.findall(r"<script>(.*?)</script>", html, re.S)
-    assert len(executed) == 5
+    assert len(executed) == 6
     stated = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
     plotly = gzip.decompress(base64.b64decode(re.search(r'id="plotly">(.*?)</script>', html, re.S)[1])).decode()
     assert stated == policy([*executed, plotly]) and "unsafe-inline'; img-src data: blob:;" in stated
@@ -251,6 +252,111 @@ def test_pictures_are_shrunk_by_means_of_what_is_known():
     colours = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     np.testing.assert_array_equal(shrink(colours, 2), [[[4.5, 5.5, 6.5]]])
     np.testing.assert_array_equal(shrink(depth, 1), depth)
+
+
+@pytest.fixture(scope="module")
+def diffused(tmp_path_factory):
+    """The report of a DADA whose weights are gone, the learning-free one, and a method that is none."""
+    folder = tmp_path_factory.mktemp("diffused")
+    made = {"model": "DADA x4, resnet50"}
+    folders = [
+        write_evaluation(folder / "gone", method="gone", names=("easy",), made=made, weights="gone.safetensors"),
+        write_diffused(folder / "rgb", names=("easy",)),
+        write_evaluation(folder / "other", method="other", names=("easy",)),
+    ]
+    return report(folders, folder / "page.html")
+
+
+def test_the_diffusion_of_dada_is_shown(diffused, html):
+    text = diffused.page.read_text("utf-8")
+    section = re.search(r'<section id="diffusion-0".*?</section>', without_data(text), re.S)[0]
+    assert re.findall("<h3>(.*?)</h3>", section) == ["gone", "dada_rgb"]
+    assert "The diffusion of gone cannot be shown: gone.safetensors does not exist" in section
+    assert (
+        "easy, all of its 64 x 48 pixels. Computed again for this page (learning-free: no weights): in the" in section
+    )
+    assert "each block of 4 x 4 pixels" in section and 'href="#diffusion-0"' in text
+    stills = re.findall(r"<figcaption>([\d,]+) iterations: MAE ([\d.]+)</figcaption>", section)
+    assert [count for count, _ in stills] == ["0", "100", "1,000", "8,000"]
+    (player,) = data(text)["diffusions"]
+    frames = [frame["text"] for frame in player["frames"]]
+    assert frames[1].startswith("1 iteration: MAE ") and len(set(frames)) == len(frames) > 20
+    assert {f"{count} iterations: MAE {error}" for count, error in stills} <= {*frames}
+    assert all(frame[name].startswith("data:image/webp") for frame in player["frames"] for name in ("depth", "error"))
+    curve, before = player["curve"]["series"]
+    assert curve["x"][0] == 1 and curve["x"][-1] == 8000 == before["x"][-1]
+    assert (
+        f"{curve['y'][-1]:#.4g}" == stills[-1][1] and before["y"] == [pytest.approx(float(stills[0][1]), rel=1e-3)] * 2
+    )
+    arrays = scene("easy")
+    off = np.abs(arrays["floor"] - arrays["depth_hr"])[arrays["mask_hr"]].mean()
+    assert abs(float(stills[0][1]) / off - 1) < 0.2, "the diffusion begins near the interpolation"
+    # A page of other models has nothing of it.
+    assert 'id="diffusion' not in html and data(html)["diffusions"] == []
+
+
+def test_the_diffusion_in_markdown(diffused):
+    text = diffused.markdown.read_text("utf-8")
+    assert "### The diffusion" in text and "**gone**: The diffusion of gone cannot be shown" in text
+    pictures = re.findall(r"!\[(The diffusion of dada.*?)\]\((.*?)\)", text)
+    assert [link for _, link in pictures] == ["page_files/diffusion_0_1.png", "page_files/diffusion_0_1.webp"]
+    assert re.search(r"to 8,000 iterations: MAE [\d.]+ before, [\d.]+ grey levels after", pictures[0][0])
+    with Image.open(diffused.page.parent / pictures[1][1]) as moving:
+        assert moving.n_frames > 20
+    assert (diffused.pictures / "diffusion_0_1.webp").stat().st_size < 1.5e6
+
+
+def test_which_methods_are_dada(tmp_path, bundle):
+    """By what the record says, or its run, or the weights: of a run that moved, those of its new place."""
+    import dataclasses
+
+    from experiments.report.diffusion import is_dada, weights_of
+
+    run = write_run(tmp_path / "run")
+    evaluation = read(write_evaluation(run / "evaluations" / "e", names=("a",), keep=0, weights="somewhere/else"))
+    assert weights_of(evaluation) == run and not is_dada(evaluation)
+    (run / "config.json").write_text(json.dumps({"trained": {"model": {"name": "dada"}}}))
+    assert is_dada(evaluation)
+    (run / "config.json").write_text("{")
+    assert not is_dada(evaluation)
+    elsewhere = dataclasses.replace(evaluation, folder=tmp_path)
+    assert not is_dada(elsewhere)
+    assert is_dada(dataclasses.replace(elsewhere, weights="dada_rgb"))
+    assert is_dada(dataclasses.replace(elsewhere, weights="dada_rgb_x4"))
+    assert not is_dada(dataclasses.replace(elsewhere, weights=str(bundle)))
+    assert not is_dada(dataclasses.replace(elsewhere, weights="dada_rgb", made={"model": "AHMF x4"}))
+
+
+def test_the_diffusion_of_a_bundle(tmp_path):
+    from ahmf_jax.export import save_bundle
+    from ahmf_jax.upsample import dada_rgb
+    from experiments.report.diffusion import diffusions
+
+    save_bundle(tmp_path / "w.safetensors", dada_rgb(4))
+    folder = write_evaluation(tmp_path / "e", names=("a", "b"), keep=1, weights=str(tmp_path / "w.safetensors"))
+    (comparison,) = compare([read(folder)])
+    assert diffusions(comparison, ["b"]) == [], "it was not kept"
+    (shown,) = diffusions(comparison, ["b", "a"])
+    assert shown.image == "a" and shown.found is not None
+
+
+def test_the_figure_of_a_diffusion(ahmf, tmp_path):
+    # The second record says another scale than its images have.
+    folders = [write_diffused(tmp_path / "a", names=("art",)), write_diffused(tmp_path / "b", names=("art",), scale=8)]
+    ended = ahmf("report", *folders, "--out", tmp_path / "r.html", "--figure", "art", "--images", 0)
+    assert ended.code == 0, ended.err
+    names = [Path(line).name for line in ended.out.splitlines()[1:]]
+    assert names == [
+        "r_art_1.pdf",
+        "r_art_1.png",
+        "r_art_2.pdf",
+        "r_art_2.png",
+        "r_art_diffusion.pdf",
+        "r_art_diffusion.png",
+    ]
+    with Image.open(tmp_path / "r_art_diffusion.png") as picture:
+        assert picture.width > 2000
+    assert "The diffusion" not in without_data((tmp_path / "r.html").read_text()), "no images were asked for"
 
 
 def test_a_run_without_an_evaluation_has_its_curves(tmp_path):

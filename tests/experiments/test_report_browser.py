@@ -11,7 +11,7 @@ from experiments.evaluations import find, read_image
 from experiments.pictures import depth_colours
 from experiments.report.make import report
 from experiments.report.sources import read_training
-from tests.experiments.reports import EVIL, HEIGHT, WIDTH, write_sources
+from tests.experiments.reports import EVIL, HEIGHT, WIDTH, write_diffused, write_sources
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # SwiftShader draws the 3D view where no graphics card is, and the driver then says that reading it back is slow; Plotly
@@ -388,3 +388,62 @@ def test_everything_is_reached_with_the_tab_key(opened):
         "show-cloud",
     }
     assert reached >= wanted | {"regions-of", "error-less", "error-more"}
+
+
+def painted(page, name):
+    """The colours of a canvas of the diffusion, as one number."""
+    return page.evaluate(
+        """(name) => {
+          const canvas = document.querySelector(`.diffusion [data-part="${name}"]`);
+          return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b);
+        }""",
+        name,
+    )
+
+
+@pytest.fixture(scope="module")
+def diffused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diffused")
+    return report([write_diffused(folder / "a", names=("easy",))], folder / "r.html").page
+
+
+def test_the_diffusion_is_stepped_through(one_context, diffused):
+    watched = Watched(one_context, diffused)
+    page, told, time = watched.page, watched.part("told"), watched.part("frame")
+    page.locator(".diffusion").scroll_into_view_if_needed()
+    page.wait_for_selector(".diffusion[data-complete]")
+    page.wait_for_selector(".diffusion .chart[data-drawn]")
+    last, shown = told.inner_text(), {name: painted(page, name) for name in ("depth", "error")}
+    assert last.startswith("8,000 iterations: MAE ")
+    page.wait_for_timeout(1800)
+    assert watched.part("play").inner_text() == "Play" and told.inner_text() == last, "less motion was asked for"
+    time.focus()
+    page.keyboard.press("Home")
+    first = told.inner_text()
+    assert first.startswith("0 iterations: MAE ") and time.get_attribute("aria-valuetext") == first
+    assert all(painted(page, name) != shown[name] for name in shown), "the pictures stayed"
+    page.keyboard.press("ArrowRight")
+    assert told.inner_text().startswith("1 iteration: MAE ")
+    watched.part("play").click()
+    watched.until("""document.querySelector('.diffusion [data-part="told"]').textContent.startsWith("3 iterations")""")
+    watched.part("play").click()
+    stopped = told.inner_text()
+    page.wait_for_timeout(600)
+    assert told.inner_text() == stopped and watched.part("play").inner_text() == "Play"
+    page.close()
+    assert watched.complaints == []
+    assert [url for url in watched.requests if not url.startswith(("data:", "blob:"))] == [diffused.as_uri()]
+
+
+def test_the_diffusion_plays_by_itself_and_fits_a_phone(browser, diffused):
+    context = browser.new_context(viewport={"width": 360, "height": 740}, reduced_motion="no-preference")
+    watched = Watched(context, diffused)
+    watched.page.wait_for_timeout(300)
+    told = watched.part("told")
+    assert told.inner_text().startswith("8,000"), "it waits until it is seen"
+    told.evaluate("told => told.scrollIntoView({behavior: 'instant'})")
+    watched.until("""document.querySelector('.diffusion [data-part="told"]').textContent.startsWith("2 iterations")""")
+    assert watched.part("play").inner_text() == "Pause"
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == 360
+    context.close()
+    assert watched.complaints == []
