@@ -35,7 +35,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Depth this small is raised by as much: the adjustment multiplies, and what is 0 would stay so.
 LOW = 0.1
 # Pixels of a tile's margin: see `DADA.reach`.
-MARGIN = 64
+MARGIN: dict[Features, int] = {"learned": 128, "rgb": 64}
 
 Depth = Float[Array, "b H W 1"]
 DepthLR = Float[Array, "b h w 1"]
@@ -136,15 +136,15 @@ class DADA(Model):
         What lies further away has some influence still, through the network and from block to block. With this margin
         the tiles of an image differ from the whole by what `docs/dada.md` says.
         """
-        return max(math.ceil(MARGIN / self.scale), 2)
+        return max(math.ceil(MARGIN[self.features] / self.scale), 2)
 
     @property
     def bytes_per_sample(self) -> float:
         """About the memory that a low-resolution sample takes while it is computed, as `memory_analysis` tells it."""
-        pixel = 4 * 12.0
+        pixel = 4 * 18.0  # the diffusion's images and coefficients
         if self.features == "learned":
-            # The last of the decoder's steps, at the enlarged image's full resolution.
-            pixel += 4 * self.enlarge**2 * (self.channels + 64)
+            # The features and the differences between neighbours, or the network's last steps on the enlarged image.
+            pixel = 4.0 * max(5 * self.channels, self.enlarge**2 * (self.channels + 68))
         return self.scale**2 * pixel
 
     @property
@@ -330,11 +330,11 @@ def _mean(x: Depth) -> PerSample:
     return jnp.mean(x, (1, 2, 3))
 
 
-def griddata(depth: np.ndarray, mask: np.ndarray, scale: Any) -> np.ndarray:
+def griddata(depth: Any, mask: Any, scale: Any) -> np.ndarray:
     """The authors' up-sampling: piecewise cubic on the triangles between the known samples, the nearest beyond them.
 
     Args:
-      depth: (B, h, w, 1).
+      depth: (B, h, w, 1), an array of NumPy or JAX.
       mask: (B, h, w, 1), True where it is known.
       scale: whole factor.
 
