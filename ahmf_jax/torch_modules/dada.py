@@ -43,6 +43,7 @@ class DADA(nn.Module):
       iterations: at first, without a gradient; in training a random number below.
       gradient_iterations: afterwards, with it; none with "rgb".
       shift: what decides whether depth is raised, its own lowest known sample or the batch's lowest of all.
+      deviation: the depth that counts as 1.
 
     Raises:
       InputError: a field has a value outside its choices.
@@ -65,6 +66,7 @@ class DADA(nn.Module):
         iterations: int = 8000,
         gradient_iterations: int = 1024,
         shift: str = "sample",
+        deviation: float = 1.0,
     ):
         super().__init__()
         given = {"features": features, "encoder": encoder, "enlarge": enlarge, "initial": initial, "shift": shift}
@@ -73,6 +75,7 @@ class DADA(nn.Module):
                 raise InputError(f"{field} is {value!r}: choose one of {', '.join(map(str, CHOICES[field]))}")
         self.scale, self.enlarge, self.initial, self.shift = scale, enlarge, initial, shift
         self.rate, self.iterations, self.gradient_iterations = rate, iterations, gradient_iterations
+        self.deviation = deviation
         self.learned = features == "learned"
         log_contrast = torch.tensor(math.log(contrast))
         if self.learned:
@@ -108,9 +111,8 @@ class DADA(nn.Module):
                 f"the guide must be {self.scale} times larger"
             )
         mask = torch.ones_like(depth_lr, dtype=torch.bool) if mask_lr is None else mask_lr
-        begin = (
-            self.begin(depth_lr, mask, guide.shape[-2:]) if self.initial == "cubic" else torch.ones_like(guide[:, :1])
-        )
+        depth_lr = depth_lr / self.deviation
+        begin = self.begin(depth_lr, mask, guide.shape[-2:])
         colours = (guide - self.mean.to(guide)) / self.std.to(guide)
         if self.learned:
             features = self.extract(torch.cat([colours, begin - begin.mean((1, 2, 3), keepdim=True)], 1))
@@ -133,10 +135,13 @@ class DADA(nn.Module):
             after=self.gradient_iterations,
             rate=self.rate,
         )
-        return depth - added, {"cv": cv, "ch": ch, "features": features, "depth_start": begin}
+        aux = {"cv": cv, "ch": ch, "features": features, "depth_start": begin * self.deviation}
+        return (depth - added) * self.deviation, aux
 
     def begin(self, depth_lr: Tensor, mask: Tensor, size: torch.Size) -> Tensor:
-        """The depth at the size of the guide by cubic convolution, within the range of what is known."""
+        """What the diffusion begins with: 1, or the depth by cubic convolution, within the range of what is known."""
+        if self.initial == "constant":
+            return depth_lr.new_ones(len(depth_lr), 1, *size)
         axes = (1, 2, 3)
         low = torch.where(mask, depth_lr, torch.inf).amin(axes, keepdim=True)
         high = torch.where(mask, depth_lr, -torch.inf).amax(axes, keepdim=True)

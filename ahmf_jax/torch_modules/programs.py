@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as fx_config
 
 from ahmf_jax import torch_weights
+from ahmf_jax.errors import InputError
 from ahmf_jax.torch_modules.ahmf import AHMF
 from ahmf_jax.torch_modules.dada import DADA
 
@@ -42,26 +43,35 @@ def network(model: "Model", weights: Mapping[str, Any]) -> nn.Module:
 
 
 class InUnits(nn.Module):
-    """A network for depth in its unit: division by the range, and by the sample's own span where it was trained so.
+    """A network for depth in its unit: division by the range, and then as the network was trained to see depth.
 
     Args:
       network: the trained model.
       depth_range: the depth that it takes for 1.
-      min_span: None for a network that sees depth over range (scaling "range"); else a sample is stretched over its own
-        span (scaling "sample"), which is taken to be at least this part of the range.
+      scaling: "range", "sample" or "largest", see `ahmf_jax.scaling`, of depth without holes.
+
+    Raises:
+      InputError: another scaling, which the program could not apply.
     """
 
-    def __init__(self, network: nn.Module, depth_range: float, min_span: float | None):
+    def __init__(self, network: nn.Module, depth_range: float, scaling: str):
         super().__init__()
-        self.network, self.depth_range, self.min_span = network, depth_range, min_span
+        from ahmf_jax.scaling import MIN_SPAN
+
+        if scaling not in ("range", "sample", "largest"):
+            raise InputError(f"scaling {scaling!r} cannot be in a program: it must be range, sample or largest")
+        self.network, self.depth_range, self.scaling, self.min_span = network, depth_range, scaling, MIN_SPAN
 
     def forward(self, depth_lr: Tensor, guide: Tensor) -> Tensor:
         """Depth (B, 1, h, w), holes filled, guide (B, C, scale h, scale w) in [0, 1] -> (B, 1, scale h, scale w)."""
         depth = depth_lr / self.depth_range
-        if self.min_span is None:
+        if self.scaling == "range":
             return self.network(depth, guide) * self.depth_range
-        low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
-        span = (high - low).clamp(min=self.min_span)
+        span = depth.amax((1, 2, 3), keepdim=True)
+        low = torch.zeros_like(span)
+        if self.scaling == "sample":
+            low = depth.amin((1, 2, 3), keepdim=True)
+        span = (span - low).clamp(min=self.min_span)
         return (self.network((depth - low) / span, guide) * span + low) * self.depth_range
 
 

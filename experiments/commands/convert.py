@@ -17,8 +17,9 @@ class FromTorch:
     """The .pth file of AHMF's or of DADA's authors, or .safetensors with the same names."""
     out: tyro.conf.Positional[Path]
     """The .safetensors file to write."""
-    scaling: Literal["range", "sample"] = "range"
-    """What the network was trained to see: depth / range, or each sample stretched over its own span."""
+    scaling: Literal["range", "sample", "largest"] = "range"
+    """What the network was trained to see: depth / range, or each sample stretched over its own span, or its largest
+    depth as 1."""
     range: float = 255.0
     """The depth that it takes for 1."""
     unit: str = "grey level"

@@ -138,7 +138,7 @@ def relative(ours: np.ndarray, wanted: np.ndarray) -> float:
 CASES: list[tuple[int, tuple[int, int], bool, dict[str, Any]]] = [
     (2, (5, 8), False, {}),  # 10 x 16 pixels: the U-Net sees 32 x 32, padded
     (8, (1, 2), False, {"shift": "batch"}),
-    (4, (8, 8), False, {"enlarge": 1, "initial": "constant"}),
+    (4, (8, 8), False, {"enlarge": 1, "initial": "constant", "deviation": 0.7}),
     (4, (8, 8), True, {}),
     (8, (4, 4), True, {"encoder": "resnet50"}),
 ]

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
 from ahmf_jax.errors import InputError  # noqa: E402
 from ahmf_jax.models import AHMF, DADA  # noqa: E402
+from ahmf_jax.scaling import offset_and_span  # noqa: E402
 from ahmf_jax.variants import PARTS  # noqa: E402
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "ahmf_release_x4.pth"
@@ -128,7 +129,7 @@ def test_the_twin_of_a_trained_model() -> None:
     assert not net.training and not net.deep_first
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
-    dada = DADA(scale=2, features="rgb", iterations=30, rate=0.2, contrast=0.3, initial="constant")
+    dada = DADA(scale=2, features="rgb", iterations=30, rate=0.2, contrast=0.3, initial="constant", deviation=2.5)
     rng = np.random.default_rng(0)
     depth, guide = rng.uniform(1, 2, (1, 3, 4, 1)).astype(np.float32), rng.random((1, 6, 8, 3), np.float32)
     wanted, _ = dada.apply({}, jnp.asarray(depth), jnp.asarray(guide))
@@ -240,16 +241,17 @@ def test_other_contents_are_refused(tmp_path: Path, stored: Any, message: str) -
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("min_span", [None, 1 / 256])
-def test_a_program_of_any_sizes_in_the_models_unit(tmp_path: Path, min_span: float | None) -> None:
+@pytest.mark.parametrize("scaling", ["range", "sample"])
+def test_a_program_of_any_sizes_in_the_models_unit(tmp_path: Path, scaling: str) -> None:
     network = twin(scale=4, recurrence="none", fusion="concat").eval()
-    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(torch_modules.InUnits(network, 10.0, min_span), 4, 3))
+    module = torch_modules.InUnits(network, 10.0, scaling)
+    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(module, 4, 3))
     program = torch.export.load(tmp_path / "model.pt2").module()
     for batch, height, width in ((2, 3, 7), (1, 1, 1)):
         depth = 2 + 6 * torch.rand(batch, 1, height, width)
         guide = torch.rand(batch, 3, 4 * height, 4 * width)
         low, span = torch.zeros(batch, 1, 1, 1), torch.full((batch, 1, 1, 1), 10.0)
-        if min_span is not None:
+        if scaling == "sample":
             low = depth.amin((1, 2, 3), keepdim=True)
             span = (depth.amax((1, 2, 3), keepdim=True) - low).clamp(min=10 / 256)
         with torch.no_grad():
@@ -259,11 +261,35 @@ def test_a_program_of_any_sizes_in_the_models_unit(tmp_path: Path, min_span: flo
         program(depth, guide[..., :-1])
 
 
+@pytest.mark.parametrize("scaling", ["range", "sample", "largest"])
+def test_what_a_program_gives_its_network(scaling: Any) -> None:
+    """As in JAX, of depth without holes; also of a flat map."""
+    depth = np.random.default_rng(0).uniform(2, 8, (3, 4, 5, 1)).astype(np.float32)
+    depth[2] = 3
+    offset, span = offset_and_span(depth / 10, np.ones(depth.shape, bool), scaling)
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, depth: Any, guide: Any) -> Any:
+            seen.append(depth)
+            return depth
+
+    module = torch_modules.InUnits(Network(), 10.0, scaling)
+    back = module(torch.from_numpy(np.moveaxis(depth, -1, 1).copy()), torch.zeros(3, 3, 8, 10))
+    np.testing.assert_allclose(np.moveaxis(seen[0].numpy(), 1, -1), (depth / 10 - offset) / span, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.moveaxis(back.numpy(), 1, -1), depth, rtol=0, atol=1e-5)
+
+
+def test_a_scaling_that_needs_the_truth() -> None:
+    with pytest.raises(InputError, match="scaling 'truth' cannot be in a program"):
+        torch_modules.InUnits(torch.nn.Identity(), 1.0, "truth")
+
+
 def test_a_dadas_program_of_any_sizes(tmp_path: Path) -> None:
     """Also of those that the U-Net does not take as they are, and that are smaller than it takes at all."""
     torch.manual_seed(0)
     net = torch_modules.DADA(8, encoder="resnet18", channels=2, iterations=9, gradient_iterations=2).eval()
-    module = torch_modules.InUnits(net, 10.0, None)
+    module = torch_modules.InUnits(net, 10.0, "range")
     (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(module, 8, 3))
     program = torch.export.load(tmp_path / "model.pt2").module()
     for batch, height, width in ((2, 3, 7), (1, 1, 1)):

@@ -116,12 +116,12 @@ def test_the_layout_of_dadas_authors(ahmf, refused, tmp_path):
 
 
 def test_what_a_file_of_dadas_authors_does_not_tell(ahmf, tmp_path):
-    model = DADA(scale=4, encoder="resnet18", channels=2, iterations=100, rate=0.2)
+    model = DADA(scale=4, encoder="resnet18", channels=2, iterations=100, rate=0.2, deviation=1.5)
     shapes = jax.eval_shape(lambda: init_params(model))
     params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
     export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "range", "m", 1.0, "drawn"))
     out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out
-    assert out.strip().endswith("add --scale 4; these are lost: rate 0.2, iterations 100"), out
+    assert out.strip().endswith("add --scale 4; these are lost: rate 0.2, iterations 100, deviation 1.5"), out
     args = "from-torch", tmp_path / "t.safetensors", tmp_path / "b.safetensors", "--scale", "4"
     assert ahmf("convert", *args).code == 0
     jax.tree.map(np.testing.assert_array_equal, upsample.load_trained(tmp_path / "b.safetensors").params, params)
