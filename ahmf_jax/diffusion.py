@@ -153,21 +153,18 @@ def diffuse(
 def _iterate(image: Array, cv: Array, ch: Array, source: Array, mask: Array, count: int | Array, rate: float) -> Array:
     """So many iterations."""
     iteration = _iteration(image, cv, ch, source, mask, rate)
-    _, moved = lax.fori_loop(0, count, lambda _, state: iteration(*state), (_pad(image), image))
-    return jnp.where(count > 0, adjust(moved, source, mask), image)
+    padded = lax.fori_loop(0, count, lambda _, padded: iteration(padded)[0], _pad(image))
+    width = image.shape[2]
+    return padded[:, width:-width].reshape(image.shape)
 
 
 def _iteration(
     image: Array, cv: Array, ch: Array, source: Array, mask: Array, rate: float
-) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The body of a loop that carries the padded image, and the image as it was spread out, before it was adjusted.
-
-    Nothing needs the second before the end. But because the loop carries it, XLA computes it once, and not twice over:
-    for the blocks' sums, and for what is scaled by them.
-    """
+) -> Callable[[Array], tuple[Array, Array]]:
+    """The function from a padded image of the size of `image` to the next, and to what `spread` made in between."""
     links, width = _links(cv, ch, rate), image.shape[2]
 
-    def iteration(padded: Array, _: Array) -> tuple[Array, Array]:
+    def iteration(padded: Array) -> tuple[Array, Array]:
         moved = _spread(padded, *links).reshape(image.shape)
         return _fill(padded, adjust(moved, source, mask), width), moved
 
@@ -297,7 +294,7 @@ def _scale(image: Array, source: Array) -> int:
 def _unrolled(image: Array, cv: Array, ch: Array, source: Array, mask: Array, count: int, rate: float) -> Array:
     """`_iterate` with a gradient: the images of each segment are computed again from the one it begins with.
 
-    Written out, it takes a third of the time of what JAX derives, on a CPU.
+    Written out, it takes less than half the time of what JAX derives, on a CPU.
     """
     return _iterate(image, cv, ch, source, mask, count, rate)
 
@@ -320,9 +317,9 @@ def _unrolled_bwd(count: int, rate: float, saved: Any, cotangent: Array) -> tupl
     links, width = _links(cv, ch, rate), last.shape[2]
     iteration = _iteration(last, cv, ch, source, mask, rate)
 
-    def forward(state: Any, _: None) -> tuple[Any, Any]:
-        padded, moved = iteration(*state)
-        return (padded, moved), (state[0], moved)
+    def forward(padded: Array, _: None) -> tuple[Array, Any]:
+        new, moved = iteration(padded)
+        return new, (padded, moved)
 
     def backward(state: Any, images: Any) -> tuple[Any, None]:
         cotangent, moved_cotangent, sums = state
@@ -334,7 +331,7 @@ def _unrolled_bwd(count: int, rate: float, saved: Any, cotangent: Array) -> tupl
         return (_spread(moved_cotangent, *links).reshape(last.shape), moved_cotangent, sums), None
 
     def segment(state: Any, start: Array, length: int) -> Any:
-        _, images = lax.scan(forward, (_pad(start), start), length=length)
+        _, images = lax.scan(forward, _pad(start), length=length)
         return lax.scan(backward, state, images, reverse=True)[0]
 
     state = segment((cotangent, _pad(cotangent), jax.tree.map(jnp.zeros_like, links)), last, rest)
