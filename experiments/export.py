@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +22,12 @@ from ahmf_jax.export import Trained
 from ahmf_jax.writing import atomic_folder, atomic_write
 from experiments import config as configs
 
-# Largest difference that is rounding, in units of the range.
-TOLERANCE = 1e-5
-# Batch, height and width of the low-resolution depth that is compared.
+# Largest difference that is rounding, in units of the range: of a network, and of a model that iterates, where it adds
+# up: 9,024 iterations of DADA in float32 are 3e-5 from the same in float64 on these images, whatever program does them.
+TOLERANCE, ITERATED = 1e-5, 1e-4
+# Batch, height and width of the low-resolution depth that is compared, and the most pixels of a model that iterates.
 SIZES = ((2, 7, 11), (1, 1, 2), (1, 24, 40))
+MOST_PIXELS = 2**18
 PROGRAM, WEIGHTS = "model.pt2", "weights.safetensors"
 
 # (B, h, w, 1) depth in the model's unit and (B, scale h, scale w, C) guide in [0, 1] -> (B, scale h, scale w, 1) depth.
@@ -71,8 +74,10 @@ def to_onnx(source: Path, out: Path) -> None:
     import onnxruntime
 
     from ahmf_jax import onnx_graph
+    from ahmf_jax.export import plain
 
     with _checked(source, out, ".onnx") as export:
+        export.trained = plain(export.trained)
         model = onnx_graph.build(export.trained)
         data = model.SerializeToString()
         export.write(data)
@@ -90,27 +95,24 @@ def to_onnx(source: Path, out: Path) -> None:
 
 
 def to_torch(source: Path, out: Path) -> None:
-    """Writes a folder with a program of any sizes for PyTorch, and the weights by the authors' names."""
+    """Writes a folder with a program of any sizes for PyTorch, and the weights by the authors' names if it has any."""
     _require("torch", "torch", extra="[torch]")
     import torch
     from safetensors.numpy import save
 
     from ahmf_jax import torch_modules, torch_weights
-    from ahmf_jax.export import bundle_header, guide_channels, model_fields
-    from ahmf_jax.scaling import MIN_SPAN
+    from ahmf_jax.export import bundle_header, guide_channels, plain
 
     with _checked(source, out, "") as export:
-        trained = export.trained
-        channels = guide_channels(trained.params)
-        weights = torch_weights.to_torch(trained.model, trained.params)
-        network = torch_modules.AHMF(**model_fields(trained.model), guide_channels=channels)
-        network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-        min_span = MIN_SPAN if trained.scaling == "sample" else None
-        data = torch_modules.serialize(
-            torch_modules.InUnits(network, trained.range, min_span), trained.model.scale, channels
+        trained = export.trained = plain(export.trained)
+        module = torch_modules.InUnits(
+            torch_modules.network(trained.model, trained.params), trained.range, trained.scaling
         )
+        data = torch_modules.serialize(module, trained.model.scale, guide_channels(trained.params))
         export.write(data, PROGRAM)
-        export.write(save(weights, {"format": "pt", **bundle_header(trained)}), WEIGHTS)
+        if trained.params:
+            weights = torch_weights.to_torch(trained.model, trained.params)
+            export.write(save(weights, {"format": "pt", **bundle_header(trained)}), WEIGHTS)
         program = torch.export.load(export.temp / PROGRAM).module()
 
         def run(depth_lr: np.ndarray, guide: np.ndarray) -> np.ndarray:
@@ -118,7 +120,7 @@ def to_torch(source: Path, out: Path) -> None:
             return np.moveaxis(depth.numpy(), 1, -1)
 
         export.compare(run)
-    export.say(f"{PROGRAM}, {len(data):,} bytes, and {WEIGHTS}")
+    export.say(f"{PROGRAM}, {len(data):,} bytes" + (f", and {WEIGHTS}" if trained.params else ""))
     print("import torch")
     print(f'depth = torch.export.load("{out / PROGRAM}").module()(depth_lr, guide)')
 
@@ -128,13 +130,14 @@ def described(source: Path) -> Iterator[str]:
     import jax
 
     from ahmf_jax.export import guide_channels, model_fields, read_header
+    from ahmf_jax.models import name_of
 
     trained = load(source)
-    header = {} if source.is_dir() else read_header(source)
+    header = read_header(source) if source.is_file() else {}
     fields = ", ".join(f"{k} {v}" for k, v in model_fields(trained.model).items())
     count = sum(x.size for x in jax.tree.leaves(trained.params))
     lines = {
-        "model": f"ahmf, {fields}",
+        "model": f"{name_of(trained.model)}, {fields}",
         "weights": f"{count:,}, for a guide of {guide_channels(trained.params)} channels",
         "depth": f"in {trained.unit}, {trained.range:g} count as 1, scaling {trained.scaling}",
         "origin": trained.origin,
@@ -150,7 +153,7 @@ def described(source: Path) -> Iterator[str]:
 
 
 def load(source: Path) -> Trained:
-    """The model of a run's folder or of a bundle; of a run with what it was trained on and how well it did."""
+    """The model of a run's folder, a bundle or a name; of a run with what it was trained on and how well it did."""
     from ahmf_jax.upsample import load_trained
 
     trained = load_trained(source)
@@ -213,18 +216,20 @@ class _Export:
         Raises:
           Differs: by more than rounding.
         """
-        trained = self.trained
-        original = _original(trained)
+        trained, iterates = self.trained, self.trained.model.iterates
+        original, tolerance = _original(trained), ITERATED if iterates else TOLERANCE
         for size in SIZES:
+            if iterates and math.prod(size) * trained.model.scale**2 > MOST_PIXELS:
+                continue
             depth_lr, guide = _scene(size, trained)
             wanted, found = original(depth_lr, guide), exported(depth_lr, guide)
             difference = float(np.abs(found - wanted).max()) / trained.range
             shown = "x".join(map(str, size))
             # Also where it is no number.
-            if found.shape != wanted.shape or not difference <= TOLERANCE:
+            if found.shape != wanted.shape or not difference <= tolerance:
                 raise Differs(
                     f"{self.out} is not written: on {shown} samples it differs from the model by {difference:.1e} of "
-                    f"the range, and {TOLERANCE:g} would be rounding"
+                    f"the range, and {tolerance:g} would be rounding"
                 )
             self._differences.append(f"{difference:.1e} on {shown} samples")
 
@@ -237,6 +242,7 @@ class _Export:
 @contextlib.contextmanager
 def _checked(source: Path, out: Path, suffix: str) -> Iterator[_Export]:
     """An export to `out`, a folder where it has no suffix, that appears there when the body is through."""
+    from ahmf_jax.export import check_portable
     from ahmf_jax.scaling import is_leak
 
     if out.suffix != suffix:
@@ -252,6 +258,8 @@ def _checked(source: Path, out: Path, suffix: str) -> Iterator[_Export]:
                 f"{source} was trained with scaling {trained.scaling} and must be told the smallest and largest true "
                 "depth of each image, which no sensor knows: export a model trained with scaling sample or range"
             )
+        if suffix != ".safetensors":
+            check_portable(trained, str(source))
         yield _Export(trained, out, temp)
 
 

@@ -1,17 +1,22 @@
 """What the tests of exported models share: a small trained model, images in its unit, and what it makes of them."""
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from ahmf_jax import unet
 from ahmf_jax.export import Trained
-from ahmf_jax.models import AHMF
+from ahmf_jax.models import AHMF, DADA, Model
 from ahmf_jax.scaling import MIN_SPAN
 from ahmf_jax.state import init_params
+from ahmf_jax.variables import split
 
 RANGE = 10.0
 
@@ -30,6 +35,36 @@ def trained(scaling: Any = "range", guide_channels: int = 3, **fields: Any) -> T
     return Trained(model, params, scaling, "m", RANGE, "a test", {"dataset": "scenes"}, {"mae": 0.5})
 
 
+def dada(scaling: Any = "largest", **fields: Any) -> Trained:
+    """A DADA of few iterations, with random weights if it learns, by which each layer's outputs keep their size."""
+    fields = {"scale": 4, "encoder": "resnet18", "channels": 5, "iterations": 9, "gradient_iterations": 2, **fields}
+    model = DADA(**fields)
+    shapes = jax.eval_shape(functools.partial(init_params, model))
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, x: Any) -> np.ndarray:
+        name, value = path[-1].key, rng.normal(0, 0.1, x.shape)
+        if name == "kernel":
+            value = rng.normal(0, (2 / math.prod(x.shape[:-1])) ** 0.5, x.shape)
+        elif name == "log_contrast":
+            value = np.log(0.3)
+        elif name in ("scale", "var"):
+            value = rng.uniform(0.7, 1.3, x.shape)
+        return np.asarray(value, np.float32)
+
+    return Trained(model, jax.tree_util.tree_map_with_path(draw, shapes), scaling, "m", RANGE, "a test")
+
+
+@contextlib.contextmanager
+def narrow_unet() -> Iterator[None]:
+    """The U-Net with half of ResNet-18's blocks, an eighth as wide: compiling is what tests spend their time on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(unet.LAYERS, "resnet18", (1, 1, 1, 1))
+        patch.setattr(unet, "STEM", 8)
+        patch.setattr(unet, "DECODER", (16, 12, 8, 8, 8))
+        yield
+
+
 def images(of: Trained, batch: int, height: int, width: int, guide_channels: int = 3) -> tuple[Any, Any]:
     """Depth in metres, (B, h, w, 1), and a guide."""
     rng, scale = np.random.default_rng(0), of.model.scale
@@ -38,14 +73,17 @@ def images(of: Trained, batch: int, height: int, width: int, guide_channels: int
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _apply(model: AHMF, params: Any, depth: Any, guide: Any) -> Any:
-    return model.apply({"params": params}, depth, guide)[0]
+def _apply(model: Model, params: Any, depth: Any, guide: Any) -> Any:
+    return model.apply(split(params), depth, guide)[0]
 
 
 def super_resolved(of: Trained, depth: Any, guide: Any) -> Any:
     """In metres, by the network itself: the scaling is written out once more."""
-    low, high = 0.0, RANGE
+    low: Any = 0.0
+    high: Any = RANGE
+    if of.scaling in ("sample", "largest"):
+        high = depth.max((1, 2, 3), keepdims=True)
     if of.scaling == "sample":
-        low, high = depth.min((1, 2, 3), keepdims=True), depth.max((1, 2, 3), keepdims=True)
+        low = depth.min((1, 2, 3), keepdims=True)
     span = np.maximum(high - low, RANGE * MIN_SPAN)
     return np.asarray(_apply(of.model, of.params, jnp.asarray((depth - low) / span), jnp.asarray(guide)) * span + low)

@@ -14,9 +14,9 @@ import pytest
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from ahmf_jax import __version__, onnx_graph  # noqa: E402  # needs onnx
+from ahmf_jax import InputError, __version__, onnx_graph  # noqa: E402  # needs onnx
 from ahmf_jax.variants import PARTS, VARIANTS  # noqa: E402
-from tests.exports import RANGE, images, super_resolved, trained  # noqa: E402
+from tests.exports import RANGE, dada, images, narrow_unet, super_resolved, trained  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,50 @@ def test_any_sizes_channels_and_the_samples_own_span() -> None:
         assert difference(found, runtime, *images(found, *size, 1)) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("scaling", "fields"),
+    [
+        ("largest", {"features": "rgb", "scale": 8}),
+        ("range", {"features": "rgb", "scale": 2, "shift": "batch", "initial": "constant", "deviation": 0.2}),
+        ("sample", {}),
+        ("largest", {"encoder": "resnet50", "enlarge": 1, "shift": "batch", "scale": 16}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values())),
+)
+def test_dada_of_any_size(scaling: Any, fields: Any) -> None:
+    """Sizes that are no multiples of what the network needs, and depth low enough to be raised in one image of two."""
+    with narrow_unet():
+        found = dada(scaling, **fields)
+        runtime = session(onnx_graph.build(found))
+        for size in ((2, 3, 5), (1, 1, 1)):
+            depth, guide = images(found, *size)
+            depth[0, 0, 0] = 0.1 if found.model.deviation == 1 else 0.02  # type: ignore[attr-defined]
+            assert difference(found, runtime, depth, guide) <= 1e-5
+
+
+def test_the_iterations_are_one_loop_and_rounding_does_not_grow_with_them() -> None:
+    found = dada("range", features="rgb", scale=8, iterations=9024)
+    model = onnx_graph.build(found)
+    assert [x.op_type for x in model.graph.node].count("Loop") == 1 and len(model.graph.node) < 50
+    depth, guide = images(found, 1, 3, 4)
+    guide = guide / 20  # edges, but none that is closed
+    assert difference(found, session(model), depth, guide) <= 1e-5
+
+
+def test_a_model_that_ends_early_does_all_its_iterations() -> None:
+    """Given in the same order as by `export.plain`."""
+    early = dada("range", features="rgb", iterations=50, tolerance=0.5, start="coarse")
+    whole = dada("range", features="rgb", iterations=50)
+    inputs = images(early, 1, 3, 4)
+    assert difference(whole, session(onnx_graph.build(early)), *inputs) <= 1e-5
+    assert np.abs(super_resolved(early, *inputs) - super_resolved(whole, *inputs)).max() > 1e-3 * RANGE
+
+
+def test_what_scipy_computes_is_in_no_graph() -> None:
+    with pytest.raises(InputError, match="the model is a DADA with initial=griddata, which SciPy computes"):
+        onnx_graph.build(dada(features="rgb", initial="griddata"))
+
+
 def test_what_the_file_says() -> None:
     found = trained()
     model = onnx_graph.build(found)
@@ -99,3 +143,16 @@ def test_each_weight_is_in_the_file_once() -> None:
     stored = sum(onnx.numpy_helper.to_array(x).size for x in model.graph.initializer)
     constants = 1 + 4 + 1  # range, the resize's scales, a half
     assert stored == sum(x.size for x in jax.tree.leaves(found.params)) + constants
+
+
+def test_so_is_each_of_dadas() -> None:
+    with narrow_unet():
+        found = dada()
+        model = onnx_graph.build(found)
+    weights = [x for x in model.graph.initializer if x.name.startswith(("logk", "feature_extractor."))]
+    assert sum(onnx.numpy_helper.to_array(x).size for x in weights) == sum(
+        x.size for x in jax.tree.leaves(found.params)
+    )
+    rest = [x for x in model.graph.initializer if x not in weights]
+    (loop,) = (x for x in model.graph.node if x.op_type == "Loop")
+    assert sum(onnx.numpy_helper.to_array(x).size for x in rest) < 100 and not loop.attribute[0].g.initializer

@@ -10,8 +10,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from ahmf_jax import stablehlo
-from tests.exports import RANGE, images, super_resolved, trained
+from ahmf_jax import InputError, stablehlo
+from tests.exports import RANGE, dada, images, narrow_unet, super_resolved, trained
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,27 @@ def test_one_program_for_all_sizes(scaling: Any, guide_channels: int, fields: An
     assert np.isfinite(program.call(flat, guide)).all()
     with pytest.raises(ValueError, match=r"guide|args\[1\]|height"):
         program.call(flat, guide[:, :, :-1])
+
+
+@pytest.mark.parametrize(
+    ("scaling", "fields"),
+    [("largest", {"features": "rgb", "start": "coarse", "tolerance": 1e-3, "deviation": 0.2}), ("sample", {})],
+    ids=["learning-free", "learned"],
+)
+def test_dada_of_any_size(scaling: Any, fields: Any) -> None:
+    """Sizes that are no multiples of what the network needs."""
+    with narrow_unet():
+        found = dada(scaling, **fields)
+        program = jax.export.deserialize(bytearray(stablehlo.serialize(found)))
+        for size in ((2, 3, 5), (1, 1, 1)):
+            depth, guide = images(found, *size)
+            difference = np.asarray(program.call(depth, guide)) - super_resolved(found, depth, guide)
+            assert np.abs(difference).max() <= 1e-5 * RANGE
+
+
+def test_what_scipy_computes_is_in_no_program() -> None:
+    with pytest.raises(InputError, match="the model is a DADA with initial=griddata, which SciPy computes"):
+        stablehlo.serialize(dada(features="rgb", initial="griddata"))
 
 
 def test_what_machine_it_is_made_on_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
