@@ -122,6 +122,8 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
         f" Computed again for this page ({trained.origin}): in the mean {off:.2g} {found.unit} from the prediction that"
         f" was measured{rounded}."
     )
+    if not evaluation.origin.startswith(trained.origin):
+        text += f" That was made by {evaluation.origin}: evaluate again."
     return Shown(method, name, found, text)
 
 

@@ -261,7 +261,7 @@ def diffused(tmp_path_factory):
     made = {"model": "DADA x4, resnet50"}
     folders = [
         write_evaluation(folder / "gone", method="gone", names=("easy",), made=made, weights="gone.safetensors"),
-        write_diffused(folder / "rgb", names=("easy",)),
+        write_diffused(folder / "rgb", names=("easy",), origin="learning-free: no weights"),
         write_evaluation(folder / "other", method="other", names=("easy",)),
     ]
     return report(folders, folder / "page.html")
@@ -275,6 +275,7 @@ def test_the_diffusion_of_dada_is_shown(diffused, html):
     assert (
         "easy, all of its 64 x 48 pixels. Computed again for this page (learning-free: no weights): in the" in section
     )
+    assert "evaluate again" not in section
     assert "each block of 4 x 4 pixels" in section and 'href="#diffusion-0"' in text
     stills = re.findall(r"<figcaption>([\d,]+) iterations: MAE ([\d.]+)</figcaption>", section)
     assert [count for count, _ in stills] == ["0", "100", "1,000", "8,000"]
@@ -338,6 +339,7 @@ def test_the_diffusion_of_a_bundle(tmp_path):
     assert diffusions(comparison, ["b"]) == [], "it was not kept"
     (shown,) = diffusions(comparison, ["b", "a"])
     assert shown.image == "a" and shown.found is not None
+    assert shown.text.endswith("was measured. That was made by step 3: evaluate again.")
 
 
 def test_the_figure_of_a_diffusion(ahmf, tmp_path):

@@ -427,9 +427,11 @@ def test_the_diffusion_is_stepped_through(one_context, diffused):
     watched.part("play").click()
     watched.until("""document.querySelector('.diffusion [data-part="told"]').textContent.startsWith("3 iterations")""")
     watched.part("play").click()
-    stopped = told.inner_text()
-    page.wait_for_timeout(600)
-    assert told.inner_text() == stopped and watched.part("play").inner_text() == "Play"
+    for pause in (lambda: None, lambda: (watched.part("play").click(), time.press("Home"))):
+        pause()
+        stopped = told.inner_text()
+        page.wait_for_timeout(1800)
+        assert told.inner_text() == stopped and watched.part("play").inner_text() == "Play"
     page.close()
     assert watched.complaints == []
     assert [url for url in watched.requests if not url.startswith(("data:", "blob:"))] == [diffused.as_uri()]
@@ -444,6 +446,11 @@ def test_the_diffusion_plays_by_itself_and_fits_a_phone(browser, diffused):
     told.evaluate("told => told.scrollIntoView({behavior: 'instant'})")
     watched.until("""document.querySelector('.diffusion [data-part="told"]').textContent.startsWith("2 iterations")""")
     assert watched.part("play").inner_text() == "Pause"
+    watched.page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
+    watched.page.wait_for_timeout(300)
+    unseen = told.inner_text()
+    watched.page.wait_for_timeout(600)
+    assert told.inner_text() == unseen, "nobody sees it"
     assert watched.page.evaluate("document.documentElement.scrollWidth") == 360
     context.close()
     assert watched.complaints == []
