@@ -173,12 +173,12 @@ class DADA(Model):
     def of_whole(
         self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]
     ) -> Mapping[str, np.ndarray]:
-        """What the tiles of an image have in common: its shift, and the mean that the network's input is freed of."""
+        """What tiles of an image share: its shift, its extremes, and the mean that the network's input is freed of."""
         depth, mask = jnp.asarray(depth_lr) / self.deviation, jnp.asarray(mask_lr)
-        shift = _shift(depth, mask, self.shift)
-        if self.features != "learned":
-            return {"shift": np.asarray(shift)}
-        return {"shift": np.asarray(shift), "centre": np.asarray(_mean(self._begin(depth, mask)))}
+        found = {"shift": _shift(depth, mask, self.shift), "extremes": jnp.stack(_extremes(depth, mask), 1)}
+        if self.features == "learned":
+            found["centre"] = _mean(self._begin(depth, mask, found["extremes"]))
+        return {name: np.asarray(value) for name, value in found.items()}
 
     @nn.compact
     def __call__(
@@ -190,6 +190,7 @@ class DADA(Model):
         train: bool = False,
         depth_start: Depth | None = None,
         shift: PerSample | None = None,
+        extremes: Float[Array, "b 2"] | None = None,
         centre: PerSample | None = None,
     ) -> tuple[Depth, dict[str, Any]]:
         """Super-resolves a batch.
@@ -201,7 +202,7 @@ class DADA(Model):
           train: with the batch's own statistics in the network, a random number of first iterations, of the stream
             "sample", and a gradient through the last.
           depth_start: (B, scale * h, scale * w, 1), in place of what `initial` makes.
-          shift, centre: (B,), of the image that this is a tile of (`of_whole`).
+          shift, extremes, centre: of the image that this is a tile of (`of_whole`).
 
         Returns:
           `depth_hr` (B, scale * h, scale * w, 1) float32, whose mean over each known sample's area is that sample, and
@@ -219,7 +220,9 @@ class DADA(Model):
             )
         mask = jnp.ones_like(depth_lr, bool) if mask_lr is None else mask_lr
         depth_lr = depth_lr / self.deviation
-        begin = self._begin(depth_lr, mask) if depth_start is None else depth_start / self.deviation
+        if extremes is None:
+            extremes = jnp.stack(_extremes(depth_lr, mask), 1)
+        begin = self._begin(depth_lr, mask, extremes) if depth_start is None else depth_start / self.deviation
         added = _shift(depth_lr, mask, self.shift) if shift is None else shift
         guide = (guide - jnp.array(MEAN)) / jnp.array(STD)
 
@@ -251,8 +254,8 @@ class DADA(Model):
         aux = {"cv": cv, "ch": ch, "features": features, "iterations": done, "contrast": contrast}
         return (depth - added) * self.deviation, {**aux, "depth_start": begin * self.deviation}
 
-    def _begin(self, depth_lr: DepthLR, mask: MaskLR) -> Depth:
-        """What the diffusion begins with, and what the network sees of the depth."""
+    def _begin(self, depth_lr: DepthLR, mask: MaskLR, extremes: Float[Array, "b 2"]) -> Depth:
+        """What the diffusion begins with, and what the network sees of the depth, of which the extremes are known."""
         b, h, w, _ = depth_lr.shape
         size = self.scale * h, self.scale * w
         if self.initial == "constant":
@@ -260,10 +263,9 @@ class DADA(Model):
         if self.initial == "griddata":
             shape = jax.ShapeDtypeStruct((b, *size, 1), jnp.float32)
             return lax.stop_gradient(jax.pure_callback(griddata, shape, depth_lr, mask, self.scale))
-        low, high = _extremes(depth_lr, mask)
         enlarged = resize(filled(depth_lr, mask), size, "torch_bicubic")
         # Beside a steep edge cubic convolution goes beyond both sides, as far as below 0.
-        return jnp.clip(enlarged, low[:, None, None, None], high[:, None, None, None])
+        return jnp.clip(enlarged, extremes[:, 0, None, None, None], extremes[:, 1, None, None, None])
 
     def _learned(self, guide: Array, begin: Depth, centre: PerSample, train: bool) -> Float[Array, "b H W c"]:
         """The network's features of every pixel."""
