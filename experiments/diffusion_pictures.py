@@ -163,14 +163,15 @@ def watch(
     begun = model.clone(iterations=0, gradient_iterations=1)
     image, cv, ch = _begin(begun, split(trained.params), source, colours, measured, common)
 
+    # The diffusion is of depth in the model's deviations, raised by the shift.
     added = jnp.asarray(common["shift"])[:, None, None, None]
-    image, source = image + added, source + added
+    image, source = (x / model.deviation + added for x in (image, source))
     shown = slice(crop.y - top, crop.y - top + crop.height), slice(crop.x - left, crop.x - left + crop.width)
     counts = _counts(model.iterations + (model.gradient_iterations if model.features == "learned" else 0))
     depths = np.empty((len(counts), crop.height, crop.width), np.float32)
     for i, (done, count) in enumerate(itertools.pairwise((0, *counts))):
         image = _iterate(image, cv, ch, source, measured, count - done, model.rate)
-        kept = np.asarray(image - added)[0, *shown, 0].astype(np.float64)
+        kept = np.asarray((image - added) * model.deviation)[0, *shown, 0].astype(np.float64)
         depths[i] = (kept * span.item() + low.item()) * one
     part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
     return Diffusion(

@@ -23,7 +23,7 @@ from experiments.figures import Crop
 from experiments.pictures import CAPTION, GAP, depth_colours, heat_colours
 
 SCALE = 4
-RGB = Trained(DADA(SCALE, features="rgb", iterations=150), {}, scaling="largest", unit="m", range=10.0)
+RGB = Trained(DADA(SCALE, features="rgb", iterations=150, deviation=0.8), {}, scaling="largest", unit="m", range=10.0)
 
 
 @functools.cache
@@ -69,6 +69,14 @@ def test_each_frame_is_what_the_model_gives_after_so_many_iterations():
     assert found.ch[:, 8].shape == (16,) and found.ch.shape == (16, 19)
 
 
+def test_depth_that_is_raised_is_lowered_again():
+    low, known, guide, _ = scene(far=4.1)
+    found = watch(RGB, low, known, guide)
+    batch = {"depth_lr": low[None, ..., None] / 10, "mask_lr": known[None, ..., None], "guide": guide[None] / 255}
+    whole = Upsampler(RGB).batch(batch)[0, ..., 0] * 10
+    np.testing.assert_allclose(found.depths[-1], whole, rtol=1e-5, atol=1e-5)
+
+
 def test_another_unit_is_the_same_diffusion():
     low, known, guide, truth = scene()
     found = watch(RGB, 100 * low, known, guide, truth=100 * truth, unit="cm")
@@ -97,7 +105,7 @@ def test_a_part_is_what_it_is_in_the_whole_image():
 
 
 def test_a_learned_model():
-    model = DADA(SCALE, encoder="resnet18", channels=2, enlarge=1, iterations=2, gradient_iterations=3)
+    model = DADA(SCALE, "learned", "resnet18", 2, enlarge=1, iterations=2, gradient_iterations=3, deviation=0.7)
     shapes, rng = jax.eval_shape(lambda: init_params(model)), np.random.default_rng(0)
 
     def drawn(path, leaf):
