@@ -13,8 +13,12 @@ from ahmf_jax import engine as engine_module
 from ahmf_jax import memory
 from ahmf_jax.engine import Engine, keep_compiled, out_of_memory
 from ahmf_jax.errors import InputError
-from ahmf_jax.models import AHMF
+from ahmf_jax.export import Trained
+from ahmf_jax.models import AHMF, DADA, Model
+from ahmf_jax.models import dada as dada_module
+from ahmf_jax.state import init_params
 from ahmf_jax.upsample import super_resolve
+from tests.exports import dada, narrow_unet
 from tests.tile_equality import random_images, random_weights, shapes
 
 MODEL = AHMF(scale=2, num_levels=1, features=2)
@@ -214,13 +218,72 @@ def test_a_tile_of_nothing() -> None:
         engine()(*random_images(8, 8, 2), tile=0)
 
 
-@pytest.mark.parametrize("model", [AHMF(4, 4, 16), AHMF(8, 2, 16), AHMF(2, 8, 16), AHMF(4, 2, 16, "paper")])
-def test_the_memory_of_a_sample_is_about_what_the_compiler_says(model: AHMF) -> None:
+def edges(scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A step in depth on one side, which cubic convolution goes beyond, with some samples unknown; a smooth guide."""
+    rng = np.random.default_rng(0)
+    depth = np.full((30, 42), 1.0, np.float32)
+    depth[:, 30:], depth[5:8, 35] = 0.4, 1.5
+    known = rng.random(depth.shape) < 0.9
+    guide = np.linspace(0, 40, 42 * scale) + np.linspace(0, 20, 30 * scale)[:, None]
+    guide = guide[..., None] + rng.integers(0, 3, (30 * scale, 42 * scale, 3))
+    return depth, known, guide.astype(np.uint8)
+
+
+def test_tiles_of_a_diffusion_give_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the rounding of its iterations, if they are told of the whole image and have their margins."""
+    diffusion = Engine(Trained(DADA(4, features="rgb", iterations=5), {}, "largest"))
+    inputs = edges(4)
+    whole = diffusion(*inputs)
+    monkeypatch.setitem(dada_module.MARGIN, "rgb", 32)
+
+    def difference() -> float:
+        return float(np.abs(diffusion(*inputs, tile=10) - whole).max())
+
+    assert difference() <= 1e-5
+    monkeypatch.setattr(DADA, "of_whole", lambda *_: {})
+    assert difference() > 5e-5
+    monkeypatch.undo()
+    monkeypatch.setitem(dada_module.MARGIN, "rgb", 1)
+    assert difference() > 1e-4
+
+
+def test_tiles_of_a_network_that_halves_the_image_begin_where_its_halves_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dada_module.MARGIN, "learned", 44)
+    begun, run = [], Engine._run
+
+    def recorded(self: Engine, images: Any, wanted: Any, tile: Any, **how: Any) -> Any:
+        begun.extend(4 * span.start for span in tile)
+        return run(self, images, wanted, tile, **how)
+
+    monkeypatch.setattr(Engine, "_run", recorded)
+    with narrow_unet():
+        network = Engine(dada(enlarge=1))
+        inputs = edges(4)
+        whole = network(*inputs)
+        assert np.abs(network(*inputs, tile=5) - whole).mean() < 1e-3
+    assert len(set(begun)) > 2 and all(start % 32 == 0 for start in begun)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        AHMF(4, 4, 16),
+        AHMF(8, 2, 16),
+        AHMF(2, 8, 16),
+        AHMF(4, 2, 16, "paper"),
+        DADA(4, features="rgb"),
+        DADA(8),
+        DADA(4, encoder="resnet18", channels=32, enlarge=1),
+    ],
+)
+def test_the_memory_of_a_sample_is_about_what_the_compiler_says(model: Model) -> None:
     side = 256 // model.scale
     sizes = [(1, side, side, 1), (1, side * model.scale, side * model.scale, 3)]
     depth, guide = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sizes)
     run = functools.partial(engine_module.network, model, "depth")
-    measured = jax.jit(run).lower(shapes(model), depth, guide).compile().memory_analysis()
+    given = {"mask_lr": jax.ShapeDtypeStruct(sizes[0], bool)} if model.reads_mask else {}
+    weights = jax.eval_shape(lambda: init_params(model))
+    measured = jax.jit(run).lower(weights, depth, guide, **given).compile().memory_analysis()
     if measured is None:
         pytest.skip("this backend does not tell what a program takes")
     assert 0.9 < model.bytes_per_sample * side**2 / measured.temp_size_in_bytes < 2.5

@@ -23,6 +23,21 @@ def test_windows_of_one_width_cover_an_axis_once_with_margins(length: int, most:
         assert s.stop == length or s.stop - s.high >= reach
 
 
+@settings(max_examples=500, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 80), st.integers(0, 15), st.booleans(), st.sampled_from((2, 4, 8)))
+def test_windows_begin_at_multiples_of_a_step(length: int, most: int, reach: int, fill: bool, step: int) -> None:
+    found = spans(length, most, reach, fill=fill, step=step)
+    np.testing.assert_array_equal(np.concatenate([np.arange(s.low, s.high) for s in found]), np.arange(length))
+    assert all(s.start % step == 0 for s in found)
+    widths = [s.stop - s.start for s in found]
+    # The last ends with the axis; what is narrower than a step between its margins is as wide as that.
+    assert len(set(widths[:-1])) <= 1 and widths[-1] <= widths[0] <= max(most, 2 * reach + step)
+    for s in found:
+        assert 0 <= s.start <= s.low < s.high <= s.stop <= length
+        assert s.start == 0 or s.low - s.start >= reach
+        assert s.stop == length or s.stop - s.high >= reach
+
+
 def test_no_more_windows_than_needed() -> None:
     assert len(spans(100, 100, 10)) == 1 and len(spans(101, 100, 10)) == 2
     # Two windows of 60 with a margin of 10 between them cover 100; a sample more needs a third.

@@ -15,6 +15,7 @@ import pytest
 import ahmf_jax
 from ahmf_jax import export as bundles
 from ahmf_jax import upsample
+from ahmf_jax.models import DADA
 from experiments import cli, export
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,50 @@ def test_what_is_exported_runs_by_the_pages_lines(kind, ahmf, run, tmp_path, sma
     wanted = ahmf_jax.load(run)(depth_lr, guide)
     assert np.abs(np.load(tmp_path / "out.npy").reshape(12, 20) - wanted).max() <= 1e-5 * 10
     assert np.ptp(wanted) > 0.5
+
+
+@pytest.mark.parametrize("kind", OUT)
+def test_the_learning_free_dada_by_its_name(kind, ahmf, tmp_path, monkeypatch):
+    for package in RUNTIMES[kind]:
+        pytest.importorskip(package)
+    monkeypatch.setattr(export, "ITERATED_SIZES", ((2, 2, 3), (1, 1, 2)))
+    few = dataclasses.replace(upsample.dada_rgb(8), model=DADA(8, features="rgb", iterations=20, tolerance=1e-9))
+    monkeypatch.setattr(upsample, "dada_rgb", lambda scale: {8: few}[scale])
+    ended = ahmf("export", kind, "dada_rgb_x8", tmp_path / OUT[kind])
+    assert ended.code == 0, ended.err
+    differences = re.findall(r"(\S+) on (\S+) samples", ended.out)
+    assert [size for _, size in differences] == ["2x2x3", "1x1x2"]
+    assert all(float(difference) <= 1e-5 for difference, _ in differences)
+    if kind == "safetensors":
+        assert upsample.load_trained(tmp_path / OUT[kind]) == few
+    if kind == "torch":  # there are no weights
+        assert [p.name for p in (tmp_path / OUT[kind]).iterdir()] == [export.PROGRAM]
+    if kind == "onnx":  # what is done, not what the model may leave out
+        import onnx
+
+        said = {x.key: x.value for x in onnx.load(tmp_path / OUT[kind]).metadata_props}
+        assert json.loads(said["model"])["tolerance"] == 0
+
+
+def test_what_the_learning_free_dada_says_of_itself(ahmf):
+    shown = ahmf("export", "show", "dada_rgb_x4")
+    assert shown.code == 0, shown.err
+    assert re.search(r"^model +dada, scale 4, features rgb,", shown.out, re.M)
+    assert re.search(r"^weights +0, for a guide of 3 channels$", shown.out, re.M)
+    assert "scaling largest" in shown.out
+
+
+def test_a_dada_that_scipy_begins_is_exported_as_weights_alone(ahmf, refused, tmp_path, monkeypatch, contents):
+    monkeypatch.setattr(export, "ITERATED_SIZES", ((1, 2, 3),))
+    model = DADA(4, features="rgb", iterations=3, initial="griddata")
+    bundles.save_bundle(tmp_path / "w.safetensors", bundles.Trained(model, {}))
+    before = contents(tmp_path)
+    for kind, name in (("stablehlo", "out.stablehlo"), ("onnx", "out.onnx"), ("torch", "out")):
+        if all(export._installed(package) for package in RUNTIMES[kind]):
+            said = r"w\.safetensors is a DADA with initial=griddata, .* export it as safetensors"
+            refused("export", kind, tmp_path / "w.safetensors", tmp_path / name, said=said)
+    assert contents(tmp_path) == before
+    assert ahmf("export", "safetensors", tmp_path / "w.safetensors", tmp_path / "v.safetensors").code == 0
 
 
 def test_a_bundle_tells_where_it_comes_from(ahmf, run, tmp_path, small):
