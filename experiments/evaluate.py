@@ -36,7 +36,7 @@ from experiments.evaluations import (
     write_record,
 )
 from experiments.findings import FACTORS
-from experiments.methods import Method, Predictions, interpolate, open_method, run_folder, trained_on
+from experiments.methods import Method, Network, Predictions, interpolate, open_method, run_folder, trained_on
 from experiments.protocols import Protocol, choose_protocol, rounded
 
 if TYPE_CHECKING:
@@ -391,7 +391,8 @@ def evaluate(command: "Evaluate") -> Evaluation:
             folder=folder,
             progress=lambda done, _: bar.update(done - bar.n),
         )
-        made = {**how_made(), "data": data, "seconds": round(time.perf_counter() - started, 3)}
+        model = {"model": method.model} if isinstance(method, Network) else {}
+        made = {**how_made(), **model, "data": data, "seconds": round(time.perf_counter() - started, 3)}
         found = dataclasses.replace(
             found,
             method=command.name or found.method,

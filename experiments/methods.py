@@ -54,7 +54,10 @@ def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
 
 
 class Network:
-    """A trained model: a run's folder (its best checkpoint), a weights file, or the learning-free "dada_rgb_x8"."""
+    """A trained model: a run's folder (its best checkpoint), a weights file, or the learning-free "dada_rgb_x8".
+
+    `model` says in a few words which it is.
+    """
 
     def __init__(self, weights: Path, name: str = ""):
         from ahmf_jax import scaling, upsample
@@ -64,6 +67,7 @@ class Network:
         self.name = name or weights.resolve().name.removesuffix(".safetensors")
         self.scale: int = trained.model.scale
         self.origin = trained.origin
+        self.model = trained.model.summary()
         if scaling.is_leak(trained.scaling):
             self.origin += ", told the smallest and largest TRUE depth of each image: a leak"
 

@@ -30,7 +30,8 @@ class Report:
     images: int | None = None
     """Images with a viewer in each comparison, at most: the worst; by default all that the evaluations kept."""
     figure: str | None = None
-    """Also write the figure of a paper of the image of that name: methods, enlarged crops, error maps; PDF and PNG."""
+    """Also write the figure of a paper of the image of that name: methods, enlarged crops, error maps; and of
+    each DADA how its diffusion goes; PDF and PNG."""
     crop: tuple[str, ...] = ()
     """Parts of the image to enlarge in the figure, each X,Y,W,H in pixels; by default where the errors are largest."""
     storage: str | None = None
