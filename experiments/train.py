@@ -240,14 +240,19 @@ class Task:
 
         data = config.data
         self.config = config
-        rows = data.patch_size // config.model.scale
+        self.model = config.model.build()
+        # An image that cannot be padded is not divided over devices either.
+        rows = data.patch_size // config.model.scale if self.model.paddable else 1
+        if config.mesh != "auto" and sharding.parse_mesh(config.mesh)[1] > 1 and not self.model.paddable:
+            raise InputError(
+                f"--mesh {config.mesh}: {self.model.summary()} is not divided by height: give data=N alone"
+            )
         self.beside_others = bool(beside)
         if beside:
             self.mesh = sharding.make_mesh(1, 1, beside[:1])
         else:
             self.mesh = sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
         self.devices = list(beside or self.mesh.devices.flat)
-        self.model = config.model.build()
         self.optimiser = config.optimiser.build(config.steps)
         training = open_training(data, data_dir)
         self.held_out = open_validation(data, [dataset for dataset, _ in training], data_dir)

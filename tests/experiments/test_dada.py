@@ -1,5 +1,6 @@
 """DADA by the commands that AHMF has: trained, gone on with, evaluated, super-resolved with, started from."""
 
+import dataclasses
 import json
 import shutil
 
@@ -106,6 +107,14 @@ def test_what_learns_nothing_says_so():
         DADAConfig(rate=0.26)
     with pytest.raises(InputError, match=r"leave DADAConfig.encoder_weights out"):
         TrainConfig(model=DADAConfig(encoder_weights="a.pth"), start_from="b.safetensors")
+
+
+def test_an_image_is_not_divided_over_devices(data_dir):
+    config = dataclasses.replace(CONFIG, mesh="data=1,spatial=2")
+    with pytest.raises(InputError, match=r"--mesh data=1,spatial=2: DADA x4, resnet18 is not divided by height: give"):
+        train_module.Task(config, data_dir)
+    many = dataclasses.replace(CONFIG, mesh="auto", data=dataclasses.replace(CONFIG.data, batch_size=1))
+    assert train_module.Task(many, data_dir).mesh.size == 1
 
 
 def test_a_configuration_keeps_its_model_through_json():
