@@ -97,6 +97,12 @@ def test_dada_of_any_size(scaling: Any, fields: Any) -> None:
             assert difference(found, runtime, depth, guide) <= 1e-5
 
 
+def test_depth_of_zeros_is_not_divided_by_them() -> None:
+    found = dada("largest", features="rgb")
+    depth, guide = images(found, 1, 2, 3)
+    assert difference(found, session(onnx_graph.build(found)), 0 * depth, guide) <= 1e-5
+
+
 def test_the_iterations_are_one_loop_and_rounding_does_not_grow_with_them() -> None:
     found = dada("range", features="rgb", scale=8, iterations=9024)
     model = onnx_graph.build(found)
