@@ -43,7 +43,10 @@ OURS, EAGER, COMPILED = "ahmf_jax", "PyTorch, eager", "PyTorch, torch.compile"
 PROGRAMS = (OURS, EAGER, COMPILED)
 SPEED_TARGET = 4.0  # times eager PyTorch, on a CPU
 MEMORY_TARGET = 0.1  # of unrolled PyTorch's
-LIMIT = 1e-5  # of the reference, the twin, mass and adherence
+LIMIT = 1e-5  # of the reference, mass and adherence
+# Of the images: after 9,024 iterations float32 itself is 3e-5 from float64 at the worst pixel (4e-7 in the mean), in
+# this program as in eager PyTorch.
+IMAGE_LIMIT = 1e-4
 CONTRAST = 0.03
 GRADIENT_STEPS = 64  # iterations of the gradient that is timed
 WARM_UP = 256  # iterations, untimed
@@ -152,7 +155,7 @@ def measure(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> dict[str
     """All figures.
 
     Raises:
-      RuntimeError: a program's image differs from eager PyTorch's by more than `LIMIT`.
+      RuntimeError: a program's image differs from eager PyTorch's by more than `IMAGE_LIMIT`.
     """
     from tqdm import tqdm
 
@@ -177,8 +180,8 @@ def measure(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> dict[str
         images[name] = np.load(folder / f"{name}.npy")
         difference = float(np.abs(images[name] / images[EAGER] - 1).max())
         speed[name]["difference"] = difference
-        if not difference <= LIMIT:
-            raise RuntimeError(f"{name}: differs by {difference:.1e} from {EAGER}, relative, more than {LIMIT:g}")
+        if not difference <= IMAGE_LIMIT:
+            raise RuntimeError(f"{name}: differs by {difference:.1e} from {EAGER}, relative, more than {IMAGE_LIMIT:g}")
     for _ in range(sizes.rounds):
         bar.set_description("speed")
         for name, ask in asks.items():
@@ -234,7 +237,8 @@ def _check_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         if name in checks:
             rows.append((words, f"{checks[name]:.1e}", f"{LIMIT:g}", verdict(checks[name] <= LIMIT)))
     difference = report["speed"][OURS]["difference"]
-    rows.append(("eager PyTorch's image, relative", f"{difference:.1e}", f"{LIMIT:g}", verdict(difference <= LIMIT)))
+    words = "eager PyTorch's image, relative, the worst pixel"
+    rows.append((words, f"{difference:.1e}", f"{IMAGE_LIMIT:g}", verdict(difference <= IMAGE_LIMIT)))
     for rate, growth in checks["growth"].items():
         stable = float(rate) <= 0.25
         rows.append(
