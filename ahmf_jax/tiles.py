@@ -1,9 +1,10 @@
-"""How an image is cut into tiles that together give the result of the whole: plain arithmetic, NumPy only.
+"""How an image is cut into tiles that together give the result of the whole, or nearly: plain arithmetic, NumPy only.
 
 AHMF's recalibration block (FRB) weighs channels by statistics of the whole map, so that tiles by themselves give
 another answer. But a level's statistics depend on that level's convolutional features alone, and the rest of the
 network has a finite reach. So the image is run twice, tile by tile, first to gather the statistics and then with them
-given, each time with a margin of the network's reach around the part of a tile that counts.
+given, each time with a margin of the network's reach around the part of a tile that counts. A model without such
+statistics (DADA) is run once, and its tiles are told what they need of the whole (`Model.of_whole`).
 """
 
 import math
