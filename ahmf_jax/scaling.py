@@ -39,8 +39,8 @@ def offset_and_span(
         `"sample"`: the minimum and maximum of the sample's own low-resolution depth become 0 and 1, which
         can be done on any sensor, and makes the network indifferent to the unit.
         `"largest"`: its maximum becomes 1 and 0 stays, for models that multiply depth.
-        `"truth"`: as by sample, with those of the whole image's ground truth, as the authors' later survey code has it. No
-        sensor knows them: it serves comparison with numbers that were made so, and `is_leak`.
+        `"truth"`: as by sample, with those of the whole image's ground truth, as the authors' later survey code has it.
+        No sensor knows them: it serves comparison with numbers that were made so, and `is_leak`.
       depth_span: the smallest and the largest true depth, in units of the range; read for `"truth"` alone.
 
     Returns:

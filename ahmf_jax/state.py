@@ -16,7 +16,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.losses import LOSSES
 from ahmf_jax.models.base import Model
 from ahmf_jax.scaling import Scaling
-from ahmf_jax.sharding import state_shardings
+from ahmf_jax.sharding import local_copy, state_shardings
 from ahmf_jax.variables import STATISTICS, join, split
 
 # An array where it is traced: in a program for several runs.
@@ -167,5 +167,5 @@ def create_state(
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     weights = _draw(model, mesh, fsdp)(np.uint32(seed), output_scale)
     if start_from is not None:
-        weights = start_from(jax.device_get(weights))
+        weights = start_from(jax.device_get(local_copy(weights, mesh)))
     return jax.jit(build, out_shardings=shardings, **_quickly())(weights)

@@ -30,6 +30,8 @@ from ahmf_jax.units import depth_of_one
 Holes = Literal["keep", "fill"]
 # Padding costs up to a quarter of the work, and compiling that of several images.
 OWN_SIZES = 2
+# In place of a path. A folder of that name is given with the folder that it is in.
+LEARNING_FREE = r"dada_rgb_x(\d{1,4})"
 
 
 @functools.partial(jax.jit, static_argnames=("model", "scaling"))
@@ -240,8 +242,8 @@ def load(path: str | os.PathLike[str], devices: Sequence[jax.Device] | None = No
 
 
 def load_trained(path: str | os.PathLike[str]) -> Trained:
-    """The model and its parameters, as `load` finds them; "dada_rgb_x8" is `dada_rgb(8)`."""
-    if (learning_free := re.fullmatch(r"dada_rgb_x(\d{1,2})", os.fspath(path))) and not Path(path).exists():
+    """The model and its parameters, as `load` finds them; "dada_rgb_x8" is `dada_rgb(8)`, whatever lies there."""
+    if learning_free := re.fullmatch(LEARNING_FREE, os.fspath(path)):
         return dada_rgb(int(learning_free[1]))
     path = Path(path)
     if path.is_dir():

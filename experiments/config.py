@@ -161,8 +161,8 @@ class DADAConfig:
         return DADA(**fields)
 
 
-ModelConfig = AHMFConfig | DADAConfig
-MODELS: dict[str, type[ModelConfig]] = {cls.name: cls for cls in (AHMFConfig, DADAConfig)}
+AnyModel = AHMFConfig | DADAConfig
+MODELS: dict[str, type[AnyModel]] = {cls.name: cls for cls in (AHMFConfig, DADAConfig)}
 
 
 @dataclass(frozen=True)
@@ -517,7 +517,7 @@ def _try(optimiser: "optax.GradientTransformation") -> None:
 class TrainConfig:
     """One training run."""
 
-    model: ModelConfig = field(default_factory=AHMFConfig)
+    model: AnyModel = field(default_factory=AHMFConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     steps: int = field(default=1000, metadata=rule(above=0))
@@ -576,7 +576,12 @@ class TrainConfig:
             raise InputError(
                 "TrainConfig.start_from says where all weights are from: leave DADAConfig.encoder_weights out"
             )
-        if self.output_scale != 1 and self.model.name == DADAConfig.name:
+        if self.scaling in ("sample", "truth") and isinstance(self.model, DADAConfig):
+            raise InputError(
+                f"TrainConfig.scaling is {self.scaling!r}, which takes the smallest depth to 0, and DADA multiplies "
+                "depth: choose range or largest"
+            )
+        if self.output_scale != 1 and isinstance(self.model, DADAConfig):
             raise InputError(
                 f"TrainConfig.output_scale is {self.output_scale}, but DADA has no last convolution that makes depth: "
                 "leave it at 1"
@@ -669,7 +674,7 @@ def from_json(values: dict[str, Any], cls: Any = TrainConfig) -> Any:
     arguments = {}
     for name, value in values.items():
         hint = types[name]
-        if hint == ModelConfig and isinstance(value, dict):
+        if hint == AnyModel and isinstance(value, dict):
             value = dict(value)
             called = value.pop("name", AHMFConfig.name)  # runs were written without while there was one
             if called not in MODELS:

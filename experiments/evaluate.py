@@ -192,7 +192,7 @@ def measure_all(
                     prediction, remark = _read_prediction(method, whole, part, batch, info)
                     remarks += [remark] if remark else []
                 else:
-                    prediction = method.batch(batch)
+                    prediction = _predicted(method, example.name, batch)
                     _check_numbers(method, example.name, prediction, batch)
                 # No further ahead than that: large images fill the memory.
                 for waiting in (measured, saved):
@@ -229,6 +229,14 @@ def measure_all(
         pixels=_averaged(results, depth_range, "pixels", 0),
         notes=(*_notes(results, protocol), *_share_of_tiles(pixels, protocol), *remarks),
     )
+
+
+def _predicted(method: Method, name: str, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the method makes of an image, which is named where it can make nothing of it."""
+    try:
+        return method.batch(batch)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _check_numbers(method: Method | Predictions, name: str, depth: np.ndarray, batch: Mapping[str, np.ndarray]) -> None:

@@ -106,6 +106,7 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
       InputError: there is none of that name; no scale where one is needed, or another than the model's.
     """
     from ahmf_jax.models import classical
+    from ahmf_jax.upsample import LEARNING_FREE
 
     kernel = protocol.floor if name == "bicubic" else ALIASES.get(name, name)
     if name in named_methods():
@@ -118,7 +119,7 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
         if kernel in classical.FILTERS:
             return classical.Classical(name, scale, noisy=protocol.degrade.noise_sigma > 0)
         return Interpolation(kernel, scale, name)
-    if not (Path(name).exists() or re.fullmatch(rf"{DADA_RGB}_x\d+", name)):
+    if not (Path(name).exists() or re.fullmatch(LEARNING_FREE, name)):
         known = ", ".join(named_methods())
         raise InputError(f"{name} is no method ({known}), and no run's folder or weights file is there: check the name")
     network = Network(Path(name))

@@ -314,6 +314,12 @@ class Task:
         from ahmf_jax.state import create_state
 
         config = self.config
+        from_weights = config.start_from != "" or isinstance(config.model, configs.DADAConfig)
+        encoder = config.model.encoder_weights if isinstance(config.model, configs.DADAConfig) else ""
+        if encoder and not abstract and not Path(encoder).is_file():  # before the time that random weights take
+            raise InputError(
+                f"--model.encoder-weights: {encoder} does not exist: give a torchvision ResNet's state dict"
+            )
         return create_state(
             self.model,
             self.optimiser,
@@ -321,7 +327,7 @@ class Task:
             fsdp=config.fsdp,
             seed=config.seed,
             output_scale=config.output_scale,
-            start_from=self._start,
+            start_from=self._start if from_weights else None,
             abstract=abstract,
             loss=config.loss,
             edge_weight=config.edge_weight,

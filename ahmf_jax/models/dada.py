@@ -161,12 +161,12 @@ class DADA(Model):
         """Refuses depth that cannot be diffused by ratios.
 
         Raises:
-          InputError: known depth below 0.
+          InputError: known depth so far below 0 that the shift leaves it there; a little is what interpolation makes.
         """
         low = float(np.min(depth_lr, where=mask_lr, initial=np.inf))
-        if low < 0:
+        if low / self.deviation + LOW <= 0:
             raise InputError(
-                f"the smallest known depth is {low:g} of the model's unit: DADA scales depth by ratios, which needs it "
+                f"the smallest known depth is {low:g} of what counts as 1: DADA scales depth by ratios, which needs it "
                 "above 0; mark what is unknown as such, or add a constant"
             )
 

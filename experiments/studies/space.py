@@ -500,7 +500,7 @@ def _fields(model: str) -> dict[str, tuple[Any, str]]:
 
     def walk(cls: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, str]]]:
         for name, hint in hints(cls).items():
-            hint = configs.MODELS[model] if hint == configs.ModelConfig else hint
+            hint = configs.MODELS[model] if hint == configs.AnyModel else hint
             if dataclasses.is_dataclass(hint):
                 yield from walk(hint, f"{prefix}{name}.")
             else:

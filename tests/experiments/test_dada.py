@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from ahmf_jax import InputError, checkpoint, unet, upsample
+from ahmf_jax import InputError, checkpoint, state, unet, upsample
 from ahmf_jax.variables import STATISTICS
 from experiments import config as configs
 from experiments import train as train_module
@@ -100,13 +100,33 @@ def test_the_learning_free_one_is_a_method_by_name(data_dir, tmp_path, capsys):
         upsample.load("dada_rgb_x")
 
 
+def test_a_folder_of_its_name_is_not_in_its_way(tmp_path, monkeypatch):
+    (tmp_path / "dada_rgb_x4").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert upsample.load("dada_rgb_x4").trained.params == {}
+
+
 def test_what_learns_nothing_says_so():
     with pytest.raises(InputError, match=r"TrainConfig.output_scale is 0.5, but DADA has no last convolution"):
         TrainConfig(model=MODEL, output_scale=0.5, data=CONFIG.data)
     with pytest.raises(InputError, match=r"DADAConfig.rate is 0.26: it must be above 0 and at most 0.25"):
         DADAConfig(rate=0.26)
+    with pytest.raises(InputError, match=r"TrainConfig.scaling is 'sample', which takes the smallest depth to 0"):
+        TrainConfig(model=MODEL, scaling="sample", data=CONFIG.data)
     with pytest.raises(InputError, match=r"leave DADAConfig.encoder_weights out"):
         TrainConfig(model=DADAConfig(encoder_weights="a.pth"), start_from="b.safetensors")
+
+
+def test_a_file_of_the_encoder_that_is_not_there_is_told_before_anything_is_drawn(data_dir, monkeypatch):
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, encoder_weights="nope.pth"))
+    monkeypatch.setattr(state, "create_state", None)
+    with pytest.raises(InputError, match=r"--model.encoder-weights: nope.pth does not exist: give a torchvision"):
+        train_module.Task(config, data_dir).state()
+
+
+def test_the_encoder_of_a_new_run_is_said_to_be_random(data_dir, capsys):
+    train_module.Task(CONFIG, data_dir)._start({"unet": {}})
+    assert "the encoder starts at random: give ImageNet's weights" in capsys.readouterr().out
 
 
 def test_an_image_is_not_divided_over_devices(data_dir):
