@@ -10,10 +10,18 @@ import numpy as np
 from ahmf_jax import torch_weights, upsample
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained, model_fields, save_bundle
-from ahmf_jax.models import AHMF, Model
+from ahmf_jax.models import AHMF, DADA, Model
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.variables import split
 from ahmf_jax.variants import Part, Variant
+
+# The standard deviations, in mm, by which the program of DADA's authors divides depth.
+AUTHORS = "1122.7 of Middlebury, 1386.05 of NYUv2, 1154.29 of DIML"
+# What the reader of PyTorch weights must do to the depth, which for the rest is divided by the range.
+SCALED = {
+    "sample": "; give it depth scaled so that the LR map's minimum is 0 and its maximum 1",
+    "largest": "; give it depth scaled so that the LR map's maximum is 1",
+}
 
 
 def _describe(trained: Trained) -> str:
@@ -26,8 +34,8 @@ def from_torch(
     source: Path,
     out: Path,
     scaling: Scaling,
-    depth_range: float,
-    unit: str,
+    depth_range: float | None,
+    unit: str | None,
     *,
     scale: int | None = None,
     variant: Variant | None = None,
@@ -37,17 +45,27 @@ def from_torch(
 
     Args:
       source, out: the files.
-      scaling, depth_range, unit: of the depth that the network was trained on.
+      scaling, depth_range, unit: of the depth that the network was trained on; by default 255 grey levels for an
+        AHMF. A DADA with scaling "range" must be told both, as its authors have a range for each data set.
       scale, variant, swapped: as in `torch_weights.from_torch`.
+
+    Raises:
+      InputError: a file that cannot be read or written, tensors of no model, a range that is missing or wrong.
     """
     _suffix(out, ".safetensors")
-    if not 0 < depth_range < math.inf:
+    if depth_range is not None and not 0 < depth_range < math.inf:
         raise InputError(f"--range {depth_range:g}: give the depth that the network takes for 1, above 0")
     arrays = torch_weights.read(source)
     try:
         model, params = torch_weights.from_torch(arrays, variant, swapped, scale=scale)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    if isinstance(model, DADA) and scaling == "range" and (depth_range is None or unit is None):
+        raise InputError(
+            f"{source} is a DADA, whose tensors do not tell the depth that it takes for 1: give --range and --unit; "
+            f"the authors' are --unit mm --range {AUTHORS}"
+        )
+    depth_range, unit = 255.0 if depth_range is None else depth_range, unit or "grey level"
     trained = Trained(model, params, scaling, unit, depth_range, f"converted from {source.name}")
     save_bundle(out, trained)
     return f"{out}: {_describe(trained)}"
@@ -59,10 +77,7 @@ def to_torch(source: Path, out: Path) -> str:
     trained = upsample.load_trained(source)
     arrays = torch_weights.to_torch(trained.model, trained.params)
     torch_weights.write(out, trained.model, arrays)
-    scaling = ""
-    if trained.scaling == "sample":
-        scaling = "; give it depth scaled so that the LR map's minimum is 0 and its maximum 1"
-    return f"{out}: {_describe(trained)}{scaling}{_untold(trained.model, arrays)}"
+    return f"{out}: {_describe(trained)}{SCALED.get(trained.scaling, '')}{_untold(trained.model, arrays)}"
 
 
 def _untold(model: Model, arrays: Mapping[str, np.ndarray]) -> str:

@@ -20,10 +20,12 @@ class FromTorch:
     scaling: Literal["range", "sample", "largest"] = "range"
     """What the network was trained to see: depth / range, or each sample stretched over its own span, or its largest
     depth as 1."""
-    range: float = 255.0
-    """The depth that it takes for 1."""
-    unit: str = "grey level"
-    """The unit of its depth."""
+    range: float | None = None
+    """The depth that it takes for 1; an AHMF's is 255 by default. A DADA's must be given, with its unit, where
+    --scaling is range: the authors' is the standard deviation of their data in mm, 1122.7 of Middlebury, 1386.05 of
+    NYUv2, 1154.29 of DIML."""
+    unit: str | None = None
+    """The unit of its depth; an AHMF's is grey level by default."""
     scale: int | None = None
     """The factor of a DADA, as its tensors do not tell it; an AHMF's do."""
     variant: Variant | None = None

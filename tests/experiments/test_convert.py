@@ -95,6 +95,11 @@ def test_the_layout_of_dadas_authors(ahmf, refused, tmp_path):
     torch.save({"model": {**theirs, **older}, "optimizer": {}, "epoch": 5}, tmp_path / "theirs.pth")
     given = "convert", "from-torch", tmp_path / "theirs.pth", tmp_path / "b.safetensors"
     refused(*given, said=r"theirs.pth: these are the weights of a DADA.*--scale 8")
+    said = (
+        r"theirs.pth is a DADA, .*give --range and --unit; .* 1122.7 of Middlebury, 1386.05 of NYUv2, 1154.29 of DIML"
+    )
+    for some in ((), ("--unit", "mm"), ("--range", "1122.7")):
+        refused(*given, "--scale", "8", *some, said=said)
     ended = ahmf(*given, "--scale", "8", "--unit", "mm", "--range", "1122.7")
     assert ended.code == 0, ended.err
     assert "encoder resnet18, channels 8" in ended.out
@@ -119,11 +124,12 @@ def test_what_a_file_of_dadas_authors_does_not_tell(ahmf, tmp_path):
     model = DADA(scale=4, encoder="resnet18", channels=2, iterations=100, rate=0.2, deviation=1.5)
     shapes = jax.eval_shape(lambda: init_params(model))
     params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
-    export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "range", "m", 1.0, "drawn"))
+    export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "largest", "m", 1.0, "drawn"))
     out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out
+    assert "give it depth scaled so that the LR map's maximum is 1; the tensors" in out
     assert out.strip().endswith("add --scale 4; these are lost: rate 0.2, iterations 100, deviation 1.5"), out
     args = "from-torch", tmp_path / "t.safetensors", tmp_path / "b.safetensors", "--scale", "4"
-    assert ahmf("convert", *args).code == 0
+    assert ahmf("convert", *args, "--scaling", "largest").code == 0, "a range has no say there"
     jax.tree.map(np.testing.assert_array_equal, upsample.load_trained(tmp_path / "b.safetensors").params, params)
 
 
