@@ -22,6 +22,7 @@ from ahmf_jax import memory
 from ahmf_jax.arrays import check_guide, known_samples
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained, guide_channels
+from ahmf_jax.models import AHMF
 from ahmf_jax.scaling import offset_and_span
 from ahmf_jax.units import depth_of_one
 from ahmf_jax.upsample import filled
@@ -64,8 +65,9 @@ def read_batch(
       max_pixels: larger images are refused.
 
     Raises:
-      InputError: a file that cannot be read, or images that the model cannot take.
+      InputError: a file that cannot be read, images that the model cannot take, or a model that is no AHMF.
     """
+    _check(trained)
     low, colour = read_depth(depth, max_pixels), read_guide(guide, max_pixels)
     height, width = (trained.model.scale * n for n in low.shape)
     if colour.shape[:2] != (height, width):
@@ -91,8 +93,9 @@ def means(trained: Trained, batch: Mapping[str, Any]) -> Maps:
     """The features before and after BHFC of a batch's first image, each the mean over its channels.
 
     Raises:
-      InputError: the image takes more memory than there is, or is not what the network takes.
+      InputError: the image takes more memory than there is, or is not what the network takes; another model.
     """
+    _check(trained)
     model = trained.model
     depth, known, guide = (np.asarray(batch[name][:1]) for name in ("depth_lr", "mask_lr", "guide"))
     wanted, free = model.bytes_per_sample * depth.size, memory.free(jax.devices()[0])
@@ -107,6 +110,12 @@ def means(trained: Trained, batch: Mapping[str, Any]) -> Maps:
     fused, refined = _means(model, trained.params, jnp.asarray(scaled), jnp.asarray(guide))
     order = np.argsort(model.level_order)  # the network lists them as BHFC sees them
     return Maps(*(np.asarray(maps)[order, 0] for maps in (fused, refined)))
+
+
+def _check(trained: Trained) -> None:
+    """Refuses a model that has no levels."""
+    if not isinstance(trained.model, AHMF):
+        raise InputError(f"the feature maps are of AHMF's levels, and {trained.model.summary()} has none: give an AHMF")
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -10,6 +10,7 @@ from PIL import Image
 from ahmf_jax import export, memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.scaling import MIN_SPAN
+from ahmf_jax.upsample import dada_rgb
 from experiments import feature_maps as module
 from experiments.feature_maps import feature_maps, means, read_batch, write
 from tests import exports
@@ -136,3 +137,11 @@ def test_what_there_is_no_memory_for(monkeypatch):
     monkeypatch.setattr(memory, "free", lambda device: 1000.0)
     with pytest.raises(InputError, match=r"maps of 6 x 8 samples take about 0.0 GiB, and 0.0 are free: give a part"):
         means(trained(), batch())
+
+
+def test_a_model_without_levels(refused, tmp_path):
+    said = r"feature maps are of AHMF's levels, and DADA x2, learning-free has none: give an AHMF"
+    with pytest.raises(InputError, match=said):
+        means(dada_rgb(2), batch())
+    files = "--depth", tmp_path / "no.png", "--guide", tmp_path / "no.png"
+    refused("study", "maps", "dada_rgb_x2", *files, "--out", tmp_path / "maps.png", said=said)
