@@ -254,7 +254,8 @@ def _checked(source: Path, out: Path, suffix: str) -> Iterator[_Export]:
         if is_leak(trained.scaling):
             raise InputError(
                 f"{source} was trained with scaling {trained.scaling} and must be told the smallest and largest true "
-                "depth of each image, which no sensor knows: export a model trained with scaling sample or range"
+                "depth of each image, which no sensor knows: export a model trained with scaling sample, largest or "
+                "range"
             )
         if suffix != ".safetensors":
             check_portable(trained, str(source))
