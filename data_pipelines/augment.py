@@ -26,11 +26,17 @@ class Augmentation:
     """`all`: upside down, mirrored and transposed, each by chance; `mirror`: left to right alone."""
     rotate: float = field(default=0.0, metadata=rule(least=0, most=45, unit="in degrees"))
     """A patch is turned by an angle from -rotate to rotate, bilinearly in depth and guide, and degraded then."""
-    corners: Literal["inside", "unknown"] = field(default="inside", metadata=rule(never={"rotate": (0.0,)}))
+    corners: Literal["inside", "unknown"] = field(
+        default="inside",
+        metadata=rule(
+            never={"rotate": (0.0,)}, instead="no patch is rotated: set Augmentation.rotate, or leave it out"
+        ),
+    )
     """`inside`: a rotated patch is wholly in the image, turned by less where that is small; `unknown`: its corners may
     be beyond, where depth is unknown."""
-    min_known: float = field(default=0.5, metadata=rule(least=0, most=1, unit="a share of the pixels"))
-    """Share of a patch's pixels whose depth must be known. Of images that offer no such patch, the best is taken."""
+    min_known: float = field(default=0.0, metadata=rule(least=0, most=1, unit="a share of the pixels"))
+    """Share of a patch's pixels whose depth must be known: one with less is drawn anew, and where none of 32 has
+    enough, the best is taken. Whatever it is, places that are at least half known are preferred."""
     min_known_lr: float = field(
         default=0.0, metadata=rule(least=0, most=1, unit="a share of the low-resolution samples")
     )
@@ -44,8 +50,8 @@ class Augmentation:
         """Raises InputError where patches are rotated whose low resolution is made of the rows of an image."""
         if self.rotate and degradation.lidar_lines:
             raise InputError(
-                f"rotate is {self.rotate:g} and lidar_lines {degradation.lidar_lines}: the lines lie in the rows of an "
-                "image that is not rotated; leave one of the two out"
+                f"Augmentation.rotate is {self.rotate:g} and lidar_lines {degradation.lidar_lines}: the lines lie "
+                "in the rows of an image that is not rotated; leave Augmentation.rotate or Degradation.lidar_lines out"
             )
 
     def turns(self, rng: np.random.Generator) -> tuple[bool, bool, bool]:

@@ -34,7 +34,8 @@ THREADS = 2
 ENDLESS = 2**62
 # One patch of so many is the least that a data set may have: the order of as many is kept in memory.
 MAX_BLOCK = 2**20
-# So often is a patch drawn that has too little known depth, as DADA's code does (Metzger et al., CVPR 2023).
+# So often at most is a patch drawn where the recipe asks for known depth, as DADA's code does (Metzger et al., CVPR
+# 2023).
 DRAWS = 32
 # First numbers of the seeds, so that no two generators are the same. They are of four numbers always, as NumPy does
 # not tell (1, 2) from (1, 2, 0).
@@ -344,9 +345,7 @@ class Sampler:
         def draw() -> Drawn:
             grid = height // self.scale, width // self.scale
             degrees, border = how.angle(grid, self.size, self.scale, rng) if how.rotate else (0.0, 0)
-            top, left = patches.choose(
-                table, self.size, self.scale, self.edge_candidates, rng, min_known=how.min_known, border=border
-            )
+            top, left = patches.choose(table, self.size, self.scale, self.edge_candidates, rng, border=border)
             turns = how.turns(rng)
             patch = patches.cut(
                 example,

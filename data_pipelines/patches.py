@@ -9,6 +9,8 @@ from data_pipelines.datasets.base import Example
 from data_pipelines.degrade import EDGE_STEP as EDGE_STEP
 from data_pipelines.degrade import Degradation, degrade_guide, margin, measure
 
+# Patches with less known depth than this are taken only where no position that is drawn offers more.
+MIN_KNOWN = 0.5
 # Positions drawn beyond the candidates, to replace those that are mostly unknown.
 SPARE = 8
 
@@ -88,7 +90,6 @@ def choose(
     candidates: int,
     rng: np.random.Generator,
     *,
-    min_known: float,
     border: int = 0,
 ) -> tuple[int, int]:
     """Draws where a patch begins, on the low-resolution grid.
@@ -99,7 +100,6 @@ def choose(
       scale: as for the table.
       candidates: how many positions are drawn; the one with the most depth edges wins. 1 is uniform.
       rng: where the positions come from.
-      min_known: positions with a smaller share of known pixels are taken only where all that are drawn are such.
       border: low-resolution samples between the patch and the image's border, for which the image has room.
 
     Returns:
@@ -113,7 +113,7 @@ def choose(
         return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
 
     known = count(table.known)
-    usable = np.flatnonzero(known >= min_known * (size * scale) ** 2)[:candidates]
+    usable = np.flatnonzero(known >= MIN_KNOWN * (size * scale) ** 2)[:candidates]
     best = usable[np.argmax(count(table.edges)[usable])] if usable.size else np.argmax(known)
     return int(top[best]), int(left[best])
 

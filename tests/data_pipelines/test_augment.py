@@ -1,5 +1,6 @@
 """Augmentation: what a rotated patch is made of, where it may lie, and which patches are drawn anew."""
 
+import hashlib
 import itertools
 import math
 
@@ -246,11 +247,34 @@ def test_patches_with_too_little_known_depth_are_drawn_anew():
             [[b[name][i].mean() for name in ("mask_lr", "mask_hr")] for b in batches for i in range(4)]
         )
     assert shares[0.8].min() >= 0.8
-    assert shares[0.0].min() < 0.5
+    assert shares[0.0].min() < 0.7
     # The low resolution has a share of its own: of a block one pixel is enough.
     how = Augmentation("none", min_known=0.0, min_known_lr=0.999)
     masks = [b["mask_lr"][i] for b in take(loader(example, augmentation=how), 10) for i in range(4)]
     assert np.mean([mask.all() for mask in masks]) > 0.9
+
+
+def test_none_is_drawn_anew_unless_the_recipe_asks_for_it(monkeypatch):
+    """Of an image that is nowhere half known, as before there was augmentation: the digest is of version d3a0527."""
+    rng = np.random.default_rng(5)
+    y, x = np.indices((48, 64), np.uint8)
+    depth = rng.integers(1, 200, (48, 64)) / 20 * (rng.random((48, 64)) < 0.3)
+    example = Example(np.stack([3 * y, 3 * x, y ^ x], -1), depth.astype(np.float32), depth > 0, "sparse")
+    cuts, cut = [], patches.cut
+
+    def counted(*args, **more):
+        cuts.append(args)
+        return cut(*args, **more)
+
+    monkeypatch.setattr(patches, "cut", counted)
+    # What each value is depends on no rounding.
+    how = Degradation("nearest_first", dropouts=0.2)
+    digest = hashlib.sha256()
+    for batch in take(loader(example, degradation=how, edge_candidates=3, seed=3, prefetch=1), 3):
+        for name in sorted(batch):
+            digest.update(batch[name].tobytes())
+    assert digest.hexdigest()[:16] == "0a50fd4af3a5264a"
+    assert len(cuts) < 5 * DRAWS  # 4 patches each of 3 batches and of those made ahead, not 32 times as many
 
 
 def test_where_no_patch_has_enough_the_best_is_taken():
@@ -264,13 +288,15 @@ def test_where_no_patch_has_enough_the_best_is_taken():
 
 
 def test_options_that_cannot_be():
-    with pytest.raises(InputError, match="rotate is 5 and lidar_lines 3: the lines lie in the rows of an image"):
+    lines = r"Augmentation.rotate is 5 and lidar_lines 3: .*; leave Augmentation.rotate or Degradation.lidar_lines out"
+    with pytest.raises(InputError, match=lines):
         loader(image(), degradation=Degradation(lidar_lines=3), augmentation=Augmentation(rotate=5))
     PLAIN.check_beside(Degradation(lidar_lines=3))
     for wrong, said in (
         ({"rotate": 46.0}, "Augmentation.rotate is 46.0: it must be a number from 0 to 45, in degrees"),
         ({"flips": "some"}, "Augmentation.flips is 'some'"),
         ({"min_known_lr": 1.5}, "Augmentation.min_known_lr is 1.5"),
+        ({"corners": "unknown"}, "corners is 'unknown', but no patch is rotated: set Augmentation.rotate, or leave it"),
     ):
         with pytest.raises(InputError, match=said):
             Augmentation(**wrong)

@@ -192,7 +192,7 @@ def test_the_table_counts_edges_and_known_pixels():
 def positions(image, size, scale, candidates, count, step=0.1):
     table = patches.edge_table(image, scale, step)
     rng = np.random.default_rng(0)
-    return np.array([patches.choose(table, size, scale, candidates, rng, min_known=0.5) for _ in range(count)])
+    return np.array([patches.choose(table, size, scale, candidates, rng) for _ in range(count)])
 
 
 def test_one_candidate_is_uniform_over_every_position():
