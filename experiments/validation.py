@@ -1,7 +1,8 @@
 """A run's validations: whole images, measured while it trains, their sums added up over processes."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,7 +85,7 @@ def validate(
     floors: dict[int, Errors] | None = None,
     samples: int = 0,
 ) -> Validation | None:
-    """Measures parameters on whole images, one in memory at a time.
+    """Measures parameters on whole images, one in memory at a time: in tiles where memory would not hold it.
 
     Args:
       model, scaling, params: the network.
@@ -102,15 +103,14 @@ def validate(
     Raises:
       InputError: an image that the protocol does not fit.
     """
-    from ahmf_jax.upsample import network_batch, super_resolve
-
+    predict = _predictor(model, scaling, params)
     floors = {} if floors is None else floors
     found = Validation()
     for place, example in examples:
         if stop is not None and stop.requested:
             return None
         batch = whole_batch(example, place, info, model.scale, protocol)
-        prediction = np.asarray(super_resolve(model, scaling, params, network_batch(batch)))
+        prediction = predict(batch)
         ours = measure(prediction, batch, info.range, protocol)
         if place not in floors:
             floors[place] = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
@@ -120,3 +120,28 @@ def validate(
         if len(found.samples) < samples:
             found += Validation(samples=(Sample(example.name, batch, prediction),))
     return found
+
+
+def _predictor(model: Any, scaling: str, params: Any) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """The network on a batch of one: (1, H, W, 1), in units of the range.
+
+    An image is computed whole, by a program that the run's next validation has still; one that would take more than
+    half of the memory that is free, in tiles, whose programs are compiled for each validation.
+    """
+    import jax
+
+    from ahmf_jax import memory, upsample
+    from ahmf_jax.export import Trained
+
+    device = jax.local_devices()[0]
+
+    @functools.cache
+    def in_tiles() -> upsample.Upsampler:
+        return upsample.Upsampler(Trained(model, params, scaling), [device])  # type: ignore[arg-type]
+
+    def predict(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        if model.bytes_per_sample * batch["depth_lr"].size > memory.free(device) / 2:
+            return in_tiles().batch(batch)
+        return np.asarray(upsample.super_resolve(model, scaling, params, upsample.network_batch(batch)))
+
+    return predict

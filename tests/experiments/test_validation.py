@@ -1,6 +1,7 @@
 """Validations of a run: they agree with evaluations, add up over processes, and stop at a signal."""
 
 import dataclasses
+import functools
 import json
 import typing
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ahmf_jax import memory, upsample
 from ahmf_jax.errors import InputError
+from ahmf_jax.models import DADA
 from data_pipelines.datasets import open_dataset, open_pairs
 from data_pipelines.degrade import Degradation
 from experiments import evaluate, methods, validation
@@ -29,9 +32,10 @@ class Fake:
 
 
 class Network:
-    """Stands in for a module: everywhere `value`, in units of the range."""
+    """Stands in for a model: everywhere `value`, in units of the range."""
 
     scale = 2
+    bytes_per_sample = 0.0
 
     def apply(self, variables, depth_lr, guide, mask_lr):
         import jax.numpy as jnp
@@ -116,6 +120,32 @@ def test_chance_in_a_validation_is_that_of_an_evaluation(pairs):
     evaluate.measure_all(Fake(lambda b: seen.append(b["depth_lr"]) or b["depth_hr"]), dataset, "", protocol)
     (second,) = validated(dataset, protocol, places=[1], samples=1).samples
     np.testing.assert_array_equal(second.batch["depth_lr"], seen[1])
+
+
+def test_an_image_that_memory_would_not_hold_is_validated_in_tiles(tmp_path, monkeypatch):
+    """The second image alone, with the numbers of the whole; what is not in memory is never computed at once."""
+    rng = np.random.default_rng(0)
+    for name, width in (("a", 8), ("b", 400)):
+        Image.fromarray(rng.integers(100, 200, (8, width), np.uint8)).save(tmp_path / f"{name}_depth.png")
+        Image.fromarray(rng.integers(0, 256, (8, width, 3), np.uint8)).save(tmp_path / f"{name}_rgb.png")
+    dataset = open_pairs(tmp_path)
+    model = DADA(scale=2, features="rgb", iterations=5)
+    args = model, "range", {}, [(i, dataset[i]) for i in range(2)], dataset.info, NEAREST
+    whole = validation.validate(*args, samples=2)
+    run_whole, run_in_tiles, sizes = upsample.super_resolve, upsample.Upsampler.batch, []
+
+    def spied(name, run, *given):
+        sizes.append((name, given[-1]["depth_lr"].shape[2]))
+        return run(*given)
+
+    monkeypatch.setattr(upsample, "super_resolve", functools.partial(spied, "whole", run_whole))
+    monkeypatch.setattr(upsample.Upsampler, "batch", lambda *given: spied("tiles", run_in_tiles, *given))
+    monkeypatch.setattr(memory, "free", lambda device: 1.9 * model.bytes_per_sample * 4 * 200)
+    found = validation.validate(*args, samples=2)
+    assert sizes == [("whole", 4), ("tiles", 200)]
+    assert found.means == pytest.approx(whole.means, abs=1e-4) and found.images == 2
+    for sample, wanted in zip(found.samples, whole.samples, strict=True):
+        np.testing.assert_allclose(sample.prediction, wanted.prediction, atol=1e-6)
 
 
 def test_the_protocol_of_a_validation(pairs, data_dir):
