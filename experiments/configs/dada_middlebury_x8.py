@@ -7,8 +7,18 @@
 40 scenes with both views are 80 images, so an epoch is 10 steps: 4,500 epochs, the rate times 0.9 every 100, a
 validation every 10. Other scales: `--model.scale 4`. The encoder of the paper starts from ImageNet's weights.
 
-Different from the authors: whole images are validated, not tiles; a patch is turned about its own middle, and none of
-its known depth is mixed with what fills holes. On a GPU, for days; `dada_short_x8` is the one for a laptop.
+Different from the authors:
+
+- the diffusion begins with a cubic convolution, kept within the depths that were measured, not with a piecewise cubic
+  on triangles (`--model.initial griddata`);
+- depth near 0 is raised in the sample that has some, not in all of its batch, and holes do not count as 0
+  (`--model.shift batch`);
+- whole images are validated, not tiles;
+- a patch is turned about its own middle, not the image's, and none of its known depth is mixed with what fills holes;
+- of nine places for a patch the first is taken that is at least half known, not any. What has less than 0.9 of its
+  low-resolution samples or 0.8 of its pixels known is then drawn anew, up to 31 times, as by the authors.
+
+On a GPU, for days; `dada_short_x8` is the one for a laptop.
 """
 
 from data_pipelines.augment import Augmentation
@@ -19,7 +29,7 @@ from experiments.config import DADAConfig, DataConfig, OptimiserConfig, TrainCon
 DEVIATION = 1122.7 / 10_000
 
 config = TrainConfig(
-    model=DADAConfig(scale=8, deviation=DEVIATION),
+    model=DADAConfig(scale=8, initial="cubic", shift="sample", deviation=DEVIATION),
     data=DataConfig(
         dataset="middlebury_depth",
         train="dada/train",

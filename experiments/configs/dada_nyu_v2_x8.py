@@ -4,8 +4,21 @@
     ahmf train dada_nyu_v2_x8 --model.encoder-weights resnet50.pth
     ahmf evaluate runs/dada_nyu_v2_x8 --dataset nyu_v2 --split dada/test --protocol dada
 
-849 images are 107 steps an epoch: 550 epochs, the rate times 0.9 every 10, a validation every 4. Of what is different
-from the authors, and of other scales, `dada_middlebury_x8` tells.
+849 images are 107 steps an epoch: 550 epochs, the rate times 0.9 every 10, a validation every 4.
+
+Different from the authors:
+
+- the diffusion begins with a cubic convolution, kept within the depths that were measured, not with a piecewise cubic
+  on triangles (`--model.initial griddata`);
+- depth near 0 is raised in the sample that has some, not in all of its batch, and holes do not count as 0
+  (`--model.shift batch`);
+- whole images are validated, not random patches that are mirrored and turned;
+- a patch is turned about its own middle, wholly in the image; theirs is of the upright rectangle in the turned image;
+- every batch is full: the authors' last of an epoch has one image;
+- of nine places for a patch the first is taken that is at least half known, not any. None is drawn anew, as by the
+  authors.
+
+Other scales: `--model.scale 4`.
 """
 
 from data_pipelines.augment import Augmentation
@@ -16,13 +29,13 @@ from experiments.config import DADAConfig, DataConfig, OptimiserConfig, TrainCon
 DEVIATION = 1.38605 / 10
 
 config = TrainConfig(
-    model=DADAConfig(scale=8, deviation=DEVIATION),
+    model=DADAConfig(scale=8, initial="cubic", shift="sample", deviation=DEVIATION),
     data=DataConfig(
         dataset="nyu_v2",
         train="dada/train",
         validation="dada/validation",
         degrade=Degradation("area"),
-        augment=Augmentation("mirror", rotate=15),
+        augment=Augmentation("mirror", rotate=15, corners="inside", min_known=0),
         patch_size=256,
         batch_size=8,
     ),
