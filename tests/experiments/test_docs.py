@@ -10,7 +10,7 @@ import pytest
 
 from experiments import cli
 from experiments.commands.train import TrainRun
-from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
+from experiments.config import MODELS, DADAConfig, DataConfig, OptimiserConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "training.md"
@@ -48,11 +48,26 @@ def test_every_option_of_the_loop_is_on_the_page():
     wanted |= {f.name for f in dataclasses.fields(OptimiserConfig)}
     missing = [name for name in sorted(wanted) if name.replace("_", "-") not in TEXT]
     assert missing == []
-    places = {"model": AHMFConfig, "optimiser": OptimiserConfig, "data": DataConfig, "": TrainConfig}
     others = {"out", "resume", "profile", "help", "logdir"}  # of the command, and of TensorBoard's
-    for place, name in re.findall(r"--(?:(model|optimiser|data)\.)?([a-z][a-z-]*)", TEXT):
-        known = {f.name.replace("_", "-") for f in dataclasses.fields(places[place])}
-        assert name in known or (not place and name in others), f"--{place}.{name}"
+    for place, name in re.findall(OPTION, TEXT):
+        assert name in options(place) or (not place and name in others), f"--{place}.{name}"
+
+
+OPTION = r"--(?:(model|optimiser|data)\.)?([a-z][a-z-]*)"
+
+
+def options(place: str) -> set[str]:
+    """The names of a part's fields on the command line; of a model, those of any."""
+    parts = {"model": tuple(MODELS.values()), "optimiser": (OptimiserConfig,), "data": (DataConfig,)}
+    return {f.name.replace("_", "-") for part in parts.get(place, (TrainConfig,)) for f in dataclasses.fields(part)}
+
+
+def test_every_option_of_dada_is_on_its_page():
+    text = (ROOT / "docs" / "dada.md").read_text()
+    names = {f.name.replace("_", "-") for f in dataclasses.fields(DADAConfig)} - {"scale"}
+    assert sorted(name for name in names if f"--model.{name}" not in text) == []
+    wrong = [name for place, name in re.findall(OPTION, text) if place and name not in options(place)]
+    assert wrong == []
 
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
