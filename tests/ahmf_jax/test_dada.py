@@ -30,7 +30,7 @@ from ahmf_jax.variables import STATISTICS, split
 
 # Of colours, float32.
 COLOUR_MEAN, COLOUR_STD = np.array(MEAN, np.float32), np.array(STD, np.float32)
-REFERENCE = Path("/work/shared/reference/dada_rgb_x8.npz")
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "dada_rgb_x8.npz"
 # Learning-free, and with few iterations: what is compared does not depend on their number.
 RGB = DADA(4, features="rgb", iterations=40)
 # A single first iteration: of the random number below it there is none in training, so that a step can be repeated.
