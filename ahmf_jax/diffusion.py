@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -33,7 +34,12 @@ def coefficients(
     """How much passes between vertical and between horizontal neighbours, in (0, 1]: 1 / (1 + (d / contrast)^2).
 
     d is the mean over the channels of the absolute difference of the two pixels' features.
+
+    Raises:
+      InputError: the contrast is not above 0; one that is traced is not checked.
     """
+    if (value := _number(contrast)) is not None and not 0 < value < math.inf:
+        raise InputError(f"contrast {value:g}: the features' differences are divided by it; give more than 0")
     below = jnp.mean(jnp.abs(features[:, 1:] - features[:, :-1]), axis=-1, keepdims=True)
     right = jnp.mean(jnp.abs(features[:, :, 1:] - features[:, :, :-1]), axis=-1, keepdims=True)
     return 1 / (1 + (below / contrast) ** 2), 1 / (1 + (right / contrast) ** 2)
@@ -51,10 +57,10 @@ def spread(
       image: depth.
       cv: the coefficients between a pixel and the one below.
       ch: between a pixel and the one to the right.
-      rate: the step size; an array is not checked.
+      rate: the step size; one that is traced is not checked.
 
     Raises:
-      InputError: `rate` is a number that is not above 0 and at most 0.25.
+      InputError: `rate` is not above 0 and at most 0.25.
     """
     _check_rate(rate)
     return _spread(_pad(image), *_links(cv, ch, rate)).reshape(image.shape)
@@ -117,8 +123,10 @@ def diffuse(
         for a few images, and the same gradient where the image no longer changes (see `_fixed_point`).
       tolerance: if not 0, the iterations without a gradient end as soon as no pixel of any sample has changed by more
         than this part of its sample's largest depth over 64 iterations. A batch goes on until its last sample is still.
-      start: "coarse" begins on blocks of pixels, whose sides are halved from scale / 2 to 2, with as many iterations as
-        `before` for each size; nothing is done for a scale that is odd or 2. "fine" begins with the image.
+      start: "coarse" begins on blocks of pixels, whose sides are halved from scale / 2 to 2 (as far as the scale can be
+        halved), with as many iterations for each size as the image is then given without a gradient: `before`, or, as
+        "implicit" unrolls none, `before + after`. Nothing is done for a scale that is odd or 2. "fine" begins with the
+        image.
 
     Returns:
       The image, and the number of iterations on the fine image that were done.
@@ -129,8 +137,8 @@ def diffuse(
     _check_rate(rate)
     _scale(image, source)
     for name, value in (("before", before), ("after", after), ("tolerance", tolerance)):
-        if isinstance(value, int | float) and not value >= 0:
-            raise InputError(f"{name} {value:g}: give 0 or more")
+        if (number := _number(value)) is not None and not number >= 0:
+            raise InputError(f"{name} {number:g}: give 0 or more")
     for name, choice, known in (("gradient", gradient, get_args(Gradient)), ("start", start, get_args(Start))):
         if choice not in known:
             raise InputError(f"{name} {choice!r}: choose one of {', '.join(known)}")
@@ -269,9 +277,14 @@ def _halved(cv: Array) -> Array:
     return columns.reshape(b, height, width // 2, 2, 1).mean(3)
 
 
-def _check_rate(rate: float | Array) -> None:
-    if isinstance(rate, int | float) and not 0 < rate <= MAX_RATE:
-        raise InputError(f"rate {rate:g}: the diffusion is stable up to {MAX_RATE}; give more than 0 and at most that")
+def _number(value: Any) -> float | None:
+    """A number of Python's, NumPy's or JAX's; None for one that is traced, which cannot be looked at, and for more."""
+    return None if isinstance(value, jax.core.Tracer) or np.ndim(value) else float(value)
+
+
+def _check_rate(rate: Any) -> None:
+    if (value := _number(rate)) is not None and not 0 < value <= MAX_RATE:
+        raise InputError(f"rate {value:g}: the diffusion is stable up to {MAX_RATE}; give more than 0 and at most that")
 
 
 def _scale(image: Array, source: Array) -> int:

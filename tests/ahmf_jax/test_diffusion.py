@@ -161,11 +161,12 @@ def test_it_is_stable_at_a_quarter_and_not_above() -> None:
     board = jnp.asarray(np.indices((1, 16, 16, 1)).sum(0) % 2 + 1, jnp.float32)
     ones = jnp.ones_like(board)
 
-    def largest(rate: float) -> float:
+    @jax.jit
+    def largest(rate: Any) -> Any:  # traced, and so not checked
         def step(_: Any, image: Any) -> Any:
-            return spread(image, ones[:, 1:], ones[:, :, 1:], jnp.float32(rate))
+            return spread(image, ones[:, 1:], ones[:, :, 1:], rate)
 
-        return float(jnp.abs(jax.jit(lambda x: lax.fori_loop(0, 400, step, x))(board)).max())
+        return jnp.abs(lax.fori_loop(0, 400, step, board)).max()
 
     assert largest(0.24) < 1.51 and largest(0.25) <= 2.001
     assert largest(0.26) > 1e3
@@ -176,14 +177,23 @@ def test_a_rate_that_diverges_is_refused(rate: float) -> None:
     sample = draw(2, 1, 2)
     with pytest.raises(InputError, match=r"rate .*: the diffusion is stable up to 0.25"):
         run(*sample, before=1, rate=rate)
-    with pytest.raises(InputError, match="rate"):
-        spread(*sample[:3], rate)
+    for given in (rate, np.float32(rate), jnp.float32(rate)):
+        with pytest.raises(InputError, match="rate"):
+            unchecked(spread)(*sample[:3], given)
+
+
+@pytest.mark.parametrize("contrast", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_contrast_that_is_not_above_zero_is_refused(contrast: float) -> None:
+    for given in (contrast, np.float32(contrast), jnp.float32(contrast)):
+        with pytest.raises(InputError, match=r"contrast .*: the features' differences are divided by it; give more"):
+            unchecked(coefficients)(jnp.ones((1, 2, 2, 3)), given)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"before": -1}, "before -1: give 0 or more"),
+        ({"before": jnp.int32(-3)}, "before -3: give 0 or more"),
         ({"after": -2}, "after -2: give 0 or more"),
         ({"tolerance": float("nan")}, "tolerance nan: give 0 or more"),
         ({"gradient": "exact"}, "gradient 'exact': choose one of unrolled, implicit"),
