@@ -1,5 +1,6 @@
 """The systems, one file each, behind one interface: `ahmf_jax.models.base.Model`."""
 
+from ahmf_jax.errors import InputError
 from ahmf_jax.models.ahmf import AHMF
 from ahmf_jax.models.base import Model
 from ahmf_jax.models.dada import DADA
@@ -8,8 +9,17 @@ MODELS: dict[str, type[Model]] = {"ahmf": AHMF, "dada": DADA}
 
 
 def name_of(model: Model) -> str:
-    """A model's name in `MODELS`."""
-    return next(name for name, cls in MODELS.items() if type(model) is cls)
+    """A model's name in `MODELS`.
+
+    Raises:
+      InputError: it is none of them; a derived class is not, as a file would come back as what it is derived from.
+    """
+    for name, cls in MODELS.items():
+        if type(model) is cls:
+            return name
+    raise InputError(
+        f"{type(model).__name__} has no name that files could tell: use one of {', '.join(MODELS)} as it is"
+    )
 
 
 __all__ = ["AHMF", "DADA", "MODELS", "Model", "name_of"]

@@ -8,7 +8,7 @@ import pytest
 
 from ahmf_jax import torch_weights
 from ahmf_jax.errors import InputError
-from ahmf_jax.models import DADA
+from ahmf_jax.models import DADA, name_of
 from ahmf_jax.state import init_params
 from ahmf_jax.torch_weights import dada, tables
 
@@ -122,3 +122,12 @@ def test_weights_of_another_model(model: DADA, arrays: dict[str, np.ndarray]) ->
     assert "misshaped: unet/head/bias (9,), not (8,)" in str(raised.value)
     with pytest.raises(InputError, match="with features rgb has no weights"):
         torch_weights.to_torch(DADA(scale=8, features="rgb"), {})
+
+
+def test_a_model_of_a_derived_class_has_no_name() -> None:
+    class Mine(DADA):
+        pass
+
+    assert name_of(DADA(8)) == "dada"
+    with pytest.raises(InputError, match="Mine has no name that files could tell: use one of ahmf, dada as it is"):
+        torch_weights.to_torch(Mine(8), {})
