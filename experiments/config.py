@@ -126,9 +126,9 @@ class DADAConfig:
     """The paper's K at the start: a difference of features of so much halves a conductance. It is learned."""
     rate: float = field(default=0.24, metadata=rule(above=0, most=0.25))
     """The paper's lambda, the share that flows in an iteration; above 0.25 the diffusion is not stable."""
-    iterations: int = field(default=8000, metadata=rule(least=0))
+    iterations: int = field(default=8000, metadata=rule(least=0, most=10**6))
     """The first ones, without gradient; in training their number is drawn below it, anew for each batch."""
-    gradient_iterations: int = field(default=1024, metadata=rule(above=0))
+    gradient_iterations: int = field(default=1024, metadata=rule(above=0, most=10**6))
     """The last ones, through which the gradient goes."""
     gradient: Literal["unrolled", "implicit"] = "unrolled"
     """Through the last iterations, or that of the fixed point, which takes less memory and wants it to be reached."""

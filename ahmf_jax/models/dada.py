@@ -34,6 +34,8 @@ SCALES = (2, 4, 8, 16, 32)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Depth this small is raised by as much: the adjustment multiplies, and what is 0 would stay so.
 LOW = 0.1
+# Iterations in all, which are counted in 32 bits.
+MOST = 10**6
 # Pixels of a tile's margin: see `DADA.reach`.
 MARGIN: dict[Features, int] = {"learned": 128, "rgb": 64}
 
@@ -109,8 +111,14 @@ class DADA(Model):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(map(str, allowed))}")
         for name, least in (("channels", 1), ("iterations", 0), ("gradient_iterations", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} is {value}: it must be a whole number, at least {least}")
+        if self.iterations + self.gradient_iterations > MOST:
+            raise InputError(
+                f"iterations {self.iterations} and gradient_iterations {self.gradient_iterations} are more than {MOST} "
+                "together: nothing changes any more long before; give fewer"
+            )
         if not 0 < self.rate <= MAX_RATE:
             raise InputError(
                 f"rate (lambda) is {self.rate:g}: the diffusion is stable above 0 and up to {MAX_RATE}; the authors "
