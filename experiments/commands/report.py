@@ -39,6 +39,7 @@ class Report:
 
     def __call__(self) -> None:
         """Writes it."""
+        from experiments.report.diffusion import Computed
         from experiments.report.make import Places, report, write_figure
 
         if not self.runs:
@@ -52,8 +53,9 @@ class Report:
         if (study := self._study()) is not None:
             self._of_study(study)
             return
-        figure = write_figure(self.runs, self.figure, crops, self.out) if self.figure is not None else ()
-        places = report(self.runs, self.out, most=self.images)
+        computed: Computed = {}  # a diffusion takes up to a minute
+        figure = write_figure(self.runs, self.figure, crops, self.out, computed) if self.figure is not None else ()
+        places = report(self.runs, self.out, most=self.images, computed=computed)
         self._made(places, "; --images shows fewer")
         for path in figure:
             print(path)

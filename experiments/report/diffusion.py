@@ -27,6 +27,10 @@ MODEL = "dada"  # its name in `ahmf_jax.models.MODELS`, which is slow to import
 WIDE = 400  # pixels: no picture on the page is shown wider
 
 
+# What was computed, by the folder of the evaluation and the image, for what shows the same again.
+Computed = dict[tuple[Path | None, str], "Shown"]
+
+
 @dataclass(frozen=True)
 class Shown:
     """A method's diffusion.
@@ -44,14 +48,21 @@ class Shown:
     text: str
 
 
-def diffusions(comparison: Comparison, names: Sequence[str]) -> list[Shown]:
-    """The diffusion of every DADA that was measured, each of the first of the images of these names that it kept."""
+def diffusions(comparison: Comparison, names: Sequence[str], computed: Computed | None = None) -> list[Shown]:
+    """The diffusion of every DADA that was measured, each of the first of the images of these names that it kept.
+
+    What is `computed` is not computed again, and what is new is added to it.
+    """
+    computed = {} if computed is None else computed
     shown = []
     for row, evaluation in images.methods(comparison):
         kept = evaluation.kept()
         name = next((name for name in names if name in kept), None)
         if name is not None and is_dada(evaluation):
-            shown.append(_shown(row.method, evaluation, name))
+            key = evaluation.folder, name
+            if key not in computed:
+                computed[key] = _shown(row.method, evaluation, name)
+            shown.append(computed[key])
     return shown
 
 
@@ -85,7 +96,13 @@ def weights_of(evaluation: Evaluation) -> Path:
 
 
 def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
-    """The diffusion of a kept image. InputError where the image is damaged; weights that are gone are said."""
+    """The diffusion of a kept image. InputError where the image is damaged.
+
+    Weights that are gone are said, and that there is no memory for it.
+    """
+    import jax
+
+    from ahmf_jax.engine import out_of_memory
     from ahmf_jax.upsample import load_trained
     from experiments import diffusion_pictures
     from experiments.figures import worst_part
@@ -106,6 +123,11 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
         )
     except InputError as error:
         return Shown(method, name, None, f"The diffusion of {method} cannot be shown: {error}.")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        lack = "there is no memory for it here: free some, or make the report on a larger machine"
+        return Shown(method, name, None, f"The diffusion of {method} cannot be shown: {lack}.")
     height, width = truth.shape
     whole = crop[2:] == (width, height)
     part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)

@@ -11,7 +11,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_folder, unwritable, write_whole
 from experiments import comparison as comparisons
 from experiments.report import markdown, page
-from experiments.report.diffusion import diffusions
+from experiments.report.diffusion import Computed, diffusions
 from experiments.report.sources import gather
 
 MARK = ".ahmf-report"  # only a folder that holds this is ever replaced
@@ -80,6 +80,7 @@ def report(
     lead: str = "",
     most: int | None = None,
     example: page.Example | None = None,
+    computed: Computed | None = None,
 ) -> Places:
     """Writes the report of these runs and evaluations; what an earlier report left there is replaced.
 
@@ -89,6 +90,7 @@ def report(
       title, lead: of the page; by default the title says what was measured.
       most: images with a viewer in each comparison, at most; None: all that were kept.
       example: a command to try; its picture lies beside the page.
+      computed: diffusions that `write_figure` has shown.
 
     Raises:
       InputError: nothing to report, a damaged record, a place that cannot be written.
@@ -98,7 +100,9 @@ def report(
     sources = gather(folders)
     compared = comparisons.compare(sources.evaluations)
     title = title or _title(compared, [t.name for t in sources.trainings])
-    made = page.render(compared, sources.trainings, title=title, lead=lead, most=most, example=example)
+    made = page.render(
+        compared, sources.trainings, title=title, lead=lead, most=most, example=example, computed=computed
+    )
 
     def text(pictures: Path, link: str) -> str:
         return markdown.write(
@@ -139,12 +143,16 @@ def _title(compared: Sequence[comparisons.Comparison], runs: Sequence[str]) -> s
 
 
 def write_figure(
-    folders: Sequence[Path], image: str, crops: Sequence[tuple[int, int, int, int]], out: Path
+    folders: Sequence[Path],
+    image: str,
+    crops: Sequence[tuple[int, int, int, int]],
+    out: Path,
+    computed: Computed | None = None,
 ) -> tuple[Path, ...]:
     """The figure of an image in the manner of a paper, as PDF and PNG beside the page `out`; their paths.
 
     One for each comparison in which the image was kept, with a number where there are several; and one of the diffusion
-    of each DADA among the methods.
+    of each DADA among the methods, which is added to what is `computed`.
 
     Raises:
       InputError: no evaluation kept an image of that name, or only some of those that are compared; a crop lies outside
@@ -163,7 +171,7 @@ def write_figure(
         name: figures.draw(comparison.evaluations, image, crops)
         for name, comparison in zip(_numbered(stem, len(having)), having, strict=True)
     }
-    found = [shown.found for comparison in having for shown in diffusions(comparison, [image]) if shown.found]
+    found = [shown.found for comparison in having for shown in diffusions(comparison, [image], computed) if shown.found]
     if found:
         from experiments.diffusion_pictures import figure
 

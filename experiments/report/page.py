@@ -20,7 +20,7 @@ from ahmf_jax.units import in_metres
 from experiments.comparison import Comparison, heading
 from experiments.evaluations import Evaluation
 from experiments.report import images
-from experiments.report.diffusion import Shown, diffusions, of_page
+from experiments.report.diffusion import Computed, Shown, diffusions, of_page
 from experiments.report.pixels import webp
 from experiments.report.sources import Training
 
@@ -71,6 +71,7 @@ def render(
     lead: str = "",
     most: int | None = None,
     example: Example | None = None,
+    computed: Computed | None = None,
 ) -> Page:
     """The page.
 
@@ -81,6 +82,7 @@ def render(
       lead: a sentence below the title.
       most: images with a viewer in each comparison, at most; None: all that were kept.
       example: a command to try.
+      computed: diffusions that are known; those that are not are added.
 
     Raises:
       InputError: a damaged image.
@@ -90,7 +92,7 @@ def render(
     diffused, players = [], []
     for comparison in comparisons:
         viewer, thumbnails = view(comparison, most, blobs)
-        found = diffusions(comparison, [image["name"] for image in viewer["images"]])
+        found = diffusions(comparison, [image["name"] for image in viewer["images"]], computed)
         of_diffusions = [of_page(shown) for shown in found]
         diffused.append(tuple(found))
         players += [player for _, player in of_diffusions if player]

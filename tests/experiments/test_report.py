@@ -7,6 +7,7 @@ import re
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -340,6 +341,35 @@ def test_the_diffusion_of_a_bundle(tmp_path):
     (shown,) = diffusions(comparison, ["b", "a"])
     assert shown.image == "a" and shown.found is not None
     assert shown.text.endswith("was measured. That was made by step 3: evaluate again.")
+
+
+def test_a_diffusion_that_there_is_no_memory_for(tmp_path, monkeypatch):
+    from experiments import diffusion_pictures
+    from experiments.report.diffusion import diffusions
+
+    (comparison,) = compare([read(write_diffused(tmp_path / "e", names=("a",)))])
+    failures = [MemoryError("Unable to allocate 9 GiB"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB")]
+    failures.append(jax.errors.JaxRuntimeError("INTERNAL: something else"))
+    monkeypatch.setattr(diffusion_pictures, "watch", lambda *args, **options: (_ for _ in ()).throw(failures.pop(0)))
+    for _ in range(2):
+        (shown,) = diffusions(comparison, ["a"])
+        assert shown.found is None and "dada_rgb cannot be shown: there is no memory for it here: free" in shown.text
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        diffusions(comparison, ["a"])
+
+
+def test_a_diffusion_is_computed_once_for_the_figure_and_the_page(ahmf, tmp_path, monkeypatch):
+    from experiments import diffusion_pictures
+
+    calls, watch = [], diffusion_pictures.watch
+    monkeypatch.setattr(
+        diffusion_pictures, "watch", lambda *args, **options: calls.append(1) or watch(*args, **options)
+    )
+    ended = ahmf(
+        "report", write_diffused(tmp_path / "a", names=("art",)), "--out", tmp_path / "r.html", "--figure", "art"
+    )
+    assert ended.code == 0 and "r_art_diffusion.png" in ended.out, ended.err
+    assert "art, all of its 64 x 48 pixels" in without_data((tmp_path / "r.html").read_text()) and calls == [1]
 
 
 def test_the_figure_of_a_diffusion(ahmf, tmp_path):
