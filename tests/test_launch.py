@@ -22,12 +22,13 @@ RECIPE = f"""
 from experiments.config import DataConfig, AHMFConfig, OptimiserConfig, TrainConfig
 
 config = TrainConfig(
-    # The network that is traced soonest: most of a start.
-    model=AHMFConfig(scale=2, num_levels=1, features=2, fusion="concat", recurrence="none"),
+    # The network that is traced soonest, most of a start, of a kernel large enough for FSDP to split it.
+    model=AHMFConfig(scale=2, num_levels=1, features=12, fusion="concat", recurrence="none"),
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=8),
     # Not Adam: it divides a gradient by its own size, which makes as much of rounding as of anything.
     optimiser=OptimiserConfig(name="sgd", learning_rate=0.01),
     steps={STEPS}, scaling="sample", output_scale=0.1, log_every=1, checkpoint_every=100, validate_every=100,
+    fsdp=True, start_from="START",
 )
 """
 # `ahmf` itself, in the Python of the tests; slow where a signal is to come between two steps.
@@ -83,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
     folder = tmp_path_factory.mktemp("launch")
     place = Place(folder, folder / "tiny.py", folder / "data")
-    place.recipe.write_text(RECIPE)
+    place.recipe.write_text(RECIPE.replace("START", str(weights(folder / "start.safetensors"))))
     datasets.prepare("scenes", place.data, height=64, width=80, train=3, validation=2, test=1)
     (folder / "bin").mkdir()
     for name, code in {"ahmf": AHMF, "srun": SRUN}.items():
@@ -93,6 +94,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     for path in (folder / "bin").iterdir():
         path.chmod(0o755)
     return place
+
+
+def weights(path: Path) -> Path:
+    """What the run starts from: taken into parameters that lie in parts in two processes."""
+    from ahmf_jax.export import Trained, save_bundle
+    from ahmf_jax.models import AHMF
+    from ahmf_jax.sharding import MIN_SPLIT
+    from ahmf_jax.state import init_params
+
+    model = AHMF(scale=2, num_levels=1, features=12, fusion="concat", recurrence="none")
+    params = jax.device_get(jax.jit(lambda: init_params(model, seed=3, output_scale=0.1))())
+    assert max(x.size for x in jax.tree.leaves(params)) >= MIN_SPLIT
+    save_bundle(path, Trained(model, params, "sample", "m", 10.0))
+    return path
 
 
 def one_device(place: Place, run: Path) -> None:
@@ -179,7 +194,7 @@ def test_slurm_stops_a_run_that_the_pods_of_a_jobset_go_on_with(place: Place, st
     assert (stopped / "metrics.jsonl").read_text().count('"loss"') == STEPS
     # The first process alone speaks; Gloo does in both.
     spoken = [[line for line in end.out.splitlines() if not line.startswith("[Gloo]")] for end in ended]
-    assert spoken[0][0].startswith(f"{stopped}: x2, m = 1") and "8 x cpu (data=8, spatial=1)" in spoken[0][0]
+    assert spoken[0][0].startswith(f"{stopped}: x2, m = 1") and "8 x cpu (data=8, spatial=1, FSDP)" in spoken[0][0]
     assert f"steps {step} to {STEPS}" in "\n".join(spoken[0])
     assert spoken[0][-1] == str(stopped) and spoken[1] == []
     assert "validation MAE" in ended[0].err and "validation MAE" not in ended[1].err
