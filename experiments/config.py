@@ -35,6 +35,7 @@ CONFIGS = Path(__file__).parent / "configs"
 WholeImages = Literal[
     "run",
     "float",
+    "area",
     "ahmf_table1",
     "ahmf_table2",
     "ahmf_table3",
@@ -121,7 +122,7 @@ class DADAConfig:
     """How much larger the network sees the image than it is."""
     initial: Literal["cubic", "griddata", "constant"] = "cubic"
     """What the diffusion begins with: the low resolution up-sampled by cubic convolution, by the authors' cubic on
-    triangles (slow), or a constant."""
+    triangles (slow), or a constant. The network sees the up-sampled depth in any case."""
     contrast: float = field(default=0.03, metadata=rule(above=0))
     """The paper's K at the start: a difference of features of so much halves a conductance. It is learned."""
     rate: float = field(default=0.24, metadata=rule(above=0, most=0.25))

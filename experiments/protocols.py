@@ -170,6 +170,10 @@ PROTOCOLS = {
         about="DSDMSR (Song et al., TCSVT 2019) as its PyTorch implementation measures: DTU's maps, 640 x 512",
     ),
     "float": Protocol(about="this project's, for any data"),
+    "area": Protocol(
+        degrade=Degradation("area"),
+        about="this project's, for any data, with block means as a sensor that averages has them",
+    ),
 }
 
 
