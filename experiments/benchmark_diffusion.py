@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,8 +92,11 @@ def benchmark_diffusion(
     for name, value in asdict(sizes).items():
         if value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: give at least 1")
-    if sizes.scale < 2 or sizes.size % sizes.scale:
-        raise InputError(f"--size {sizes.size} --scale {sizes.scale}: give a scale above 1 and a multiple of it")
+    if sizes.scale < 2 or sizes.size % sizes.scale or sizes.size < 2 * sizes.scale:
+        raise InputError(
+            f"--size {sizes.size} --scale {sizes.scale}: give a scale above 1 and a size that is a multiple of it, at "
+            "least twice as large"
+        )
     check("diffusion", sizes.rounds, sizes.threads)
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
@@ -141,14 +145,44 @@ def sample(sizes: Sizes, depth: Path | None, guide: Path | None) -> dict[str, np
 
 
 def read_reference(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a reference file."""
+    """The arrays of a reference file. InputError where it is none, or where they do not fit together."""
     names = ("guide", "source", "mask_lr", "y_bicubic", "K", "iterations", "y_pred")
+
+    def refused(problem: str) -> InputError:
+        return InputError(f"{path}: {problem}: give an NPZ file with {', '.join(names)}")
+
     try:
+        zipfile.ZipFile(path).close()  # np.load takes other files, too
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+            found = {name: np.asarray(file[name]) for name in names}
+    except OSError as error:
+        raise refused(error.strerror or str(error)) from None
+    except Exception as error:  # damage has many faces
         told = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: {told[0]}: give an NPZ file with {', '.join(names)}") from None
+        raise refused(told[0]) from None
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            raise refused(f"{name} is not made of finite numbers")
+    for name in ("K", "iterations"):
+        if found[name].shape or not found[name] > 0:
+            raise refused(f"{name} is not one positive number")
+    shapes = {name: array.shape for name, array in found.items() if name not in ("K", "iterations")}
+    if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
+        fit = False
+    else:
+        (b, _, h, w), scale = shapes["source"], shapes["y_pred"][2] // shapes["source"][2]
+        low, high = (b, 1, h, w), (b, 1, scale * h, scale * w)
+        fit = scale > 1 and shapes == {
+            "guide": (b, shapes["guide"][1], *high[2:]),
+            "source": low,
+            "mask_lr": low,
+            "y_bicubic": high,
+            "y_pred": high,
+        }
+    if not fit:
+        said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise refused(f"{said} do not fit together")
+    return found
 
 
 def measure(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:

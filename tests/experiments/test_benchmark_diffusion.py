@@ -75,8 +75,9 @@ def test_other_work_is_told():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": 60}, "--size 60 --scale 8: give a scale above 1 and a multiple of it"),
+        ({"size": 60}, "--size 60 --scale 8: give a scale above 1 and a size that is a multiple of it"),
         ({"scale": 1}, "--size 256 --scale 1: give a scale above 1"),
+        ({"size": 8}, "--size 8 --scale 8: .* at least twice as large"),
         ({"iterations": 0}, "--iterations 0: give at least 1"),
         ({"rounds": 0}, "--rounds 0: give at least 1"),
         ({"threads": 4096}, "--threads 4096"),
@@ -125,16 +126,65 @@ def test_an_image_that_cannot_be_used_is_refused(depth, guide, message, tmp_path
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", None])
-def test_a_reference_that_is_none_is_refused(content, tmp_path):
+# A result of the authors' program, in the shapes of theirs.
+REFERENCE = {
+    "guide": np.ones((1, 3, 8, 12)),
+    "source": np.ones((1, 1, 2, 3)),
+    "mask_lr": np.ones((1, 1, 2, 3)),
+    "y_bicubic": np.ones((1, 1, 8, 12)),
+    "K": np.float64(0.03),
+    "iterations": np.int64(5),
+    "y_pred": np.ones((1, 1, 8, 12)),
+}
+
+
+def saved(path, **change):
+    np.savez(path, **REFERENCE | change)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "No such file"),
+        ("empty", "not a zip file"),
+        ("short", "not a zip file"),
+        ("damaged", "Bad CRC-32"),
+        ("npy", "not a zip file"),
+        ("pickled", "allow_pickle"),
+        ("missing", "y_pred"),
+        ({"K": np.float64(0)}, "K is not one positive number"),
+        ({"iterations": np.ones(3)}, "iterations is not one positive number"),
+        ({"source": np.full((1, 1, 2, 3), np.nan)}, "source is not made of finite numbers"),
+        ({"source": np.ones((1, 1, 2))}, r"source \(1, 1, 2\), .* do not fit together"),
+        ({"source": np.ones((1, 1, 2, 2))}, "do not fit together"),
+        ({"mask_lr": np.ones((2, 1, 2, 3))}, "do not fit together"),
+        ({"guide": np.ones((1, 3, 8, 8))}, "do not fit together"),
+        ({"source": np.ones((1, 1, 8, 12)), "mask_lr": np.ones((1, 1, 8, 12))}, "do not fit together"),
+    ],
+)
+def test_a_reference_that_is_none_is_refused(change, message, tmp_path):
     path = tmp_path / "reference.npz"
-    if content is None:
-        np.savez(path, guide=np.zeros(3))
-    else:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"reference.npz: .*: give an NPZ file with guide, source") as error:
+    if isinstance(change, dict):
+        saved(path, **change)
+    elif change == "pickled":
+        saved(path, guide=np.array([{}], object))
+    elif change == "missing":
+        np.savez(path, **{name: array for name, array in REFERENCE.items() if name != "y_pred"})
+    elif change is not None:
+        content = bytearray(saved(path).read_bytes())
+        content[content.index(np.float64(1).tobytes())] ^= 1
+        np.save(tmp_path / "guide.npy", REFERENCE["guide"])
+        npy = (tmp_path / "guide.npy").read_bytes()
+        path.write_bytes({"empty": b"", "short": content[:-200], "damaged": content, "npy": npy}[change])
+    with pytest.raises(InputError, match=rf"reference.npz: .*{message}.*: give an NPZ file with guide") as error:
         benchmark_diffusion.read_reference(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_reference(tmp_path):
+    found = benchmark_diffusion.read_reference(saved(tmp_path / "reference.npz"))
+    assert found.keys() == REFERENCE.keys() and found["iterations"] == 5
 
 
 def test_the_programs_agree_and_answer(tmp_path, monkeypatch):
@@ -178,6 +228,26 @@ def test_the_programs_agree_and_answer(tmp_path, monkeypatch):
     assert early["used"] in (64, 80)
     assert [row["before"] for row in report["convergence"]["implicit"]] == [5, 20, 80]
     tables({"machine": REPORT["machine"], "sizes": vars(sizes), "sample": "a scene"} | report)
+
+
+def test_the_command_starts_its_programs(ahmf, refused, tmp_path, monkeypatch):
+    """At a size at which no speed means anything; without a C++ compiler, so that one of PyTorch's does not run."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    reference, out = saved(tmp_path / "reference.npz"), tmp_path / "out.json"
+    sizes = {"size": 16, "scale": 4, "iterations": 8, "rounds": 1, "after": 4, "batch": 2, "threads": 1}
+    given = {**sizes, "reference": reference, "out": out}
+    command = ("benchmark", "diffusion", *(x for name, value in given.items() for x in (f"--{name}", value)))
+    ended = ahmf(*command)
+    assert ended.code == 0, ended.err
+    report = json.loads(out.read_text())
+    assert report["sizes"] == sizes and ended.out == tables(report) + "\n"
+    assert cells(ended.out, COMPILED)[1].startswith("did not run: ")
+    assert report["checks"]["reference"] < 1e-5  # what is flat stays so
+    assert report["speed"][OURS]["difference"] < 1e-5 and len(report["speed"][EAGER]["diffuse_ms"]) == 1
+    assert [row["before"] for row in report["convergence"]["implicit"]] == [0, 2, 8]
+    reference.write_bytes(b"")
+    refused(*command, said="reference.npz: File is not a zip file")
 
 
 def test_programs_that_disagree_are_not_compared(tmp_path, monkeypatch):
