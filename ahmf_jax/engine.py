@@ -105,9 +105,13 @@ class Engine:
         images = {"depth": scaled, "guide": guide} | ({"mask_lr": known[..., None]} if self._model.reads_mask else {})
         bucket = bucket and self._model.paddable
         window = self._window(depth.shape, tile)
+        common: dict[str, np.ndarray] | None = None
         while True:
             try:
-                self._fill(result, images, window, bucket)
+                if common is None and window != depth.shape:  # once for the whole batch, whatever is computed at once
+                    common = dict(self._model.of_whole(scaled, known[..., None]))
+                    images |= self._model.images_of_whole(scaled, known[..., None])
+                self._fill(result, images, common or {}, window, bucket)
                 break
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
                 if not out_of_memory(error):
@@ -163,8 +167,15 @@ class Engine:
         sides[larger] = max(math.ceil(sides[larger] / 2), least)
         return 1, sides[0], sides[1]
 
-    def _fill(self, result: np.ndarray, images: Mapping[str, np.ndarray], window: Window, bucket: bool) -> None:
-        """Computes the result of every image, in place."""
+    def _fill(
+        self,
+        result: np.ndarray,
+        images: Mapping[str, np.ndarray],
+        told: Mapping[str, np.ndarray],
+        window: Window,
+        bucket: bool,
+    ) -> None:
+        """Computes the result of every image, in place; `told` are the numbers of each that its tiles are given."""
         count, *most = window
         for first in range(0, len(result), count):
             group = slice(first, first + count)
@@ -174,12 +185,9 @@ class Engine:
             def cut(reach: int) -> list[Tile]:
                 return tiles(images["depth"].shape[1:3], (most[0], most[1]), reach, fill=bucket, step=self._step)
 
-            given: dict[str, Any] = {}
-            if len(cut(self._model.reach)) > 1:
-                if self._model.reads_mask:
-                    given |= self._model.of_whole(some["depth"], some["mask_lr"])
-                if self._model.pools:
-                    given["pooled"] = self._pooled(run, cut(self._model.pooled_reach))
+            given: dict[str, Any] = {name: array[group] for name, array in told.items()}
+            if self._model.pools and len(cut(self._model.reach)) > 1:
+                given["pooled"] = self._pooled(run, cut(self._model.pooled_reach))
             for tile in cut(self._model.reach):
                 output, scale = run("depth", tile, **given), self._model.scale
                 high = [slice(scale * s.low, scale * s.high) for s in tile]
@@ -207,7 +215,7 @@ class Engine:
         rows, columns = tile
         inputs = dict(given)
         for name, array in images.items():
-            k = scale if name == "guide" else 1
+            k = array.shape[1] // images["depth"].shape[1]
             inputs[name] = array[:, k * rows.start : k * rows.stop, k * columns.start : k * columns.stop]
         if bucket or (height, width) != tuple(there):
             beside = [(0, 0), (0, height - there[0]), (0, width - there[1]), (0, 0)]

@@ -70,7 +70,16 @@ class Model(nn.Module):
     def of_whole(
         self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]
     ) -> Mapping[str, np.ndarray]:
-        """What every tile is told of the image that it is of: arguments of `__call__`."""
+        """What every tile is told of the image that it is of: arguments of `__call__`, some numbers of each image.
+
+        Of images that are computed together or not, these are to be the same: all of a batch are given at once.
+        """
+        return {}
+
+    def images_of_whole(
+        self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]
+    ) -> Mapping[str, np.ndarray]:
+        """Images of which every tile is given its part: arguments of `__call__`, as large as the depth or the guide."""
         return {}
 
     def summary(self) -> str:

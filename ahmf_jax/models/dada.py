@@ -8,6 +8,7 @@ scaled to the mean that was measured (`ahmf_jax.diffusion`). What an edge is, a 
 (`ahmf_jax.unet`), or, without learning, the colours themselves.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -57,9 +58,10 @@ class DADA(Model):
       encoder: of the network, `"resnet50"` as in the paper, or `"resnet18"`.
       channels: features of the network.
       enlarge: how much larger than the image the network sees it: 2, as in the paper, or 1.
-      initial: what the diffusion begins with: `"cubic"`, the low resolution up-sampled by cubic convolution and kept
-        within the depths that were measured; `"griddata"`, the authors' piecewise cubic on a triangulation (SciPy on
-        the host: slow, and not exported); or `"constant"`, 1 (the paper's ablation).
+      initial: what the features are made from beside the guide, and the diffusion begins with: `"cubic"`, the low
+        resolution up-sampled by cubic convolution and kept within the depths that were measured; `"griddata"`, the
+        authors' piecewise cubic on a triangulation (SciPy on the host: slow, and not exported). `"constant"`: the
+        diffusion begins with 1, and the features are made as with `"cubic"` (the paper's ablation).
       contrast: the paper's K, learned from this value on, or fixed with `"rgb"`.
       rate: the paper's lambda, at most 0.25.
       iterations, gradient_iterations: the first ones, without gradient, of which a random number are done in training,
@@ -181,12 +183,23 @@ class DADA(Model):
     def of_whole(
         self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]
     ) -> Mapping[str, np.ndarray]:
-        """What tiles of an image share: its shift, its extremes, and the mean that the network's input is freed of."""
-        depth, mask = jnp.asarray(depth_lr) / self.deviation, jnp.asarray(mask_lr)
-        found = {"shift": _shift(depth, mask, self.shift), "extremes": jnp.stack(_extremes(depth, mask), 1)}
-        if self.features == "learned":
-            found["centre"] = _mean(self._begin(depth, mask, found["extremes"]))
-        return {name: np.asarray(value) for name, value in found.items()}
+        """What tiles of an image share: its shift, its extremes, and the mean that the network's input is freed of.
+
+        For that mean one image at a time is up-sampled whole, which takes a few times the memory of its result.
+        """
+        return {name: np.asarray(value) for name, value in _told(self, depth_lr, mask_lr).items()}
+
+    def images_of_whole(
+        self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]
+    ) -> Mapping[str, np.ndarray]:
+        """The depth with its holes closed, of which one may be larger than a tile; what SciPy begins with, if it does.
+
+        The latter is as large as the result.
+        """
+        found = {"depth_filled": np.asarray(jax.jit(filled)(depth_lr, mask_lr))}
+        if self.initial == "griddata":
+            found["depth_start"] = griddata(depth_lr, mask_lr, self.scale)
+        return found
 
     @nn.compact
     def __call__(
@@ -197,6 +210,7 @@ class DADA(Model):
         mask_lr: MaskLR | None = None,
         train: bool = False,
         depth_start: Depth | None = None,
+        depth_filled: DepthLR | None = None,
         shift: PerSample | None = None,
         extremes: Float[Array, "b 2"] | None = None,
         centre: PerSample | None = None,
@@ -210,7 +224,8 @@ class DADA(Model):
           train: with the batch's own statistics in the network, a random number of first iterations, of the stream
             "sample", and a gradient through the last.
           depth_start: (B, scale * h, scale * w, 1), in place of what `initial` makes.
-          shift, extremes, centre: of the image that this is a tile of (`of_whole`).
+          depth_filled: (B, h, w, 1), of the image that this is a tile of (`images_of_whole`).
+          shift, extremes, centre: of that image, too (`of_whole`).
 
         Returns:
           `depth_hr` (B, scale * h, scale * w, 1) float32, whose mean over each known sample's area is that sample, and
@@ -230,7 +245,8 @@ class DADA(Model):
         depth_lr = depth_lr / self.deviation
         if extremes is None:
             extremes = jnp.stack(_extremes(depth_lr, mask), 1)
-        begin = self._begin(depth_lr, mask, extremes) if depth_start is None else depth_start / self.deviation
+        closed = filled(depth_lr, mask) if depth_filled is None else depth_filled / self.deviation
+        begin = self._begin(depth_lr, mask, extremes, closed) if depth_start is None else depth_start / self.deviation
         added = _shift(depth_lr, mask, self.shift) if shift is None else shift
         guide = (guide - jnp.array(MEAN)) / jnp.array(STD)
 
@@ -242,12 +258,13 @@ class DADA(Model):
             contrast = jnp.exp(log)
         cv, ch = diffusion.coefficients(features, contrast)
 
+        first = jnp.ones_like(begin) if self.initial == "constant" and depth_start is None else begin
         before: Any = self.iterations
         if train and self.iterations:
             before = jax.random.randint(self.make_rng("sample"), (), 0, self.iterations)
         added = added[:, None, None, None]
         depth, done = diffusion.diffuse(
-            begin + added,
+            first + added,
             cv,
             ch,
             depth_lr + added,
@@ -260,18 +277,21 @@ class DADA(Model):
             start=self.start,
         )
         aux = {"cv": cv, "ch": ch, "features": features, "iterations": done, "contrast": contrast}
-        return (depth - added) * self.deviation, {**aux, "depth_start": begin * self.deviation}
+        return (depth - added) * self.deviation, {**aux, "depth_start": first * self.deviation}
 
-    def _begin(self, depth_lr: DepthLR, mask: MaskLR, extremes: Float[Array, "b 2"]) -> Depth:
-        """What the diffusion begins with, and what the network sees of the depth, of which the extremes are known."""
+    def _begin(self, depth_lr: DepthLR, mask: MaskLR, extremes: Float[Array, "b 2"], closed: DepthLR) -> Depth:
+        """What the network sees of the depth, of which the extremes are known; the diffusion mostly begins with it.
+
+        `closed` is the depth with its holes closed.
+        """
         b, h, w, _ = depth_lr.shape
         size = self.scale * h, self.scale * w
-        if self.initial == "constant":
-            return jnp.ones((b, *size, 1), jnp.float32)
         if self.initial == "griddata":
             shape = jax.ShapeDtypeStruct((b, *size, 1), jnp.float32)
-            return lax.stop_gradient(jax.pure_callback(griddata, shape, depth_lr, mask, self.scale))
-        enlarged = resize(filled(depth_lr, mask), size, "torch_bicubic")
+            return lax.stop_gradient(
+                jax.pure_callback(griddata, shape, depth_lr, mask, self.scale, vmap_method="sequential")
+            )
+        enlarged = resize(closed, size, "torch_bicubic")
         # Beside a steep edge cubic convolution goes beyond both sides, as far as below 0.
         return jnp.clip(enlarged, extremes[:, 0, None, None, None], extremes[:, 1, None, None, None])
 
@@ -315,6 +335,18 @@ def _extremes(depth: DepthLR, mask: MaskLR) -> tuple[PerSample, PerSample]:
     low = jnp.min(jnp.where(mask, depth, jnp.inf), axes)
     high = jnp.max(jnp.where(mask, depth, -jnp.inf), axes)
     return jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _told(model: DADA, depth_lr: DepthLR, mask: MaskLR) -> dict[str, Array]:
+    """`DADA.of_whole`."""
+    depth = depth_lr / model.deviation
+    extremes = jnp.stack(_extremes(depth, mask), 1)
+    found = {"shift": _shift(depth, mask, model.shift), "extremes": extremes}
+    if model.features == "learned":
+        of_each = depth, mask, extremes, filled(depth, mask)
+        found["centre"] = lax.map(lambda one: _mean(model._begin(*(x[None] for x in one)))[0], of_each)
+    return found
 
 
 def _shift(depth: DepthLR, mask: MaskLR, of: Shift) -> PerSample:

@@ -16,6 +16,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.models import AHMF, DADA, Model
 from ahmf_jax.models import dada as dada_module
+from ahmf_jax.models.dada import LOW
 from ahmf_jax.state import init_params
 from ahmf_jax.upsample import super_resolve
 from tests.exports import dada, narrow_unet
@@ -240,11 +241,74 @@ def test_tiles_of_a_diffusion_give_the_whole_image(monkeypatch: pytest.MonkeyPat
         return float(np.abs(diffusion(*inputs, tile=10) - whole).max())
 
     assert difference() <= 1e-5
-    monkeypatch.setattr(DADA, "of_whole", lambda *_: {})
-    assert difference() > 5e-5
-    monkeypatch.undo()
+    for name in ("shift", "extremes"):
+        with monkeypatch.context() as patch:
+            tell(patch, **{name: lambda x: 0 * x + (LOW if x.ndim == 1 else np.array([0.0, 2.0], np.float32))})
+            assert difference() > 1e-5, name
     monkeypatch.setitem(dada_module.MARGIN, "rgb", 1)
     assert difference() > 1e-4
+
+
+def tell(patch: pytest.MonkeyPatch, **other: Any) -> None:
+    """Tells tiles other numbers, made of the right ones."""
+    right = DADA.of_whole
+
+    def of_whole(self: DADA, *images: Any) -> dict[str, Any]:
+        told = right(self, *images)
+        return {name: other.get(name, lambda x: x)(x).astype(np.float32) for name, x in told.items()}
+
+    patch.setattr(DADA, "of_whole", of_whole)
+
+
+@pytest.mark.parametrize("shift", ["sample", "batch"])
+def test_what_tiles_are_told_is_the_whole_images(shift: Any) -> None:
+    depth, known, guide = (np.stack([x, x]) for x in edges(4))
+    depth[1, 3, 3], known[1, 3, 3] = 0.15, True  # low once it is divided; of a batch, holes are as well
+    depth[~known] = 99
+    depth, known = depth[..., None], known[..., None]
+    rgb = DADA(4, features="rgb", iterations=0, shift=shift, deviation=2.0)
+    told = rgb.clone(features="learned").of_whole(depth, known)
+    low, high = (end(np.where(known, depth, 1), (1, 2, 3)) for end in (np.min, np.max))
+    np.testing.assert_allclose(told["extremes"], np.stack([low, high], 1) / 2)
+    np.testing.assert_allclose(told["shift"], [LOW if shift == "batch" else 0, LOW])
+    whole = jax.jit(rgb.apply)({}, depth, guide / np.float32(255), mask_lr=known)[1]["depth_start"]
+    np.testing.assert_allclose(told["centre"], np.asarray(whole).mean((1, 2, 3)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("initial", ["cubic", "griddata"])
+def test_a_hole_larger_than_a_tile_is_filled_as_in_the_whole_image(
+    initial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(dada_module.MARGIN, "rgb", 16)
+    diffusion = Engine(Trained(DADA(2, features="rgb", iterations=5, initial=initial), {}, "range"))
+    depth = 0.3 + 0.01 * np.arange(40, dtype=np.float32) + np.zeros((40, 1), np.float32)
+    known = np.ones(depth.shape, bool)
+    known[4:36, 4:36] = False
+    guide = np.random.default_rng(0).integers(100, 104, (80, 80, 3), np.uint8)
+    whole = diffusion(depth, known, guide)
+    np.testing.assert_allclose(diffusion(depth, known, guide, tile=8), whole, rtol=0, atol=2e-6)
+    monkeypatch.setattr(DADA, "images_of_whole", lambda *_: {})
+    assert np.abs(diffusion(depth, known, guide, tile=8) - whole).max() > 0.1
+
+
+def test_a_batch_is_raised_as_one_however_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what its images are told is found once, of all of them."""
+    diffusion = Engine(Trained(DADA(2, features="rgb", iterations=5, shift="batch"), {}, "range"))
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(0.5, 1, (2, 4, 5)).astype(np.float32)
+    depth[1, 0, 0] = 0.05
+    inputs = depth, np.ones(depth.shape, bool), rng.random((2, 8, 10, 3), np.float32)
+    whole, asked = diffusion(*inputs), []
+    assert np.abs(whole[0] - diffusion(*(x[0] for x in inputs))).max() > 1e-4, "the low image raised the other"
+    right = DADA.of_whole
+
+    def of_whole(self: DADA, depth_lr: Any, mask_lr: Any) -> Any:
+        asked.append(len(depth_lr))
+        return right(self, depth_lr, mask_lr)
+
+    monkeypatch.setattr(DADA, "of_whole", of_whole)
+    np.testing.assert_allclose(diffusion(*inputs, tile=99), whole, rtol=0, atol=2e-6)
+    assert asked == [2]
 
 
 def test_tiles_of_a_network_that_halves_the_image_begin_where_its_halves_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +324,10 @@ def test_tiles_of_a_network_that_halves_the_image_begin_where_its_halves_do(monk
         network = Engine(dada(enlarge=1))
         inputs = edges(4)
         whole = network(*inputs)
-        assert np.abs(network(*inputs, tile=5) - whole).mean() < 1e-3
+        tiled = network(*inputs, tile=5)
+        assert np.abs(tiled - whole).mean() < 1e-3
+        tell(monkeypatch, centre=lambda x: 0 * x)
+        assert (network(*inputs, tile=5) != tiled).any(), "the network is not freed of the image's mean"
     assert len(set(begun)) > 2 and all(start % 32 == 0 for start in begun)
 
 
