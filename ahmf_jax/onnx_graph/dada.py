@@ -122,12 +122,8 @@ class Network(Graph):
             found[axis] = self.add("Div", rate, self.add("Add", one, self.add("Mul", part, part)))
         return found
 
-    def begin(self, depth_lr: str, guide: str) -> str:
-        """What the diffusion begins with."""
-        if self.model.initial == "constant":
-            channel = self.add("Slice", guide, self.whole(0), self.whole(1), self.whole(1))
-            shape = self.add("Shape", channel)
-            return self.add("Expand", self.tensor("one", 1), shape)
+    def upsampled(self, depth_lr: str) -> str:
+        """The depth, which the features are made from and the diffusion mostly begins with."""
         low, high = (self.add(f"Reduce{end}", depth_lr, axes=AXES) for end in ("Min", "Max"))
         enlarged = self.enlarged(depth_lr, self.model.scale, "cubic")
         return self.add("Min", self.add("Max", enlarged, low), high)
@@ -175,7 +171,9 @@ class Network(Graph):
         colours = self.add("Div", self.add("Sub", guide, mean), std)
         deviation = self.tensor("deviation", self.model.deviation)
         depth_lr = self.add("Div", depth_lr, deviation)
-        begin, added = self.begin(depth_lr, guide), self.added(depth_lr)
+        begin, added = self.upsampled(depth_lr), self.added(depth_lr)
         links = self.links(self.features(colours, begin))
+        if self.model.initial == "constant":
+            begin = self.add("Expand", self.tensor("one", 1), self.add("Shape", begin))
         image = self.diffuse(self.add("Add", begin, added), links, self.add("Add", depth_lr, added))
         return self.add("Mul", self.add("Sub", image, added), deviation)

@@ -37,7 +37,8 @@ class DADA(nn.Module):
       scale: the factor, above 1.
       features: "learned", of a U-Net, or "rgb", the colours and the depth that the diffusion begins with.
       encoder, channels, enlarge: of the U-Net.
-      initial: what the diffusion begins with: "cubic" or "constant".
+      initial: what the diffusion begins with: "cubic", the up-sampled depth, from which the features are made in any
+        case, or "constant", 1.
       contrast: K, with which the learning starts.
       rate: lambda, at most 0.25.
       iterations: at first, without a gradient; in training a random number below.
@@ -112,7 +113,7 @@ class DADA(nn.Module):
             )
         mask = torch.ones_like(depth_lr, dtype=torch.bool) if mask_lr is None else mask_lr
         depth_lr = depth_lr / self.deviation
-        begin = self.begin(depth_lr, mask, guide.shape[-2:])
+        begin = self.upsampled(depth_lr, mask, guide.shape[-2:])
         colours = (guide - self.mean.to(guide)) / self.std.to(guide)
         if self.learned:
             features = self.extract(torch.cat([colours, begin - begin.mean((1, 2, 3), keepdim=True)], 1))
@@ -120,13 +121,14 @@ class DADA(nn.Module):
             features = torch.cat([colours, begin], 1)
         cv, ch = diffusion.coefficients(features, self.logk.exp())
 
+        first = torch.ones_like(begin) if self.initial == "constant" else begin
         before = self.iterations
         if self.training and before:
             before = int(torch.randint(before, ()))
         added = self.raised(depth_lr, mask)
         diffuse = looped if torch.compiler.is_exporting() else diffusion.diffuse
         depth = diffuse(
-            begin + added,
+            first + added,
             cv,
             ch,
             depth_lr + added,
@@ -135,13 +137,11 @@ class DADA(nn.Module):
             after=self.gradient_iterations,
             rate=self.rate,
         )
-        aux = {"cv": cv, "ch": ch, "features": features, "depth_start": begin * self.deviation}
+        aux = {"cv": cv, "ch": ch, "features": features, "depth_start": first * self.deviation}
         return (depth - added) * self.deviation, aux
 
-    def begin(self, depth_lr: Tensor, mask: Tensor, size: torch.Size) -> Tensor:
-        """What the diffusion begins with: 1, or the depth by cubic convolution, within the range of what is known."""
-        if self.initial == "constant":
-            return depth_lr.new_ones(len(depth_lr), 1, *size)
+    def upsampled(self, depth_lr: Tensor, mask: Tensor, size: torch.Size) -> Tensor:
+        """The depth by cubic convolution, within the range of what is known."""
         axes = (1, 2, 3)
         low = torch.where(mask, depth_lr, torch.inf).amin(axes, keepdim=True)
         high = torch.where(mask, depth_lr, -torch.inf).amax(axes, keepdim=True)

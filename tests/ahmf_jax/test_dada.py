@@ -291,6 +291,9 @@ def test_a_constant_becomes_the_samples_in_one_iteration() -> None:
     depth, guide, _ = images(4, 3, 4)
     found, aux = apply(model, {}, depth, guide)
     np.testing.assert_array_equal(aux["depth_start"], np.ones_like(found))
+    cubic = apply(RGB.clone(iterations=1), {}, depth, guide)[1]
+    np.testing.assert_array_equal(aux["features"], cubic["features"], "which see the depth that was up-sampled")
+    np.testing.assert_array_equal(cubic["features"][..., 3:], cubic["depth_start"])
     np.testing.assert_allclose(found, depth.repeat(4, 1).repeat(4, 2), rtol=1e-6)
 
 
