@@ -65,7 +65,7 @@ def test_the_coefficients_of_four_pixels() -> None:
     features[0, 0, 1] = 0.5, 0
     cv, ch = coefficients(jnp.asarray(features), 0.5)
     np.testing.assert_allclose(cv[0, :, :, 0], np.array([[1 / (1 + 4**2), 1 / (1 + 3.5**2)]]), rtol=1e-6)
-    np.testing.assert_allclose(ch[0, :, :, 0], [[1 / 1.25], [1]], rtol=1e-6)
+    np.testing.assert_allclose(ch[0, :, :, 0], [[1 / 1.25], [1.0]], rtol=1e-6)
 
 
 def test_the_authors_numbers() -> None:
