@@ -231,9 +231,9 @@ def test_the_programs_agree_and_answer(tmp_path, monkeypatch):
 
 
 def test_the_command_starts_its_programs(ahmf, refused, tmp_path, monkeypatch):
-    """At a size at which no speed means anything; without a C++ compiler, so that one of PyTorch's does not run."""
+    """At a size at which no speed means anything; torch.compile, told to leave all as it is, takes no time."""
     pytest.importorskip("torch")
-    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     reference, out = saved(tmp_path / "reference.npz"), tmp_path / "out.json"
     sizes = {"size": 16, "scale": 4, "iterations": 8, "rounds": 1, "after": 4, "batch": 2, "threads": 1}
     given = {**sizes, "reference": reference, "out": out}
@@ -242,7 +242,7 @@ def test_the_command_starts_its_programs(ahmf, refused, tmp_path, monkeypatch):
     assert ended.code == 0, ended.err
     report = json.loads(out.read_text())
     assert report["sizes"] == sizes and ended.out == tables(report) + "\n"
-    assert cells(ended.out, COMPILED)[1].startswith("did not run: ")
+    assert all("error" not in report["speed"][name] for name in (OURS, EAGER, COMPILED))
     assert report["checks"]["reference"] < 1e-5  # what is flat stays so
     assert report["speed"][OURS]["difference"] < 1e-5 and len(report["speed"][EAGER]["diffuse_ms"]) == 1
     assert [row["before"] for row in report["convergence"]["implicit"]] == [0, 2, 8]
