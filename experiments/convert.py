@@ -17,6 +17,8 @@ from ahmf_jax.variants import Part, Variant
 
 # The standard deviations, in mm, by which the program of DADA's authors divides depth.
 AUTHORS = "1122.7 of Middlebury, 1386.05 of NYUv2, 1154.29 of DIML"
+# And the settings in which it is different from a DADA's defaults here.
+AUTHORS_SETTINGS = {"initial": "griddata", "shift": "batch"}
 # What the reader of PyTorch weights must do to the depth, which for the rest is divided by the range.
 SCALED = {
     "sample": "; give it depth scaled so that the LR map's minimum is 0 and its maximum 1",
@@ -68,7 +70,16 @@ def from_torch(
     depth_range, unit = 255.0 if depth_range is None else depth_range, unit or "grey level"
     trained = Trained(model, params, scaling, unit, depth_range, f"converted from {source.name}")
     save_bundle(out, trained)
-    return f"{out}: {_describe(trained)}"
+    return f"{out}: {_describe(trained)}{_assumed(model)}"
+
+
+def _assumed(model: Model) -> str:
+    """The settings that no tensor tells, where those of DADA's authors are others."""
+    if not isinstance(model, DADA):
+        return ""
+    given = ", ".join(f"{name} {getattr(model, name)}" for name in AUTHORS_SETTINGS)
+    theirs = ", ".join(f"{name} {value}" for name, value in AUTHORS_SETTINGS.items())
+    return f"; the tensors do not tell all of it, and it was given {given}: its authors trained with {theirs}"
 
 
 def to_torch(source: Path, out: Path) -> str:

@@ -35,7 +35,8 @@ def from_torch(
       scale: of a DADA, whose tensors do not tell it.
 
     Returns:
-      `(model, weights)`: the other fields read off names and shapes, and a nested dict of float32 NumPy arrays as
+      `(model, weights)`: the other fields read off names and shapes, or, where these do not tell them, as the model has
+      them by default, which for a DADA is not all as its authors' (`dada.from_torch`); and a nested dict of float32 NumPy arrays as
       `ahmf_jax.variables` has it.
 
     Raises:

@@ -108,6 +108,9 @@ def table(model: "DADA") -> list[Row]:
 def from_torch(arrays: Mapping[str, np.ndarray], scale: int | None) -> tuple["DADA", dict[str, Any]]:
     """The model that PyTorch weights belong to, and its weights, the running statistics among them.
 
+    What no tensor tells is as `DADA` has it by default: it begins with cubic convolution and shifts each sample by
+    itself, where the authors' program has `initial="griddata"` and `shift="batch"`; `model.clone` sets them.
+
     Args:
       arrays: `{name: array}`, the names without "module."; those that only older checkpoints have are left out.
       scale: the factor that the network was trained for, which no tensor tells.

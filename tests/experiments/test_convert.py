@@ -103,6 +103,8 @@ def test_the_layout_of_dadas_authors(ahmf, refused, tmp_path):
     ended = ahmf(*given, "--scale", "8", "--unit", "mm", "--range", "1122.7")
     assert ended.code == 0, ended.err
     assert "encoder resnet18, channels 8" in ended.out
+    said = "given initial cubic, shift sample: its authors trained with initial griddata, shift batch\n"
+    assert ended.out.endswith(said)
     # ResNet-18 without its classifier, a fourth input, the decoder, a head of 8 channels, and log K.
     assert f"{11_179_648 + 3_151_552 + 8 * 145 + 1:,} parameters" in ended.out
     trained = upsample.load_trained(tmp_path / "b.safetensors")
