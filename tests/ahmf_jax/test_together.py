@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from ahmf_jax import InputError
-from ahmf_jax.models import AHMF
+from ahmf_jax.models import AHMF, DADA
+from ahmf_jax.models.dada import griddata
 from ahmf_jax.sharding import make_mesh
 from ahmf_jax.state import TrainState
 from ahmf_jax.stopping import Stop
@@ -155,6 +156,20 @@ def test_on_however_many_devices_each_is_as_alone(alone: list[Run], devices: int
         assert_close(ours.last, expected.last)
         np.testing.assert_allclose(ours.losses, expected.losses, rtol=1e-6)
         assert ours.drawn == STEPS  # its own batches, none too many
+
+
+def test_what_the_host_makes_is_made_for_each_lane() -> None:
+    """A DADA that begins with SciPy's interpolation."""
+    model = DADA(2, features="rgb", iterations=0, initial="griddata")
+    given = [make_batch(seed, 2) for seed in range(3)]
+    inputs = [{name: x[name] for name in ("depth_lr", "guide", "mask_lr")} for x in given]
+
+    def start(inputs: Any) -> Any:
+        return model.apply({}, **inputs)[1]["depth_start"]
+
+    found = jax.jit(jax.vmap(start))(jax.tree.map(lambda *x: np.stack(x), *inputs))
+    for ours, each in zip(found, inputs, strict=True):
+        np.testing.assert_array_equal(ours, griddata(each["depth_lr"], each["mask_lr"], 2))
 
 
 def test_the_runs_are_different(alone: list[Run]) -> None:
