@@ -166,7 +166,7 @@ def check_portable(trained: Trained, where: str = "the model") -> None:
 def plain(trained: Trained) -> Trained:
     """The model as programs outside JAX have it: a DADA does all its iterations, on the fine image, and ends not early.
 
-    Which other ways only save time. An AHMF is what it was.
+    Its depth is another where its iterations end before depth is at rest: compare the two. An AHMF is what it was.
     """
     if not isinstance(trained.model, DADA):
         return trained

@@ -73,11 +73,9 @@ def to_onnx(source: Path, out: Path) -> None:
     import onnxruntime
 
     from ahmf_jax import onnx_graph
-    from ahmf_jax.export import plain
 
     with _checked(source, out, ".onnx") as export:
-        export.trained = plain(export.trained)
-        model = onnx_graph.build(export.trained)
+        model = onnx_graph.build(export.as_plain())
         data = model.SerializeToString()
         export.write(data)
         session = onnxruntime.InferenceSession(str(export.temp), providers=["CPUExecutionProvider"])
@@ -100,10 +98,10 @@ def to_torch(source: Path, out: Path) -> None:
     from safetensors.numpy import save
 
     from ahmf_jax import torch_modules, torch_weights
-    from ahmf_jax.export import bundle_header, guide_channels, plain
+    from ahmf_jax.export import bundle_header, guide_channels
 
     with _checked(source, out, "") as export:
-        trained = export.trained = plain(export.trained)
+        trained = export.as_plain()
         module = torch_modules.InUnits(
             torch_modules.network(trained.model, trained.params), trained.range, trained.scaling
         )
@@ -200,7 +198,17 @@ class _Export:
     def __init__(self, trained: Trained, out: Path, temp: Path) -> None:
         self.trained, self.out, self.temp = trained, out, temp
         self._differences: list[str] = []
+        self._changed: dict[str, Any] = {}
         self._started = time.perf_counter()
+
+    def as_plain(self) -> Trained:
+        """The model with all its iterations, for a program that has no other way; it is compared with the original."""
+        from ahmf_jax.export import model_fields, plain
+
+        made = plain(self.trained)
+        kept = model_fields(made.model)
+        self._changed = {k: v for k, v in model_fields(self.trained.model).items() if v != kept[k]}
+        return made
 
     def write(self, data: bytes, name: str = "") -> None:
         """Writes the file, or one of the folder's, and has the disk hold it."""
@@ -214,6 +222,7 @@ class _Export:
 
         Raises:
           Differs: by more than rounding.
+          InputError: so does a model whose settings the program does not have (`as_plain`).
         """
         trained = self.trained
         original = _original(trained)
@@ -225,6 +234,14 @@ class _Export:
             shown = "x".join(map(str, size))
             # Also where it is no number.
             if found.shape != wanted.shape or not difference <= tolerance:
+                if self._changed:
+                    fields = " and ".join(f"{name}={value}" for name, value in self._changed.items())
+                    raise InputError(
+                        f"{self.out} is not written: such a program does all iterations on the fine image, and this "
+                        f"model, with {fields}, does not: on {shown} samples they differ by {difference:.1e} of the "
+                        "range; train one with --model.start fine --model.tolerance 0, or export stablehlo, which "
+                        "keeps both"
+                    )
                 raise Differs(
                     f"{self.out} is not written: on {shown} samples it differs from the model by {difference:.1e} of "
                     f"the range, and {tolerance:g} would be rounding"

@@ -111,6 +111,19 @@ def test_the_learning_free_dada_by_its_name(kind, ahmf, tmp_path, monkeypatch):
         assert json.loads(said["model"])["tolerance"] == 0
 
 
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_a_dada_that_another_number_of_iterations_changes_is_refused(kind, refused, tmp_path, monkeypatch, contents):
+    for package in RUNTIMES[kind]:
+        pytest.importorskip(package)
+    monkeypatch.setattr(export, "ITERATED_SIZES", ((1, 3, 4),))
+    model = DADA(4, features="rgb", iterations=200, start="coarse", tolerance=0.5)
+    bundles.save_bundle(tmp_path / "w.safetensors", bundles.Trained(model, {}))
+    before = contents(tmp_path)
+    said = r"with tolerance=0.5 and start=coarse, does not: on 1x3x4 .* --model\.start fine .* export stablehlo"
+    refused("export", kind, tmp_path / "w.safetensors", tmp_path / OUT[kind], said=said)
+    assert contents(tmp_path) == before
+
+
 def test_what_the_learning_free_dada_says_of_itself(ahmf):
     shown = ahmf("export", "show", "dada_rgb_x4")
     assert shown.code == 0, shown.err
