@@ -13,6 +13,8 @@ from ahmf_jax.variables import STATISTICS, split
 Scaling = Literal["range", "sample", "largest", "truth"]
 # A flatter sample is not stretched further: 1 grey level of 256, below which depth is mostly noise.
 MIN_SPAN = 1 / 256
+# Nor is depth divided by less than float32 holds in full, where only 0 is to stay.
+TINY = float(np.finfo(np.float32).tiny)
 
 Depths = Float[Array, "b h w 1"] | Float[np.ndarray, "b h w 1"]
 Masks = Bool[Array, "b h w 1"] | Bool[np.ndarray, "b h w 1"]
@@ -38,7 +40,7 @@ def offset_and_span(
       scaling: `"range"`: the identity, as the authors' test program has it (their value / 255).
         `"sample"`: the minimum and maximum of the sample's own low-resolution depth become 0 and 1, which
         can be done on any sensor, and makes the network indifferent to the unit.
-        `"largest"`: its maximum becomes 1 and 0 stays, for models that multiply depth.
+        `"largest"`: its maximum becomes 1 and 0 stays, in any unit, for models that multiply depth.
         `"truth"`: as by sample, with those of the whole image's ground truth, as the authors' later survey code has it.
         No sensor knows them: it serves comparison with numbers that were made so, and `is_leak`.
       depth_span: the smallest and the largest true depth, in units of the range; read for `"truth"` alone.
@@ -67,7 +69,7 @@ def offset_and_span(
     high = xp.max(xp.where(mask_lr, depth_lr, -xp.inf), (1, 2, 3), keepdims=True)
     known = xp.any(mask_lr, (1, 2, 3), keepdims=True)
     if scaling == "largest":
-        return 0 * one, xp.where(known, xp.maximum(high, MIN_SPAN), 1.0)
+        return 0 * one, xp.where(known, xp.maximum(high, TINY), 1.0)
     return xp.where(known, low, 0.0), xp.where(known, xp.maximum(high - low, MIN_SPAN), 1.0)
 
 

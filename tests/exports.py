@@ -14,7 +14,7 @@ import pytest
 from ahmf_jax import unet
 from ahmf_jax.export import Trained
 from ahmf_jax.models import AHMF, DADA, Model
-from ahmf_jax.scaling import MIN_SPAN
+from ahmf_jax.scaling import MIN_SPAN, TINY
 from ahmf_jax.state import init_params
 from ahmf_jax.variables import split
 
@@ -85,5 +85,5 @@ def super_resolved(of: Trained, depth: Any, guide: Any) -> Any:
         high = depth.max((1, 2, 3), keepdims=True)
     if of.scaling == "sample":
         low = depth.min((1, 2, 3), keepdims=True)
-    span = np.maximum(high - low, RANGE * MIN_SPAN)
+    span = np.maximum(high - low, RANGE * (TINY if of.scaling == "largest" else MIN_SPAN))
     return np.asarray(_apply(of.model, of.params, jnp.asarray((depth - low) / span), jnp.asarray(guide)) * span + low)

@@ -9,7 +9,7 @@ from ahmf_jax.export import Trained, bundle_header, check_portable, guide_channe
 from ahmf_jax.models import DADA, name_of
 from ahmf_jax.onnx_graph import ahmf, dada
 from ahmf_jax.onnx_graph.graph import Graph
-from ahmf_jax.scaling import MIN_SPAN
+from ahmf_jax.scaling import MIN_SPAN, TINY
 
 OPSET = 17
 IR_VERSION = 8  # the first that holds it: older runtimes read it too
@@ -67,8 +67,8 @@ def _offset_and_span(net: Graph, depth: str, trained: Trained) -> tuple[str, str
     """`scaling.offset_and_span` of depth that is known everywhere; "" for 0 and for 1."""
     if trained.scaling == "range":
         return "", ""
-    high, floor = net.add("ReduceMax", depth, axes=[1, 2, 3]), net.tensor("min_span", MIN_SPAN)
+    high = net.add("ReduceMax", depth, axes=[1, 2, 3])
     if trained.scaling == "largest":
-        return "", net.add("Max", high, floor)
+        return "", net.add("Max", high, net.tensor("tiny", TINY))
     low = net.add("ReduceMin", depth, axes=[1, 2, 3])
-    return low, net.add("Max", net.add("Sub", high, low), floor)
+    return low, net.add("Max", net.add("Sub", high, low), net.tensor("min_span", MIN_SPAN))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def network(model: "Model", weights: Mapping[str, Any]) -> nn.Module:
     """The twin of a model with its weights, in evaluation, NCHW: `network(depth_lr, guide) -> depth_hr`.
 
-    Of a DADA always the plain loop of all iterations: that it ends early, or begins at a coarse size, only saves time.
+    Of a DADA always the plain loop of all iterations, as `export.plain` has it.
 
     Raises:
       InputError: the weights are not the model's, or it has no twin (a DADA that begins with `griddata`).
@@ -56,11 +56,12 @@ class InUnits(nn.Module):
 
     def __init__(self, network: nn.Module, depth_range: float, scaling: str):
         super().__init__()
-        from ahmf_jax.scaling import MIN_SPAN
+        from ahmf_jax.scaling import MIN_SPAN, TINY
 
         if scaling not in ("range", "sample", "largest"):
             raise InputError(f"scaling {scaling!r} cannot be in a program: it must be range, sample or largest")
-        self.network, self.depth_range, self.scaling, self.min_span = network, depth_range, scaling, MIN_SPAN
+        self.network, self.depth_range, self.scaling = network, depth_range, scaling
+        self.min_span = TINY if scaling == "largest" else MIN_SPAN
 
     def forward(self, depth_lr: Tensor, guide: Tensor) -> Tensor:
         """Depth (B, 1, h, w), holes filled, guide (B, C, scale h, scale w) in [0, 1] -> (B, 1, scale h, scale w)."""

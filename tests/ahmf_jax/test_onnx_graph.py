@@ -97,6 +97,12 @@ def test_dada_of_any_size(scaling: Any, fields: Any) -> None:
             assert difference(found, runtime, depth, guide) <= 1e-5
 
 
+def test_largest_is_for_any_unit() -> None:
+    found = dada("largest", features="rgb")
+    depth, guide = images(found, 1, 2, 3)
+    assert 1e6 * difference(found, session(onnx_graph.build(found)), depth / np.float32(1e6), guide) <= 1e-5
+
+
 def test_depth_of_zeros_is_not_divided_by_them() -> None:
     found = dada("largest", features="rgb")
     depth, guide = images(found, 1, 2, 3)

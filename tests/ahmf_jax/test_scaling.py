@@ -112,5 +112,8 @@ def test_by_the_largest_depth_0_stays_and_what_is_unknown_has_no_say() -> None:
     offset, span = offset_and_span(depth, mask, "largest")
     assert np.array_equal(offset, np.zeros((2, 1, 1, 1)))
     assert float(span[0, 0, 0, 0]) == float(depth[0].at[0, 0].set(0).max()) and float(span[1, 0, 0, 0]) == 1
-    _, span = offset_and_span(np.zeros((1, 2, 2, 1), np.float32), np.ones((1, 2, 2, 1), bool), "largest")
-    assert float(span[0, 0, 0, 0]) == 1 / 256  # no sample is stretched further
+    for largest in (1e-30, 1e-3, 1e3):  # in any unit
+        one = np.full((1, 2, 2, 1), largest, np.float32)
+        assert offset_and_span(one, np.ones(one.shape, bool), "largest")[1].item() == one[0, 0, 0, 0]
+    _, span = offset_and_span(0 * one, np.ones(one.shape, bool), "largest")
+    assert span.item() > 0, "zeros are divided by something"
