@@ -119,7 +119,7 @@ class DADA(Model):
         if self.iterations + self.gradient_iterations > MOST:
             raise InputError(
                 f"iterations {self.iterations} and gradient_iterations {self.gradient_iterations} are more than {MOST} "
-                "together: nothing changes any more long before; give fewer"
+                "together: give fewer"
             )
         if not 0 < self.rate <= MAX_RATE:
             raise InputError(
@@ -167,16 +167,27 @@ class DADA(Model):
         """Scale and features."""
         return f"DADA x{self.scale}, {self.encoder if self.features == 'learned' else 'learning-free'}"
 
-    def check(self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]) -> None:
-        """Refuses depth that cannot be diffused by ratios.
+    def check(
+        self,
+        depth_lr: Float[np.ndarray, "b h w 1"],
+        mask_lr: Bool[np.ndarray, "b h w 1"],
+        given: Float[np.ndarray, "b h w 1"] | None = None,
+    ) -> None:
+        """Refuses depth that cannot be diffused by ratios; `given` is the same in the unit of who reads the error.
 
         Raises:
           InputError: known depth so far below 0 that the shift leaves it there; a little is what interpolation makes.
         """
-        low = float(np.min(depth_lr, where=mask_lr, initial=np.inf))
+        lowest = np.min(depth_lr, (1, 2, 3), where=mask_lr, initial=np.inf)
+        image = int(np.argmin(lowest))
+        low = float(lowest[image])
         if low / self.deviation + LOW <= 0:
+            which = f" of image {image} of the batch" if len(depth_lr) > 1 else ""
+            shown = f"{low:g} of what counts as 1"
+            if given is not None:
+                shown = f"{float(np.min(given[image], where=mask_lr[image], initial=np.inf)):g}, {shown}"
             raise InputError(
-                f"the smallest known depth is {low:g} of what counts as 1: DADA scales depth by ratios, which needs it "
+                f"the smallest known depth{which} is {shown}: DADA scales depth by ratios, which needs it "
                 "above 0; mark what is unknown as such, or add a constant"
             )
 
