@@ -23,7 +23,7 @@ from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
 from ahmf_jax.holes import fill_by_colour
 from ahmf_jax.models import DADA
-from ahmf_jax.scaling import Scaling
+from ahmf_jax.scaling import Scaling, offset_and_span
 from ahmf_jax.scaling import predict as run_network
 from ahmf_jax.units import depth_of_one
 
@@ -108,6 +108,12 @@ class Upsampler:
         guide = np.asarray(batch["guide"])
         return self.engine(depth, known, guide, span=batch.get("depth_span"), bucket=bucket)[..., None]
 
+    def _check(self, depth: np.ndarray, known: np.ndarray, ones: np.ndarray) -> None:
+        """The model's own check, in whose words the depth is that which was given."""
+        depth, known = depth[..., None], known[..., None]
+        offset, span = offset_and_span(depth / ones[..., None], known, self.trained.scaling)
+        self.trained.model.check((depth / ones[..., None] - offset) / span, known, depth)
+
     def __call__(
         self, depth_lr: Num[np.ndarray, "*b h w"], guide: Num[np.ndarray, "*b H W c"], **options: Any
     ) -> Num[np.ndarray, "*b H2 W2"]:
@@ -139,9 +145,10 @@ class Upsampler:
             memory map will do.
           mask: of the shape of `depth_lr`, False where it is unknown.
           invalid: the value of `depth_lr` that means unknown, too; may be NaN. The network sees each hole filled from
-            known samples that are near it and of its colour: `ahmf_jax.holes.fill_by_colour`.
+            known samples that are near it and of its colour: `ahmf_jax.holes.fill_by_colour`. DADA is told which they
+            are instead: it closes them from their borders to begin with, and lets depth flow in.
           holes: "keep": pixels over an unknown sample come back as `invalid`, or, where only a mask was given, as NaN
-            (0 in whole numbers); no other pixel does. "fill": as what the network made of the filling.
+            (0 in whole numbers); no other pixel does. "fill": as what the network made of them.
           unit: of `depth_lr`, such as "mm" or "0.2 mm"; the model's unit by default.
           depth_range: the depth that the network takes for 1: None: the range of the model's training data; a number
             in the unit of `depth_lr`; "lr": the largest value of the map itself; or a sensor of
@@ -152,7 +159,8 @@ class Upsampler:
           fit: what to do with a guide of another size: None: refuse it; "crop" or "resample": `ahmf_jax.fitting`.
           consistent: whether the mean over each known sample's area is made to be it: `ahmf_jax.consistency`.
           tta: whether the result is the mean over four flips of the input, with their standard deviation as `spread`.
-          tile, bucket: how the network is run, which does not change the result: `ahmf_jax.engine`.
+          tile, bucket: how the network is run, which does not change the result of AHMF: `ahmf_jax.engine`. That of
+            DADA in tiles differs from that of the whole image by little: `docs/dada.md`.
 
         Raises:
           InputError: a shape, dtype, value or option that cannot be used; the line says what would be right.
@@ -176,10 +184,14 @@ class Upsampler:
         part = (slice(None), fitted.rows, fitted.columns)
         depth_lr, mask = depth_lr[part], None if mask is None else mask[part]
         known = known_samples(depth_lr, mask, invalid)
-        depth = np.stack([filled(*one) for one in zip(depth_lr, known, fitted.guide, strict=True)])
+        if self.trained.model.reads_mask:  # and closes holes itself
+            depth = np.where(known, depth_lr, 0).astype(np.float32)
+        else:
+            depth = np.stack([filled(*one) for one in zip(depth_lr, known, fitted.guide, strict=True)])
         ones = np.array(
             [depth_of_one(self.trained, unit, depth_range, float(np.abs(one).max())) for one in depth], np.float32
         )[:, None, None]
+        self._check(depth, known, ones)
         depth /= ones
 
         network = functools.partial(self.engine, tile=tile, bucket=bucket)

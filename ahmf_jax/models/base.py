@@ -64,8 +64,16 @@ class Model(nn.Module):
         """What windows of an image begin at multiples of, in pixels of the guide."""
         return 1
 
-    def check(self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]) -> None:
-        """Refuses depth, in the scale that the model works in, that it can make nothing of: an InputError says why."""
+    def check(
+        self,
+        depth_lr: Float[np.ndarray, "b h w 1"],
+        mask_lr: Bool[np.ndarray, "b h w 1"],
+        given: Float[np.ndarray, "b h w 1"] | None = None,
+    ) -> None:
+        """Refuses depth, in the scale that the model works in, that it can make nothing of: an InputError says why.
+
+        `given` is the same depth in the unit of who reads the error, if that is another.
+        """
 
     def of_whole(
         self, depth_lr: Float[np.ndarray, "b h w 1"], mask_lr: Bool[np.ndarray, "b h w 1"]

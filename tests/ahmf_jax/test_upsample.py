@@ -18,7 +18,7 @@ from ahmf_jax import InputError, resample, strips
 from ahmf_jax.checkpoint import Checkpoints
 from ahmf_jax.export import Trained, model_fields, save_bundle
 from ahmf_jax.holes import fill_by_colour
-from ahmf_jax.models import AHMF
+from ahmf_jax.models import AHMF, DADA
 from ahmf_jax.state import TrainState, init_params
 from ahmf_jax.upsample import Upsampler, filled, load, load_trained
 
@@ -257,6 +257,23 @@ def test_a_mask_is_a_hole_s_value_and_both_may_be_given() -> None:
     other[2, 3] = False
     np.testing.assert_array_equal(both.mask, blocks(other))
     np.testing.assert_array_equal(both.depth == -1, blocks(~other))
+
+
+def test_a_model_that_reads_the_mask_closes_holes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it cannot take is told in the unit of what was given."""
+    monkeypatch.setattr("ahmf_jax.upsample.fill_by_colour", None)
+    model = DADA(2, features="rgb", iterations=3)
+    depth = np.stack([LEVELS, LEVELS]).astype(np.float32)
+    options = {"mask": np.stack([KNOWN, KNOWN]), "holes": "fill", "unit": "mm"}
+    inputs = np.where(options["mask"], depth, np.nan), np.stack([GUIDE, GUIDE])
+    found = Upsampler(Trained(model, {}, "range", "m", 0.1)).run(*inputs, **options).depth  # type: ignore[arg-type]
+    wanted, _ = jax.jit(model.apply)({}, depth[..., None] / 100, inputs[1], mask_lr=options["mask"][..., None])
+    np.testing.assert_allclose(found, 100 * np.asarray(wanted)[..., 0], rtol=1e-5)
+    inputs[0][1, 0, 0], options["mask"][1, 0, 0] = -20, True
+    with pytest.raises(
+        InputError, match=r"known depth of image 1 of the batch is -20, -0\.2 of what counts as 1: DADA"
+    ):
+        Upsampler(Trained(model, {}, "range", "m", 0.1)).run(*inputs, **options)  # type: ignore[arg-type]
 
 
 def test_filled_holes_are_what_the_network_makes_of_the_filling() -> None:
