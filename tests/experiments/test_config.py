@@ -177,7 +177,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"on_save_error": "ignore"}, "TrainConfig.on_save_error is 'ignore': choose one of stop, continue"),
         (
             {"validation_protocol": "best"},
-            "validation_protocol is 'best': choose one of run, float, ahmf_table1, "
+            "validation_protocol is 'best': choose one of run, float, area, ahmf_table1, "
             "ahmf_table2, ahmf_table3, ahmf_table4, b6, dscsan, dscsan_noisy, dsdmsr",
         ),
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
