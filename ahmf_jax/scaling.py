@@ -61,7 +61,7 @@ def offset_and_span(
         if depth_span is None:
             raise InputError(
                 "scaling 'truth' needs the ground truth's smallest and largest depth (depth_span), which no sensor "
-                "knows: train and use a model with scaling sample or range"
+                "knows: train and use a model with scaling sample, largest or range"
             )
         low, high = (depth_span[:, i, None, None, None] for i in (0, 1))
         return low, xp.maximum(high - low, MIN_SPAN)

@@ -75,7 +75,8 @@ def conversion(unit: str, into: str) -> float:
     if not one or not other:
         raise InputError(
             f"depth in {_many(unit)} cannot be turned into {_many(into)}: both must be lengths ({', '.join(LENGTHS)}); "
-            "give the range in the input's own unit (--range), or use a model of scaling=sample, which takes any unit"
+            "give the range in the input's own unit (--range), or use a model of scaling=sample or largest, which "
+            "takes any unit"
         )
     return one / other
 

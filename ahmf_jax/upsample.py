@@ -258,6 +258,8 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
     if learning_free := re.fullmatch(LEARNING_FREE, os.fspath(path)):
         return dada_rgb(int(learning_free[1]))
     path = Path(path)
+    if os.fspath(path) == "dada_rgb" and not path.exists():
+        raise InputError("dada_rgb is of any scale here: name one, as dada_rgb_x8")
     if path.is_dir():
         return _from_run(path)
     if path.suffix != ".safetensors":

@@ -62,7 +62,12 @@ Command = (
     | Annotated[Upsample, tyro.conf.subcommand("upsample")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[StudyCommand, tyro.conf.subcommand("study")]
+    | Annotated[
+        StudyCommand,
+        tyro.conf.subcommand(
+            "study", description="Many trainings, and what they say: levels, blocks, or any settings."
+        ),
+    ]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

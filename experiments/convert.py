@@ -88,11 +88,12 @@ def to_torch(source: Path, out: Path) -> str:
     trained = upsample.load_trained(source)
     arrays = torch_weights.to_torch(trained.model, trained.params)
     torch_weights.write(out, trained.model, arrays)
-    return f"{out}: {_describe(trained)}{SCALED.get(trained.scaling, '')}{_untold(trained.model, arrays)}"
+    return f"{out}: {_describe(trained)}{SCALED.get(trained.scaling, '')}{_untold(trained, arrays)}"
 
 
-def _untold(model: Model, arrays: Mapping[str, np.ndarray]) -> str:
+def _untold(trained: Trained, arrays: Mapping[str, np.ndarray]) -> str:
     """What the tensors do not tell, and so must be told on the way back."""
+    model = trained.model
     if isinstance(model, AHMF):
         found: Model = torch_weights.ahmf.infer({name: array.shape for name, array in arrays.items()})
         parts = f" --swapped {' '.join(model.swapped)}" if model.swapped else ""
@@ -102,8 +103,9 @@ def _untold(model: Model, arrays: Mapping[str, np.ndarray]) -> str:
     found, _ = torch_weights.from_torch(arrays, scale=model.scale)
     theirs = model_fields(found)
     other = [f"{name} {value}" for name, value in model_fields(model).items() if value != theirs[name]]
-    settings = f"; these are lost: {', '.join(other)}" if other else ""
-    return f"; the tensors do not tell all of it: on the way back add --scale {model.scale}{settings}"
+    settings = f"; these are lost: {', '.join(other)} (`ahmf export safetensors` keeps all)" if other else ""
+    back = f"--scale {model.scale} --scaling {trained.scaling} --unit '{trained.unit}' --range {trained.range:g}"
+    return f"; the tensors do not tell all of it: on the way back add {back}{settings}"
 
 
 def _suffix(path: Path, *allowed: str) -> None:

@@ -234,6 +234,6 @@ def comparison(depth_lr: np.ndarray, result: Result, filled: bool = False) -> np
         [
             ("guide", result.guide[::step, ::step]),
             ("bicubic", depth_colours(bicubic, low, high)),
-            ("AHMF", depth_colours(depth, low, high, known)),
+            ("super-resolved", depth_colours(depth, low, high, known)),
         ]
     )

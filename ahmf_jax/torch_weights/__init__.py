@@ -36,8 +36,8 @@ def from_torch(
 
     Returns:
       `(model, weights)`: the other fields read off names and shapes, or, where these do not tell them, as the model has
-      them by default, which for a DADA is not all as its authors' (`dada.from_torch`); and a nested dict of float32 NumPy arrays as
-      `ahmf_jax.variables` has it.
+      them by default, which for a DADA is not all as its authors' (`dada.from_torch`); and a nested dict of float32
+      NumPy arrays as `ahmf_jax.variables` has it.
 
     Raises:
       InputError: the tensors are not exactly those of one model, one message naming all that are missing, not known

@@ -17,15 +17,16 @@ class Evaluate:
     """
 
     method: tyro.conf.Positional[str] = ""
-    """A run's folder or a .safetensors file; bicubic (the protocol's), nearest, bilinear or any kernel's name; or a
-    filter: guided_filter, joint_bilateral, joint_bilateral_upsampling, fast_global_smoother, fast_bilateral_solver."""
+    """A run's folder or a .safetensors file; bicubic (the protocol's), nearest, bilinear or any kernel's name; a
+    filter: guided_filter, joint_bilateral, joint_bilateral_upsampling, fast_global_smoother, fast_bilateral_solver; or
+    dada_rgb, DADA without learning."""
     dataset: str = ""
     """A data set's name, or a folder of image pairs."""
     split: str | None = None
     """Split of a prepared data set: its own (test, train+validation) or a published one (dada/test); of a folder, the
     folder of that name inside. By default test, and all of a folder that has none of that name."""
     scale: int | None = None
-    """Factor of an interpolation, a filter, or predictions; a model has its own."""
+    """Factor of an interpolation, a filter, dada_rgb, or predictions; a model has its own."""
     protocol: ProtocolName | None = None
     """How the numbers are made: as a paper's table (docs/evaluating.md says how each is; ahmf_table1 is the default for
     data of 0..255); float: nothing rounded or left out (the default for other data); or run: float, on the low

@@ -26,7 +26,7 @@ class Upsample:
     """
 
     weights: tyro.conf.Positional[Path]
-    """A run's folder or a .safetensors file."""
+    """A run's folder or a .safetensors file; or dada_rgb_x8, DADA without learning, of that scale."""
     depth: Path | None = None
     """Low-resolution depth: 8- or 16-bit PNG, TIFF, EXR, NPY, PFM or DPT."""
     guide: Path | None = None

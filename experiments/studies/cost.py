@@ -14,7 +14,6 @@ during warm runs, which includes what Python, the libraries and the compiler hav
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -90,7 +89,7 @@ def key(config: TrainConfig) -> str:
     """The same for configurations that cost the same: rates, steps, seeds and data have no say."""
     data, optimiser = config.data, config.optimiser
     fields = {
-        "model": dataclasses.asdict(config.model),
+        "model": configs.to_json(config)["model"],
         "batch_size": data.batch_size,
         "patch_size": data.patch_size,
         "optimiser": [optimiser.name, *optimiser.options],

@@ -253,7 +253,9 @@ def _check_name(name: str) -> None:
 
 def _as_json(spec: Spec) -> dict[str, Any]:
     """As it is when it was stored and read again."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
+    values: dict[str, Any] = json.loads(
+        json.dumps({**dataclasses.asdict(spec), "config": configs.to_json(spec.config)})
+    )
     return values
 
 

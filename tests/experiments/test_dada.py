@@ -15,6 +15,7 @@ from experiments import config as configs
 from experiments import train as train_module
 from experiments.cli import main
 from experiments.config import DADAConfig, DataConfig, OptimiserConfig, TrainConfig
+from experiments.studies import study
 
 MODEL = DADAConfig(scale=4, encoder="resnet18", channels=2, enlarge=1, iterations=5, gradient_iterations=2)
 CONFIG = TrainConfig(
@@ -139,6 +140,8 @@ def test_an_image_is_not_divided_over_devices(data_dir):
 
 def test_a_configuration_keeps_its_model_through_json():
     assert configs.from_json(json.loads(json.dumps(configs.to_json(CONFIG)))) == CONFIG
+    spec = study.Spec("search", CONFIG)
+    assert configs.from_json(study._as_json(spec), study.Spec) == spec
     with pytest.raises(InputError, match=r"TrainConfig.model is 'dadaism': choose one of ahmf, dada"):
         configs.from_json({"model": {"name": "dadaism"}})
     with pytest.raises(InputError, match="this is about AHMF, and the configuration is of DADA x4, resnet18"):
