@@ -125,7 +125,7 @@ def test_what_cannot_be_measured(asked):
         cost.measure([TINY], rounds=0)
     with pytest.raises(InputError, match="5 x 6: give multiples of the scale, 2"):
         cost.measure([TINY], size=(5, 6))
-    with pytest.raises(InputError, match="m = 9, 2 features, batch 1: there is not enough memory"):
+    with pytest.raises(InputError, match="m = 9, 2 features, release, float32, batch 1: there is not enough memory"):
         cost.measure([with_levels(9)], size=(4, 6))
     assert asked[0] == ("start", "inference", 9)
 
