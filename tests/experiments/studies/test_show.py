@@ -150,7 +150,7 @@ def test_watch_paints_over_itself_until_all_is_done(levels, search, tmp_path, mo
 
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(show.time, "sleep", sleep)
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((60, 12)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 12)))
     show.watch(levels, 3.0)  # ended by Ctrl-C, without a complaint
     first, second = out.getvalue().split("\x1b[H")[1:]
     assert slept == [3.0, 3.0] and first.count("\n") == 11 and second.startswith(first)
