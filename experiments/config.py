@@ -303,10 +303,6 @@ class OptimiserConfig:
         check(self)
         if self.schedule == "step" and self.warmup >= self.halve_at:
             raise InputError(f"OptimiserConfig.warmup is {self.warmup}: it must end before halve_at, {self.halve_at}")
-        if self.schedule == "staircase" and self.warmup >= 1 / self.stairs:
-            raise InputError(
-                f"OptimiserConfig.warmup is {self.warmup}: it must end in the first of the {self.stairs} stairs"
-            )
         self._options()
 
     def _options(self) -> dict[str, float | int | bool]:

@@ -128,10 +128,6 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"optimiser": {"warmup": 1.0}}, "OptimiserConfig.warmup is 1.0"),
         ({"optimiser": {"warmup": 0.8}}, "OptimiserConfig.warmup is 0.8: it must end before halve_at, 0.8"),
         ({"optimiser": {"warmup": 0.1, "schedule": "onecycle"}}, "onecycle has a rise of its own: set peak_at"),
-        (
-            {"optimiser": {"warmup": 0.25, "schedule": "staircase", "stairs": 4}},
-            "OptimiserConfig.warmup is 0.25: it must end in the first of the 4 stairs",
-        ),
         ({"optimiser": {"stairs": 1}}, "OptimiserConfig.stairs is 1: it must be at least 2"),
         ({"optimiser": {"l2": -1.0}}, "OptimiserConfig.l2 is -1.0"),
         ({"optimiser": {"loss_weight": 0.0}}, "OptimiserConfig.loss_weight is 0.0: it must be positive"),
