@@ -52,7 +52,6 @@ CONTRAST = 0.03
 GRADIENT_STEPS = 64  # iterations of the gradient that is timed
 WARM_UP = 256  # iterations, untimed
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, by which the guide is normalised
 MIB = 2**20
 
 
@@ -115,6 +114,7 @@ def benchmark_diffusion(
 
 def sample(sizes: Sizes, depth: Path | None, guide: Path | None) -> dict[str, np.ndarray]:
     """`depth`, the `image` to begin with, `guide` and `source`: (1, H, W, C) float32; depth has the variance 1."""
+    from ahmf_jax.models.dada import MEAN, STD
     from data_pipelines.datasets.scenes.builder import render
     from data_pipelines.files import read_depth, read_guide
 
@@ -140,7 +140,7 @@ def sample(sizes: Sizes, depth: Path | None, guide: Path | None) -> dict[str, np
     image = resample.resize(source, values.shape[:2], "torch_bicubic")
     # A cubic overshoots at edges, at worst below zero: depth stays above half of its smallest sample.
     image = np.maximum(image, source.min() / 2)
-    arrays = {"depth": values, "image": image, "guide": (colours / 255 - MEAN) / DEVIATION, "source": source}
+    arrays = {"depth": values, "image": image, "guide": (colours / 255 - MEAN) / STD, "source": source}
     return {name: value.astype(np.float32)[None] for name, value in arrays.items()}
 
 
