@@ -4,8 +4,9 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.models.ahmf import AHMF
 from ahmf_jax.models.base import Model
 from ahmf_jax.models.dada import DADA
+from ahmf_jax.models.dsdmsr import DSDMSR
 
-MODELS: dict[str, type[Model]] = {"ahmf": AHMF, "dada": DADA}
+MODELS: dict[str, type[Model]] = {"ahmf": AHMF, "dada": DADA, "dsdmsr": DSDMSR}
 
 
 def name_of(model: Model) -> str:
@@ -22,4 +23,4 @@ def name_of(model: Model) -> str:
     )
 
 
-__all__ = ["AHMF", "DADA", "MODELS", "Model", "name_of"]
+__all__ = ["AHMF", "DADA", "DSDMSR", "MODELS", "Model", "name_of"]

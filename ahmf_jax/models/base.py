@@ -9,18 +9,21 @@ from jaxtyping import Bool, Float
 
 
 class Model(nn.Module):
-    """A network, or an algorithm, that super-resolves depth by a guide.
+    """A network, or an algorithm, that super-resolves depth, mostly by a guide.
 
         depth_hr, aux = model.apply({"params": params}, depth_lr, guide, mask_lr=mask_lr, train=False)
 
     `depth_lr` is (B, h, w, 1), `guide` (B, scale * h, scale * w, C) in [0, 1], `mask_lr` (B, h, w, 1) bool, True where
     the depth is known (everywhere by default); `depth_hr` is (B, scale * h, scale * w, 1) float32, and `aux` a dict of
-    named intermediates. With `train=True` a model may draw random numbers, of the stream "sample", and renew its
-    running statistics, of the collection "batch_stats".
+    named intermediates. A model that is not `guided` may be given no guide, or one of 0 channels. With `train=True` a
+    model may draw random numbers, of the stream "sample", and renew its running statistics, of the collection
+    "batch_stats".
 
     The fields of a subclass are the model's configuration. What it depends on beyond them stands here.
     """
 
+    # Whether it reads the guide.
+    guided: ClassVar[bool] = True
     # Its last convolution, by its path in the parameters, for `state.init_params`; () where there is none to scale.
     output: ClassVar[tuple[str, ...]] = ()
     # Whether it can be told how much of an image is padding: the argument `size` of `AHMF`.
