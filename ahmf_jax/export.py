@@ -69,6 +69,11 @@ class Trained:
         if not 0 < self.range < math.inf:
             raise InputError(f"the range is {self.range}: a positive depth is needed")
 
+    @property
+    def guide_channels(self) -> int:
+        """The number of channels of the guide; 0 of a model that reads none."""
+        return guide_channels(self.params) if self.model.guided else 0
+
 
 def model_fields(model: Any) -> dict[str, Any]:
     """The fields that make the network what it is, as JSON values (how it is computed is left to who loads it)."""
@@ -322,7 +327,7 @@ def _check_finite(where: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def guide_channels(params: Any) -> int:
-    """The number of channels of the guide that a model's weights were made for; 3 where they do not say."""
+    """The number of channels of the guide that a guided model's weights were made for; 3 where they do not say."""
     return _guide_channels(_shapes(params))
 
 

@@ -1,13 +1,15 @@
 """A trained model as an ONNX graph of plain operators, made from the weights alone. Needs the package onnx."""
 
+from typing import Any
+
 import onnx
 from onnx import TensorProto, helper
 
 import ahmf_jax
 from ahmf_jax import torch_weights
-from ahmf_jax.export import Trained, bundle_header, check_portable, guide_channels
-from ahmf_jax.models import DADA, name_of
-from ahmf_jax.onnx_graph import ahmf, dada
+from ahmf_jax.export import Trained, bundle_header, check_portable
+from ahmf_jax.models import name_of
+from ahmf_jax.onnx_graph import ahmf, dada, dsdmsr
 from ahmf_jax.onnx_graph.graph import Graph
 from ahmf_jax.scaling import MIN_SPAN, TINY
 
@@ -19,8 +21,9 @@ def build(trained: Trained) -> onnx.ModelProto:
     """The graph, checked by onnx; what is known of the weights is in its `metadata_props`.
 
     Inputs `depth_lr` (batch, 1, height, width), in the model's unit, holes filled, and `guide` (batch, C,
-    scale * height, scale * width) in [0, 1]; output `depth` (batch, 1, scale * height, scale * width) in that unit. All
-    float32; batch, height and width are free. A DADA does all its iterations, as `export.plain` has it.
+    scale * height, scale * width) in [0, 1], if the model reads one; output `depth` (batch, 1, scale * height,
+    scale * width) in that unit. All float32; batch, height and width are free. A DADA does all its iterations, as
+    `export.plain` has it.
 
     Raises:
       InputError: `export.check_portable`.
@@ -28,8 +31,8 @@ def build(trained: Trained) -> onnx.ModelProto:
     check_portable(trained)
     model = trained.model
     weights = torch_weights.to_torch(model, trained.params) if trained.params else {}
-    net: ahmf.Network | dada.Network
-    net = dada.Network(model, weights) if isinstance(model, DADA) else ahmf.Network(model, weights)
+    networks = {"ahmf": ahmf.Network, "dada": dada.Network, "dsdmsr": dsdmsr.Network}
+    net: Any = networks[name_of(model)](model, weights)
     full = net.tensor("range", trained.range)
     depth = net.add("Div", "depth_lr", full)
     offset, span = _offset_and_span(net, depth, trained)
@@ -37,7 +40,8 @@ def build(trained: Trained) -> onnx.ModelProto:
         depth = net.add("Sub", depth, offset)
     if span:
         depth = net.add("Div", depth, span)
-    output = net.super_resolve(depth, "guide")
+    guide = ["guide"] if trained.guide_channels else []
+    output = net.super_resolve(depth, *guide)
     if span:
         output = net.add("Mul", output, span)
     if offset:
@@ -50,7 +54,7 @@ def build(trained: Trained) -> onnx.ModelProto:
         )
 
     scale = f"{model.scale}*"
-    inputs = [image("depth_lr", 1, ""), image("guide", guide_channels(trained.params), scale)]
+    inputs = [image("depth_lr", 1, ""), *(image(name, trained.guide_channels, scale) for name in guide)]
     made = helper.make_model(
         net.made(name_of(model), inputs, [image("depth", 1, scale)]),
         opset_imports=[helper.make_opsetid("", OPSET)],

@@ -63,7 +63,7 @@ def as_numpy(value: Tensor) -> np.ndarray:
 
 
 def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray], key: str = "state", prefix: str = "module.") -> None:
-    """Writes weights as the authors' files have them: `{key: {"<prefix><name>": tensor}}`.
+    """Writes weights as the authors' files have them: `{key: {"<prefix><name>": tensor}}`, or what is inside alone.
 
     The file appears under its name when it is complete, or not at all.
 
@@ -71,15 +71,15 @@ def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray], key: str = "st
       path: the file to write; an existing one is replaced.
       arrays: `{name: array}`, as `torch_weights.to_torch` gives, with or without the prefix. Floating arrays are
         written as float32.
-      key: of the state dict: "state" of an AHMF, "model" of a DADA.
-      prefix: of every name: "module." of an AHMF, "" of a DADA.
+      key: of the state dict: "state" of an AHMF, "model" of a DADA, "" of a DSDMSR, whose file holds nothing else.
+      prefix: of every name: "module." of an AHMF, "" of the others.
 
     Raises:
       InputError: the file cannot be written there.
     """
     state = {f"{prefix}{name.removeprefix(prefix)}": as_tensor(value) for name, value in arrays.items()}
     data = io.BytesIO()
-    torch.save({key: state}, data)
+    torch.save({key: state} if key else state, data)
     write_whole(path, data.getbuffer())
 
 

@@ -14,6 +14,7 @@ from ahmf_jax import torch_weights
 from ahmf_jax.errors import InputError
 from ahmf_jax.torch_modules.ahmf import AHMF
 from ahmf_jax.torch_modules.dada import DADA
+from ahmf_jax.torch_modules.dsdmsr import DSDMSR
 
 if TYPE_CHECKING:
     from ahmf_jax.models import Model
@@ -30,7 +31,7 @@ def network(model: "Model", weights: Mapping[str, Any]) -> nn.Module:
     from ahmf_jax.export import guide_channels, model_fields
     from ahmf_jax.models import name_of
 
-    cls = {"ahmf": AHMF, "dada": DADA}[name_of(model)]
+    cls = {"ahmf": AHMF, "dada": DADA, "dsdmsr": DSDMSR}[name_of(model)]
     taken = inspect.signature(cls).parameters
     fields = {name: value for name, value in model_fields(model).items() if name in taken}
     if "guide_channels" in taken:
@@ -63,8 +64,11 @@ class InUnits(nn.Module):
         self.network, self.depth_range, self.scaling = network, depth_range, scaling
         self.min_span = TINY if scaling == "largest" else MIN_SPAN
 
-    def forward(self, depth_lr: Tensor, guide: Tensor) -> Tensor:
-        """Depth (B, 1, h, w), holes filled, guide (B, C, scale h, scale w) in [0, 1] -> (B, 1, scale h, scale w)."""
+    def forward(self, depth_lr: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Depth (B, 1, h, w), holes filled, guide (B, C, scale h, scale w) in [0, 1] -> (B, 1, scale h, scale w).
+
+        A network that reads no guide needs none.
+        """
         depth = depth_lr / self.depth_range
         if self.scaling == "range":
             return self.network(depth, guide) * self.depth_range
@@ -79,23 +83,23 @@ class InUnits(nn.Module):
 def serialize(module: InUnits, scale: int, guide_channels: int) -> bytes:
     """The module as a `.pt2` file, in which batch, height and width are free.
 
-    `torch.export.load(file).module()(depth_lr, guide)` runs it, with torch alone.
+    `torch.export.load(file).module()(depth_lr, guide)` runs it, with torch alone; without channels there is no guide.
     """
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    free = {
-        "depth_lr": {0: batch, 2: height, 3: width},
-        "guide": {0: batch, 2: scale * height, 3: scale * width},
-    }
     # Any sizes above 1, which stands for itself, and all different: also those that a U-Net pads the guide to.
     rows, columns = 3 + 64 // scale, 5 + 128 // scale
-    example = torch.zeros(2, 1, rows, columns), torch.zeros(2, guide_channels, rows * scale, columns * scale)
+    free = {"depth_lr": {0: batch, 2: height, 3: width}}
+    example = {"depth_lr": torch.zeros(2, 1, rows, columns)}
+    if guide_channels:
+        free["guide"] = {0: batch, 2: scale * height, 3: scale * width}
+        example["guide"] = torch.zeros(2, guide_channels, rows * scale, columns * scale)
     # A padded size is a whole number of times the U-Net's: whether that number is 1 must not be decided here, and that
     # it is no smaller than the size itself is more than the exporter can prove.
     pads = isinstance(module.network, DADA)
     with fx_config.patch(backed_size_oblivious=pads):  # type: ignore[attr-defined]  # installed as the module is made
         program = torch.export.export(
             module.requires_grad_(False).eval(),
-            example,
+            tuple(example.values()),
             dynamic_shapes=free,
             prefer_deferred_runtime_asserts_over_guards=pads,
         )

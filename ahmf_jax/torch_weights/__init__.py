@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.torch_weights import ahmf, dada, tables
+from ahmf_jax.torch_weights import ahmf, dada, dsdmsr, tables
 from ahmf_jax.torch_weights.ahmf import stages
 from ahmf_jax.torch_weights.files import read, write
 from ahmf_jax.variants import Part, Variant
@@ -36,21 +36,24 @@ def from_torch(
 
     Returns:
       `(model, weights)`: the other fields read off names and shapes, or, where these do not tell them, as the model has
-      them by default, which for a DADA is not all as its authors' (`dada.from_torch`); and a nested dict of float32
-      NumPy arrays as `ahmf_jax.variables` has it.
+      them by default (a DSDMSR's fusion), which for a DADA is not all as its authors' (`dada.from_torch`); and a
+      nested dict of float32 NumPy arrays as `ahmf_jax.variables` has it.
 
     Raises:
       InputError: the tensors are not exactly those of one model, one message naming all that are missing, not known
         or of another shape or type; or an argument is of the other model.
     """
     arrays = tables.plain(arrays)
-    if dada.named(arrays):
-        if variant is not None or swapped is not None:
-            raise InputError("these are the weights of a DADA: variant and swapped are of an AHMF; leave them out")
-        return dada.from_torch(arrays, scale)
-    if scale is not None:
+    name = "dada" if dada.named(arrays) else "dsdmsr" if dsdmsr.named(arrays) else "ahmf"
+    if name != "ahmf" and (variant is not None or swapped is not None):
+        raise InputError(
+            f"these are the weights of a {name.upper()}: variant and swapped are of an AHMF; leave them out"
+        )
+    if name != "dada" and scale is not None:
         raise InputError("these are no weights of a DADA: the scale is read off the tensors; leave it out")
-    return ahmf.from_torch(arrays, variant, swapped)
+    if name == "dada":
+        return dada.from_torch(arrays, scale)
+    return dsdmsr.from_torch(arrays) if name == "dsdmsr" else ahmf.from_torch(arrays, variant, swapped)
 
 
 def to_torch(model: "Model", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -66,4 +69,7 @@ def to_torch(model: "Model", params: Mapping[str, Any]) -> dict[str, np.ndarray]
     Raises:
       InputError: the parameters are not the model's; one message names all that differ.
     """
-    return (dada if dada.is_one(model) else ahmf).to_torch(model, params)  # type: ignore[attr-defined]
+    from ahmf_jax.models import name_of
+
+    of_model: Any = {"ahmf": ahmf, "dada": dada, "dsdmsr": dsdmsr}[name_of(model)]
+    return of_model.to_torch(model, params)

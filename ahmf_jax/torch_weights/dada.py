@@ -16,20 +16,13 @@ from ahmf_jax.torch_weights.tables import Row, Told, conv
 from ahmf_jax.variables import STATISTICS
 
 if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
-    from ahmf_jax.models import DADA, Model
+    from ahmf_jax.models import DADA
     from ahmf_jax.unet import Encoder
 
 UNET = "feature_extractor.1"
 # What the authors' program drops from its older checkpoints.
 DROPPED = ("logk2", "mean_guide", "std_guide")
 INPUTS = 4  # the guide's three channels and the depth
-
-
-def is_one(model: "Model") -> bool:
-    """Whether a model is a DADA."""
-    from ahmf_jax.models import name_of
-
-    return name_of(model) == "dada"
 
 
 def named(arrays: Mapping[str, Any]) -> bool:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.torch_weights import dada
 
 if TYPE_CHECKING:
     from ahmf_jax.models import Model
+
+# Of a `.pth`: the name under which the state dict stands in it, if it does, and what each tensor's begins with.
+LAYOUTS = {"ahmf": ("state", "module."), "dada": ("model", ""), "dsdmsr": ("", "")}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -32,14 +34,15 @@ def write(path: Path, model: "Model", arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       InputError: the file cannot be written; a `.pth` without torch.
     """
+    from ahmf_jax.models import name_of
+
     if path.suffix == ".safetensors":
         from ahmf_jax.export import write_safetensors
 
         write_safetensors(path, dict(arrays))
-    elif dada.is_one(model):
-        _torch_modules(path).write_pth(path, arrays, key="model", prefix="")
-    else:
-        _torch_modules(path).write_pth(path, arrays, key="state", prefix="module.")
+        return
+    key, prefix = LAYOUTS[name_of(model)]
+    _torch_modules(path).write_pth(path, arrays, key, prefix)
 
 
 def _torch_modules(path: Path) -> Any:
