@@ -97,6 +97,11 @@ class Protocol:
         if self.unit != "grey" and length is not None:
             return "cm", 100 * length
         wanted = {"grey": "a range of 255", "cm": "a length", "grey_or_cm": "a length, or a range of 255"}[self.unit]
+        if self.unit == "cm":
+            remedy = (
+                "prepare the data as depth, where they tell it (Middlebury's: `ahmf data prepare middlebury --quantity "
+                "depth --name middlebury_depth`), or use --protocol area"
+            )
         raise InputError(f"this protocol wants depth that is {wanted}, and {there}: {remedy}")
 
 

@@ -1,6 +1,7 @@
 """`ahmf upsample` on one image: files in, files out."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from ahmf_jax import resample, upsample
 from ahmf_jax.errors import InputError
@@ -53,6 +55,8 @@ class Settings:
     channel: str | None = None
     camera: Intrinsics | None = None
     """In pixels of the guide as it is read."""
+    said: set[str] = field(default_factory=set, compare=False)
+    """Of which kinds a note was printed: one of each, however many images it is about."""
 
     @property
     def filled(self) -> bool:
@@ -175,6 +179,7 @@ def read_mask(path: Path, size: tuple[int, ...], max_pixels: int) -> np.ndarray:
 
 def run(upsampler: Upsampler, files: Files, images: Images, settings: Settings) -> Result:
     """Super-resolves what was read; an InputError names the files."""
+    note_zeros(files.depth, images, settings)
     tta = files.spread is not None
     try:
         return upsampler.run(images.depth, images.guide, mask=images.mask, tta=tta, **settings.options)
@@ -184,6 +189,20 @@ def run(upsampler: Upsampler, files: Files, images: Images, settings: Settings) 
         raise InputError(
             f"{files.depth} with {files.guide}: memory ran out ({error}): free some, or crop both"
         ) from error
+
+
+def note_zeros(path: Path, images: Images, settings: Settings) -> None:
+    """Says so on stderr where whole numbers of 0, mostly a sensor's word for nothing measured, count as known depth."""
+    if "zeros" in settings.said or settings.options.get("invalid") is not None or images.depth.dtype.kind != "u":
+        return
+    zeros = images.depth == 0 if images.mask is None else (images.depth == 0) & images.mask
+    if count := int(zeros.sum()):
+        settings.said.add("zeros")
+        share = f"{count:,} of its samples ({100 * count / zeros.size:.3g} %)"
+        tqdm.write(
+            f"note: {path}: {share} are 0 and count as known depth; --invalid 0 would mark them as unknown",
+            file=sys.stderr,
+        )
 
 
 def write(files: Files, images: Images, result: Result, settings: Settings) -> None:

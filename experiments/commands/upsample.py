@@ -37,7 +37,7 @@ class Upsample:
     """High-resolution depth, in the dtype and unit of the low: PNG, TIFF, EXR, NPY or PFM."""
 
     invalid: float | None = None
-    """Depth value that means unknown, such as 0 or nan."""
+    """Depth value that means unknown, such as 0 or nan; without it, 0 is a depth, and a note says how often."""
     mask: Path | None = None
     """Picture of the depth's size, white where depth is known; for many, one or a folder."""
     holes: Literal["keep", "fill"] = "keep"

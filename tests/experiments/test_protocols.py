@@ -57,6 +57,7 @@ def test_units(unit, info, printed):
     [
         (Protocol(unit="grey"), METRES, "wants depth that is a range of 255, and metres has a range of 10 m"),
         (Protocol(unit="cm"), GREY, "wants depth that is a length, and grey has a range of 255 grey level"),
+        (Protocol(unit="cm"), PIXELS, "a range of 64 pixel: prepare .* --quantity depth --name .* --protocol area$"),
         (Protocol(unit="grey_or_cm"), PIXELS, "a length, or a range of 255, and pixels has a range of 64 pixel"),
         (
             Protocol(rounding="uint8"),

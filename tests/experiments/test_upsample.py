@@ -79,6 +79,44 @@ def test_holes_stay_holes(ahmf, bundle, place):
     np.testing.assert_array_equal(np.isnan(found), (depth == 0).repeat(4, 0).repeat(4, 1))
 
 
+def test_zeros_that_count_as_depth_are_noted(ahmf, bundle, place):
+    """Of whole numbers alone, which cannot say that nothing was measured; not where the user has said what does."""
+    depth = SMOOTH.astype(np.uint16)
+    depth[0, :3] = 0
+
+    def said(depth, file, *more):
+        write_depth(place / file, depth)
+        args = ("--depth", place / file, "--guide", place / "guide.png", "--out", place / f"o{file[1:]}")
+        ended = ahmf("upsample", bundle, *args, *more)
+        assert (ended.code, ended.out) == (0, f"{place / f'o{file[1:]}'}\n"), ended.err
+        return ended.err
+
+    wanted = "are 0 and count as known depth; --invalid 0 would mark them as unknown\n"
+    assert said(depth, "d.png") == f"note: {place / 'd.png'}: 3 of its samples (6.25 %) {wanted}"
+    assert said(depth, "d.png", "--invalid", "0") == said(SMOOTH.astype(np.uint16), "d.png") == ""
+    assert said(depth.astype(np.float32), "d.npy") == ""
+    mask = np.full((6, 8, 3), 255, np.uint8)
+    mask[0, 1:] = 0
+    write_picture(place / "mask.png", mask)
+    assert said(depth, "d.png", "--mask", place / "mask.png").startswith(f"note: {place / 'd.png'}: 1 of its samples")
+
+
+def test_of_many_images_zeros_are_noted_once(ahmf, bundle, place):
+    depth = SMOOTH.astype(np.uint8)
+    for folder in ("depth", "rgb"):
+        (place / folder).mkdir()
+    for name, zeros in (("a", 0), ("b", 2), ("c", 1)):
+        depth[0, :zeros] = 0
+        write_depth(place / "depth" / f"{name}.png", depth)
+        write_picture(place / "rgb" / f"{name}.png", GUIDE)
+    ended = ahmf("upsample", bundle, "--depth", place / "depth", "--guide", place / "rgb", "--out", place / "out")
+    assert ended.code == 0 and ended.out.startswith("3 of 3 frames")
+    assert [line for line in ended.err.splitlines() if "note: " in line] == [
+        f"note: {place / 'depth/b.png'}: 2 of its samples (4.17 %) are 0 and count as known depth; --invalid 0 would "
+        "mark them as unknown"
+    ]
+
+
 @pytest.mark.parametrize("invalid", [None, "0"])
 def test_the_picture_shows_all_three(ahmf, bundle, place, invalid):
     depth = SMOOTH.astype(np.uint8)
