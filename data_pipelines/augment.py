@@ -100,7 +100,7 @@ def rotated(
     Only the part of the image that it shows is read.
 
     Args:
-      guide, depth, mask: (H, W, 3) uint8, (H, W) float32 with its holes filled, (H, W) bool.
+      guide, depth, mask: (H, W, 3 or 0) uint8, (H, W) float32 with its holes filled, (H, W) bool.
       top, left, side: the square, in pixels of the image before it is turned; its middle is in the image.
       degrees: by how much what is seen turns, counter-clockwise.
 
@@ -126,4 +126,6 @@ def rotated(
         return cv2.warpAffine(values, affine, (side, side), flags=flags, borderMode=border, borderValue=1)
 
     unknown = warp((~mask[part]).astype(np.float32), cv2.BORDER_CONSTANT)
-    return warp(guide[part], cv2.BORDER_REPLICATE), warp(depth[part], cv2.BORDER_REPLICATE), unknown < _SLACK
+    # OpenCV has no image without channels.
+    guide = warp(guide[part], cv2.BORDER_REPLICATE) if guide.size else np.empty((side, side, 0), np.uint8)
+    return guide, warp(depth[part], cv2.BORDER_REPLICATE), unknown < _SLACK

@@ -279,13 +279,15 @@ def degrade_guide(guide: np.ndarray, degradation: Degradation, rows: slice, colu
     """The guide as another camera would have taken it: displaced, out of focus, wrongly exposed.
 
     Args:
-      guide: (H, W, 3) uint8, sRGB.
+      guide: (H, W, 3) uint8, sRGB; or (H, W, 0), where there is no colour.
       degradation: what to do. Beyond the image's border its outermost pixels go on.
       rows, columns: the part that is wanted, in pixels, both ends given; it is what cutting the whole result gives.
 
     Returns:
-      (rows, columns, 3) uint8; a view where nothing is to be done.
+      (rows, columns, 3 or 0) uint8; a view where nothing is to be done.
     """
+    if not guide.size:
+        return guide[rows, columns]
     how = degradation
     reach = _radius(how.guide_blur)
     part = _part(

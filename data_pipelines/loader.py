@@ -3,6 +3,7 @@
 A batch is a dict of NumPy arrays: `depth_lr` (B, h, w, 1), `guide` (B, sh, sw, 3) in [0, 1], `depth_hr` (B, sh, sw,
 1), all float32, and `mask_lr`, `mask_hr`, bool, True = known. Depth is divided by its data set's range.
 `depth_span` (B, 2), float32, is the smallest and largest known depth of each image that a patch is of, so divided.
+Without colour the guide is (B, sh, sw, 0).
 """
 
 import functools
@@ -54,6 +55,7 @@ def train_loader(
     degradation: Degradation,
     augmentation: Augmentation = PLAIN,
     edge_candidates: int = 1,
+    guide: bool = True,
     seed: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -77,6 +79,7 @@ def train_loader(
       degradation: how LR is made.
       augmentation: how patches are varied, and which are drawn anew.
       edge_candidates: random positions drawn for a patch, the one with the most depth edges wins; 1 is purely random.
+      guide: False leaves all colour out, for models that read none; the rest of the stream is the same.
       seed: of the whole stream.
       process_index, process_count: this process, and how many share each batch: the first process makes the first
         `batch_size / process_count` rows, and so on.
@@ -96,6 +99,13 @@ def train_loader(
     for dataset, _ in parts:
         if not len(dataset):
             raise InputError(f"data set {dataset.info.name} has no examples in this split: choose another")
+    with_colour = [dataset.info.name for dataset, _ in parts if dataset.info.colour]
+    without = [dataset.info.name for dataset, _ in parts if not dataset.info.colour]
+    if guide and with_colour and without:
+        raise InputError(
+            f"data set {without[0]} has no colour, and {with_colour[0]} has: train a model that needs none, or on sets "
+            "that all have it"
+        )
     for option, value, least in (
         ("scale", scale, 1),
         ("patch_size", patch_size, 1),
@@ -127,6 +137,7 @@ def train_loader(
         degradation,
         augmentation,
         edge_candidates,
+        3 if guide and with_colour else 0,
         on_corrupt,
     )
     share = batch_size // process_count
@@ -232,7 +243,7 @@ class Made(NamedTuple):
 
 def _make(sampler: "Sampler", first: int, batch_size: int, share: int, step: int) -> Made | InputError:
     """This process's `share` of rows of the batch of a step; `first` is the place of the first row of all."""
-    batch = _empty(share, (sampler.size, sampler.size), sampler.scale)
+    batch = _empty(share, (sampler.size, sampler.size), sampler.scale, sampler.channels)
     skipped: dict[str, str] = {}
     try:
         for row in range(share):
@@ -244,12 +255,12 @@ def _make(sampler: "Sampler", first: int, batch_size: int, share: int, step: int
     return Made(batch, skipped, problems)
 
 
-def _empty(count: int, size: tuple[int, int], scale: int) -> Batch:
-    """The arrays of a batch, to be written to, the guide still in bytes; `size` is of LR."""
+def _empty(count: int, size: tuple[int, int], scale: int, channels: int) -> Batch:
+    """The arrays of a batch, to be written to, the guide still in bytes; `size` is of LR, `channels` of the guide."""
     low, high = (count, *size), (count, *(scale * n for n in size))
     return {
         "depth_lr": np.empty((*low, 1), np.float32),
-        "guide": np.empty((*high, 3), np.uint8),
+        "guide": np.empty((*high, channels), np.uint8),
         "depth_hr": np.empty((*high, 1), np.float32),
         "mask_lr": np.empty((*low, 1), bool),
         "mask_hr": np.empty((*high, 1), bool),
@@ -287,7 +298,11 @@ class Drawn(NamedTuple):
 
 @dataclass
 class Sampler:
-    """Place in the stream -> patch; `size` is the patch's side at low resolution, the rest is as for `train_loader`."""
+    """Place in the stream -> patch.
+
+    `size` is the patch's side at low resolution, `channels` are those of its guide, 3 or 0, and the rest is as for
+    `train_loader`.
+    """
 
     datasets: Sequence[Dataset]
     order: "Order"
@@ -296,6 +311,7 @@ class Sampler:
     degradation: Degradation
     augmentation: Augmentation
     edge_candidates: int
+    channels: int
     on_corrupt: OnCorrupt
     # Data set and image -> why it cannot be read, so that none is decoded in vain again.
     corrupt: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -328,6 +344,7 @@ class Sampler:
         number, index, example = self._example(place, skipped)
         dataset, how = self.datasets[number], self.augmentation
         info, name = dataset.info, example.name
+        example = example._replace(guide=example.guide[..., : self.channels])
         example = patches.crop_to_multiple(example, self.scale)
         height, width = example.depth.shape
         side = self.size * self.scale
@@ -448,13 +465,16 @@ def _permutation(count: int, seed: int, number: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, _EPOCH, number, epoch)).permutation(count)
 
 
-def whole_example(example: Example, info: DatasetInfo, *, scale: int, degradation: Degradation, seed: int = 0) -> Batch:
+def whole_example(
+    example: Example, info: DatasetInfo, *, scale: int, degradation: Degradation, guide: bool = True, seed: int = 0
+) -> Batch:
     """A whole image as a batch of one, for validation and evaluation.
 
     Args:
       example, info: the image, and what its depth means.
       scale: rows at the bottom and columns at the right are cut until it divides both sizes.
       degradation: how LR is made.
+      guide: False leaves its colour out, for models that read none.
       seed: of whatever is left to chance in that.
 
     Raises:
@@ -466,7 +486,9 @@ def whole_example(example: Example, info: DatasetInfo, *, scale: int, degradatio
             f"{example.name}: {height} x {width} is smaller than the scale {scale}: choose a smaller scale"
         )
     example = patches.crop_to_multiple(example, scale)
+    if not guide:
+        example = example._replace(guide=example.guide[..., :0])
     patch = patches.whole(example, scale, degradation, info.range, np.random.default_rng(seed))
-    batch = _empty(1, patch.depth_lr.shape[:2], scale)
+    batch = _empty(1, patch.depth_lr.shape[:2], scale, example.guide.shape[2])
     _write(patch, info.range, {name: array[0] for name, array in batch.items()})
     return _finished(batch)

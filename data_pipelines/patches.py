@@ -31,7 +31,7 @@ class EdgeTable(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """One patch: LR arrays (h, w, 1), HR arrays (sh, sw, 1 or 3); depth in the data set's unit, guide uint8.
+    """One patch: LR arrays (h, w, 1), HR arrays (sh, sw, 1; guide: 3 or 0); depth in the data set's unit, guide uint8.
 
     `span` is of the whole image, see `known_span`.
     """

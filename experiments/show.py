@@ -48,6 +48,7 @@ def stated(info: DatasetInfo) -> list[str]:
         f"unknown   {unknown}; holes are filled from: {info.fill}",
         f"licence   {info.licence}",
     ]
+    lines += [] if info.colour else ["colour    none: for models that take no guide"]
     lines += [f"cite      {info.citation}"] if info.citation else []
     return lines + ([f"from      {info.url}"] if info.url else [])
 
@@ -105,7 +106,8 @@ def show(name: str, data_dir: Path, split: str | None, images: int, out: Path) -
 
     prepared = datasets.describe(name, data_dir)
     dataset = datasets.open_dataset(name, split or "+".join(prepared.splits), data_dir)
-    write_picture(out, sheet([dataset[int(i)] for i in spread(len(dataset), images)], prepared.info))
+    shown = spread(len(dataset), images)
+    write_picture(out, sheet([dataset[int(i)] for i in shown], prepared.info))
     chosen = "".join(f", {key.replace('_', ' ')} {value}" for key, value in prepared.options.items())
     return [
         f"{name}: prepared from {prepared.builder} {prepared.version}{chosen}",
@@ -115,7 +117,7 @@ def show(name: str, data_dir: Path, split: str | None, images: int, out: Path) -
         *counted(prepared),
         "",
         *published(prepared, data_dir),
-        f"{out}: colour, depth and mask (red is unknown) of {min(images, len(dataset))} images",
+        f"{out}: {'colour, ' * prepared.info.colour}depth and mask (red is unknown) of {len(shown)} images",
     ]
 
 
@@ -141,8 +143,8 @@ def spread(count: int, wanted: int) -> np.ndarray:
 
 
 def sheet(examples: Sequence[Example], info: DatasetInfo, columns: int = 2) -> np.ndarray:
-    """Colour, depth (dark is small, the scale that of each image) and mask (red is unknown) of every example, (H, W, 3)
-    uint8."""
+    """Colour if any, depth (dark is small, the scale that of each image) and mask (red is unknown) of every example,
+    (H, W, 3) uint8."""
     rows = max(TILE * e.depth.shape[0] / e.depth.shape[1] for e in examples)
     tiles = [_tiles(example, info, min(MOST_ROWS, max(1, round(rows)))) for example in examples]
     return grid([list(itertools.chain(*tiles[i : i + columns])) for i in range(0, len(tiles), columns)])
@@ -153,8 +155,12 @@ def _tiles(example: Example, info: DatasetInfo, rows: int) -> list[tuple[str, np
     low, high = np.percentile(values, [1, 99])
     known = np.where(example.mask[..., None], KNOWN, UNKNOWN)
     depth = depth_colours(example.depth, float(low), float(high), example.mask)
-    captions = (example.name, f"{low:.4g} - {high:.4g} {info.unit}", f"{100 * example.mask.mean():.1f} % known")
-    return [(c, _fit(p, rows)) for c, p in zip(captions, (example.guide, depth, known), strict=True)]
+    span, share = f"{low:.4g} - {high:.4g} {info.unit}", f"{100 * example.mask.mean():.1f} % known"
+    if info.colour:
+        tiles = [(example.name, example.guide), (span, depth), (share, known)]
+    else:
+        tiles = [(example.name, depth), (f"{span}, {share}", known)]
+    return [(caption, _fit(picture, rows)) for caption, picture in tiles]
 
 
 def _fit(picture: np.ndarray, rows: int) -> np.ndarray:

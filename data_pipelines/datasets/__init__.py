@@ -25,7 +25,7 @@ import numpy as np
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import REMEDIES
-from data_pipelines.datasets.base import CACHE_BYTES, Dataset, Example
+from data_pipelines.datasets.base import CACHE_BYTES, Dataset, Example, no_colour
 from data_pipelines.datasets.folder import open_pairs
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.opening import unreadable
@@ -323,8 +323,9 @@ def _command(name: str) -> str:
 class _Records:
     """Some of the records of a prepared data set: `places` are `(split, number)`, in the order that is wanted."""
 
-    def __init__(self, directory: Path, places: Sequence[tuple[str, int]], names: Sequence[str]):
+    def __init__(self, directory: Path, places: Sequence[tuple[str, int]], names: Sequence[str], colour: bool):
         self.directory = directory
+        self.colour = colour
         self.places = places
         self.names = names
         # What is decoded once may be kept there, under `key`: building the set again takes it away.
@@ -347,15 +348,17 @@ class _Records:
 
                 self._sources[split] = tfds.builder_from_directory(str(self.directory)).as_data_source(split)
             record = self._sources[split][number]
-            return record["guide"], record["depth"], record["name"].decode()
+            depth = record["depth"]
+            guide = record["guide"] if self.colour else no_colour(depth.shape)
+            return guide, depth, record["name"].decode()
         except Exception as error:  # whatever the parsers and decoders of a damaged file raise
             raise InputError(
                 f"{self.directory}: record {self.key(index)} ({self.names[index]}) cannot be read "
                 f"({' '.join(str(error).split())[:200]}): build the data set again"
             ) from error
 
-    def __reduce__(self) -> tuple[type["_Records"], tuple[Path, Sequence[tuple[str, int]], Sequence[str]]]:
-        return _Records, (self.directory, self.places, self.names)
+    def __reduce__(self) -> tuple[type["_Records"], tuple[Path, Sequence[tuple[str, int]], Sequence[str], bool]]:
+        return _Records, (self.directory, self.places, self.names, self.colour)
 
 
 def open_dataset(name: str, split: str, data_dir: str | os.PathLike[str], cache_bytes: int = CACHE_BYTES) -> Dataset:
@@ -374,7 +377,7 @@ def open_dataset(name: str, split: str, data_dir: str | os.PathLike[str], cache_
     prepared = describe(name, data_dir)
     places = _places(prepared, split)
     names = [prepared.splits[part][number]["name"] for part, number in places]
-    return Dataset(prepared.info, _Records(prepared.directory, places, names), cache_bytes)
+    return Dataset(prepared.info, _Records(prepared.directory, places, names, prepared.info.colour), cache_bytes)
 
 
 def _places(prepared: Prepared, split: str) -> list[tuple[str, int]]:

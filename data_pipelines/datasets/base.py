@@ -21,7 +21,7 @@ class Example(NamedTuple):
     """One image, its depth in the data set's unit.
 
     Attributes:
-      guide: (H, W, 3) uint8, contiguous.
+      guide: (H, W, 3) uint8, contiguous; (H, W, 0) where the data set has no colour.
       depth: (H, W) float32, holes filled with plausible values so that it can be resampled.
       mask: (H, W) bool, True where the depth is known.
       name: of the image, unique in the data set.
@@ -31,6 +31,11 @@ class Example(NamedTuple):
     depth: np.ndarray
     mask: np.ndarray
     name: str
+
+
+def no_colour(size: tuple[int, ...]) -> np.ndarray:
+    """The guide (H, W, 0) of a map without colour, which is cut, turned and batched like any other."""
+    return np.empty((*size, 0), np.uint8)
 
 
 class Source(Protocol):

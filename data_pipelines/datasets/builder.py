@@ -20,7 +20,8 @@ from data_pipelines.opening import some
 if TYPE_CHECKING:
     from data_pipelines.download import Download
 
-# A name, and a function that gives (guide (H, W, 3) uint8, depth (H, W) as stored).
+# A name, and a function that gives (guide (H, W, 3) uint8, depth (H, W) as stored); the guide is `no_colour` where
+# `depth_info` says that there is none.
 Item = tuple[str, Callable[[], tuple[np.ndarray, np.ndarray]]]
 # A whole map that stays below this part of the range is in another unit (metres where millimetres are meant).
 SMALLEST = 1 / 512
@@ -89,12 +90,14 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+        guide = {"guide": image} if self.depth_info.colour else {}
         return tfds.core.DatasetInfo(
             builder=self,
             description=type(self).__doc__,
             features=tfds.features.FeaturesDict(
-                {
-                    "guide": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+                guide
+                | {
                     # Raw bytes are read several times faster than PNG, and 16-bit PNG would need OpenCV.
                     "depth": tfds.features.Tensor(
                         shape=(None, None), dtype=self.depth_dtype, encoding=tfds.features.Encoding.BYTES
@@ -136,9 +139,12 @@ class DepthBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             guide, depth = make()
             where = f"{self.source_dir}: {name}" if self.source_dir else name
             self.statistics[split].append({"name": name, **check(where, guide, depth, self.depth_info)})
-            file = io.BytesIO()
-            Image.fromarray(guide).save(file, "png", compress_level=1)
-            yield key, {"guide": file.getvalue(), "depth": depth.astype(self.depth_dtype, copy=False), "name": name}
+            example = {"depth": depth.astype(self.depth_dtype, copy=False), "name": name}
+            if self.depth_info.colour:
+                file = io.BytesIO()
+                Image.fromarray(guide).save(file, "png", compress_level=1)
+                example["guide"] = file.getvalue()
+            yield key, example
 
 
 def check(name: str, guide: np.ndarray, depth: np.ndarray, info: DatasetInfo) -> dict[str, Any]:

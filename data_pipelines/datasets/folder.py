@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
-from data_pipelines.datasets.base import CACHE_BYTES, Dataset
+from data_pipelines.datasets.base import CACHE_BYTES, Dataset, no_colour
 from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.files import read_depth, read_guide
 from data_pipelines.opening import some
 
 
 class PairFiles:
-    """The `(depth, guide)` files of pairs, by name, as a source of a `Dataset`."""
+    """The `(depth, guide)` files of pairs, by name, as a source of a `Dataset`; None is the guide that is not there."""
 
-    def __init__(self, pairs: dict[str, tuple[Path, Path]]):
+    def __init__(self, pairs: dict[str, tuple[Path, Path | None]]):
         self.names = list(pairs)
         self.files = list(pairs.values())
 
@@ -28,8 +28,13 @@ class PairFiles:
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """`(guide, depth, name)`, the images as stored."""
-        depth, guide = self.files[index]
-        return read_guide(guide), read_depth(depth), self.names[index]
+        return *read_files(*self.files[index]), self.names[index]
+
+
+def read_files(depth: Path, guide: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """`(guide, depth)` as stored; no colour for no guide."""
+    values = read_depth(depth)
+    return no_colour(values.shape) if guide is None else read_guide(guide), values
 
 
 def open_pairs(
@@ -48,7 +53,8 @@ def open_pairs(
     Args:
       directory: the folder.
       depth, guide: how the two files of a pair are called: one `*` each, and what it stands for is the pair's name.
-        It may not cross folders, but the pattern may: "depth/*.png" and "colour/*.jpg".
+        It may not cross folders, but the pattern may: "depth/*.png" and "colour/*.jpg". An empty `guide` stands for
+        depth without colour.
       names: the pairs that are wanted, in this order; by default all, sorted.
       unit, range, invalid, fill: what the values mean, as in `DatasetInfo`.
       cache_bytes: how many bytes of decoded images are kept in memory.
@@ -59,35 +65,40 @@ def open_pairs(
     """
     directory = Path(directory)
     check_range(range, unit)
-    info = DatasetInfo(directory.name, unit, range, invalid, "the user's own files", "", fill)
+    info = DatasetInfo(directory.name, unit, range, invalid, "the user's own files", "", fill, colour=bool(guide))
     return Dataset(info, PairFiles(find_pairs(directory, depth, guide, names)), cache_bytes)
 
 
 def find_pairs(
     directory: Path, depth: str, guide: str, names: Sequence[str] | None = None
-) -> dict[str, tuple[Path, Path]]:
+) -> dict[str, tuple[Path, Path | None]]:
     """The `(depth, guide)` files of every pair, by name, as `open_pairs` finds them.
 
     All files that are missing are named in one InputError.
     """
     if not directory.is_dir():
         raise InputError(f"{directory}: is not a folder: name the one with the depth and guide files")
-    depths, guides = _named(directory, "depth", depth), _named(directory, "guide", guide)
+    patterns = {"depth": depth, "guide": guide} if guide else {"depth": depth}
+    files = {kind: _named(directory, kind, pattern) for kind, pattern in patterns.items()}
     if names is None:
-        names = sorted(depths.keys() | guides.keys())
+        names = sorted(set().union(*files.values()))
     if not names:
-        raise InputError(f"{directory}: no file is called {depth} or {guide}: check the two patterns")
+        called, check = " or ".join(patterns.values()), "the two patterns" if guide else "the pattern"
+        raise InputError(f"{directory}: no file is called {called}: check {check}")
     problems = []
-    for kind, pattern, found in (("depth", depth, depths), ("guide", guide, guides)):
+    for kind, pattern in patterns.items():
+        found = files[kind]
         missing = [name for name in names if name not in found]
         if missing:
-            files = some([str(directory / pattern.replace("*", name)) for name in missing])
+            lost = some([str(directory / pattern.replace("*", name)) for name in missing])
             pairs = some([repr(name) for name in missing])
             verb, noun, have = ("is", "pair", "has") if len(missing) == 1 else ("are", "pairs", "have")
-            problems.append(f"{files}: {verb} missing: {noun} {pairs} {have} no {kind} file")
+            problems.append(f"{lost}: {verb} missing: {noun} {pairs} {have} no {kind} file")
+            if kind == "guide" and not found:
+                problems.append("depth without colour is read where the option guide is empty (guide '')")
     if problems:
         raise InputError("; ".join(problems))
-    return {name: (depths[name], guides[name]) for name in names}
+    return {name: (files["depth"][name], files["guide"][name] if guide else None) for name in names}
 
 
 def _named(directory: Path, option: str, pattern: str) -> dict[str, Path]:

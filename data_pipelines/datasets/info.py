@@ -17,6 +17,7 @@ class DatasetInfo:
       licence, citation: the terms of use, and whom to cite.
       fill: how holes are filled before resampling (`ahmf_jax.holes.fill_holes`).
       url: the page where it is to be had.
+      colour: whether there are guides; without, they have zero channels.
     """
 
     name: str
@@ -27,3 +28,4 @@ class DatasetInfo:
     citation: str
     fill: Fill = "nearest"
     url: str = ""
+    colour: bool = True

@@ -12,7 +12,7 @@ import pytest
 from data_pipelines import files
 from data_pipelines.cache import STAMP, ByteCache, DiskCache
 from data_pipelines.datasets import Dataset, DatasetInfo
-from data_pipelines.datasets.base import StoredSource
+from data_pipelines.datasets.base import StoredSource, no_colour
 
 INFO = DatasetInfo("kept", "m", 4.0, 0.0, "none", "")
 
@@ -225,6 +225,23 @@ def test_a_data_set_kept_on_disk(tmp_path):
     assert_same(Dataset(INFO, other).kept_on_disk()[0], plain[1])
     assert_same(pickle.loads(pickle.dumps(kept))[2], plain[2])
     assert other.reads == 0
+
+
+class Colourless(Stored):
+    """The same without colour."""
+
+    def read(self, index):
+        _, depth, name = super().read(index)
+        return no_colour(depth.shape), depth, name
+
+
+def test_no_colour_is_kept_too(tmp_path):
+    source = Colourless(tmp_path)
+    for _ in range(2):
+        for kept, plain in zip(Dataset(INFO, source).kept_on_disk(), Dataset(INFO, Stored(tmp_path)), strict=True):
+            assert_same(kept[1:], plain[1:])
+            assert kept.guide.shape == (6, 8, 0) and kept.guide.dtype == np.uint8
+    assert source.reads == 3
 
 
 def test_other_meanings_of_the_numbers_are_decoded_anew(tmp_path):

@@ -57,16 +57,22 @@ def test_the_maps_are_those_of_dsdmsr(download, tmp_path):
     root, maps = download
     one = prepare("dtu", tmp_path / "data", root, size="80x64")
     assert one.counts == {"train": 2, "validation": 2, "test": 2, "unlisted": 2}
-    assert one.notes == ["no colour: the guide is black"]
+    assert one.notes == [] and one.version == "2.0.0"
     info = one.info
+    assert not info.colour
     assert (info.unit, info.range, info.invalid, info.fill) == ("grey level", 255.0, None, "nearest")
     dataset = open_dataset("dtu", "train+validation+test+unlisted", tmp_path / "data")
     assert dataset.names[:3] == ("scan2_depth_map_0000", "scan2_depth_map_0001", "scan3_depth_map_0000")
     assert sorted(dataset.names) == sorted(maps)
     for example in dataset:
         np.testing.assert_array_equal(example.depth, reference(maps[example.name], (80, 64)))
-        assert example.depth.shape == (64, 80) and example.mask.all() and not example.guide.any()
+        assert example.depth.shape == (64, 80) and example.mask.all()
+        assert example.guide.shape == (64, 80, 0) and example.guide.dtype == np.uint8
     assert dataset._source.read(0)[1].dtype == np.uint8
+    # Nothing is stored of a guide: the records are the depth and little more.
+    assert "guide" not in (one.directory / "features.json").read_text()
+    stored = sum(path.stat().st_size for path in one.directory.glob("*train.array_record*"))
+    assert stored < 2 * 64 * 80 + 2**17, stored
 
 
 @pytest.mark.parametrize("size", dtu.get_args(dtu.Size))
@@ -78,7 +84,7 @@ def test_every_size(tmp_path, size):
     wanted = reference(depth, (width, height))
     np.testing.assert_array_equal(grey, wanted)
     assert grey.dtype == wanted.dtype == np.uint8 and grey.max() > 250 and grey.min() == 0
-    assert guide.shape == (height, width, 3)
+    assert guide.shape == (height, width, 0)
     # A PFM may have a scale, which moves a pixel in a million: the code that is followed applies it.
     (tmp_path / "b.pfm").write_bytes(b"Pf\n1600 1200\n-0.003922\n" + depth[::-1].tobytes())
     _, grey = dtu._read(tmp_path / "b.pfm", (height, width))
@@ -89,7 +95,7 @@ def test_rounding_is_to_even_and_stays_in_range(tmp_path, monkeypatch):
     values = np.array([[-3.0, 0.5, 1.5, 2.5, 254.5, 255.5, 300.0, 7.49]])
     monkeypatch.setattr(dtu, "STORED", (1, 8))
     monkeypatch.setattr(dtu, "stretched", lambda depth: values)
-    write_depth(tmp_path / "a.pfm", np.ones((1, 8), np.float32))
+    write_depth(tmp_path / "a.pfm", np.arange(8, dtype=np.float32)[None])
     _, grey = dtu._read(tmp_path / "a.pfm", (1024, 1280))
     np.testing.assert_array_equal(grey, [[0, 0, 2, 2, 254, 255, 255, 7]])
     np.testing.assert_array_equal(grey, cv2.imdecode(cv2.imencode(".png", values)[1], cv2.IMREAD_UNCHANGED))
@@ -104,6 +110,21 @@ def test_centre_mean_is_opencv(factor):
     low, high = factor // 2 - 1, factor // 2 + 1
     assert np.isclose(wanted[0, 0], image[low:high, low:high].mean(), rtol=1e-14)
     assert dtu.centre_mean(image, 1) is image
+
+
+@pytest.mark.parametrize(
+    ("factor", "read"), [(2, {0, 1}), (4, {1, 2}), (8, {3, 4}), (16, {7, 8})], ids=["640", "320", "160", "80"]
+)
+def test_the_pixels_that_a_size_is_made_of(factor, read):
+    """Of each block of 1280 x 1024 the four at its centre: the factors and pixels that DSDMSR's sizes follow from."""
+    rows, columns = np.indices((64, 96), float)
+    made = dtu.centre_mean(columns, factor)
+    np.testing.assert_array_equal(made, np.tile(factor * np.arange(96 // factor) + sum(read) / 2, (64 // factor, 1)))
+    np.testing.assert_array_equal(dtu.centre_mean(rows, factor)[:, 0], factor * np.arange(64 // factor) + sum(read) / 2)
+    # A ramp does not tell the centre from the whole block.
+    for place in range(factor):
+        assert (dtu.centre_mean(columns % factor == place, factor) == (0.5 if place in read else 0)).all()
+        assert (dtu.centre_mean(rows % factor == place, factor) == (0.5 if place in read else 0)).all()
 
 
 def test_low_resolution_from_what_is_stored():
@@ -148,7 +169,11 @@ def test_the_folder_may_be_named_one_level_off(download, given):
     [
         (np.ones((64, 80), np.float32), "is 64 x 80 float32 .height x width., and must be 30 x 40 float32"),
         (np.full((30, 40), np.nan, np.float32), "it has values that are not finite"),
-        (np.full((30, 40), 700, np.float32), "scan1_depth_map_0000: its largest depth is 0"),
+        (np.full((30, 40), 700, np.float32), r"scan1/depth_map_0000.pfm: is 700 everywhere, which cannot be stretched"),
+        (
+            np.zeros((30, 40), np.float32),
+            r"scan1/depth_map_0000.pfm: is 0 everywhere, .* or take it away and go on wit",
+        ),
     ],
 )
 def test_what_no_map_can_be(download, tmp_path, depth, message):
@@ -177,9 +202,25 @@ def test_the_download_is_the_archive_of_all_maps():
 
 
 def test_the_published_split_is_by_the_names_as_they_are_here():
-    """`RandomState(42).permutation(7936)` begins with 7880: a position in the names sorted as strings."""
+    """All 7,936 names: `RandomState(42).permutation` of them, sorted as strings, of which the first fifth validates."""
     names = [f"scan{scan}_depth_map_{view:04d}" for scan in dtu.SCANS for view in range(dtu.VIEWS)]
     published = protocols("dtu")["dsdmsr"]
-    parts = {split: resolve(published, split, names) for split in ("train", "validation")}
-    assert {split: len(part) for split, part in parts.items()} == {"train": 6348, "validation": 1588}
-    assert names[parts["validation"][0]] == sorted(names)[7880]
+    found = {split: [names[i] for i in resolve(published, split, names)] for split in ("train", "validation")}
+    drawn = [sorted(names)[place] for place in np.random.RandomState(42).permutation(7936)]
+    assert (found["validation"], found["train"]) == (drawn[:1588], drawn[1588:]) and len(found["train"]) == 6348
+    # As the lists of the published code begin: positions 7880, 5190, 5845, 3554 and 622, 1419, 3956, 7850.
+    assert found["validation"][:4] == [
+        "scan9_depth_map_0008",
+        "scan58_depth_map_0006",
+        "scan67_depth_map_0021",
+        "scan34_depth_map_0034",
+    ]
+    assert found["train"][:4] == [
+        "scan109_depth_map_0046",
+        "scan120_depth_map_0011",
+        "scan3_depth_map_0052",
+        "scan99_depth_map_0042",
+    ]
+    # What our own splits are for.
+    scans = [{name.split("_")[0] for name in part} for part in found.values()]
+    assert scans[0] == scans[1] and len(scans[0]) == 124

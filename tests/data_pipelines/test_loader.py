@@ -1,5 +1,6 @@
 """The loader: the batch, a stream made by its seed alone, resuming, sharing, mixing, records that cannot be read."""
 
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
+from data_pipelines.augment import Augmentation
 from data_pipelines.datasets import Dataset, DatasetInfo
+from data_pipelines.datasets.base import no_colour
 from data_pipelines.degrade import Degradation, degrade
 from data_pipelines.loader import MAX_BLOCK, Order, train_loader, whole_example
 
@@ -123,6 +126,38 @@ def mixed():
     """Five images and, three times as often each, two others of another range."""
     others = Dataset(DatasetInfo("others", "mm", 8.0, None, "none", ""), Memory(((20, 20), (16, 30)), first=10))
     return [(Dataset(INFO, Memory()), 1), (others, 3)]
+
+
+class Colourless(Memory):
+    """The same depth."""
+
+    def read(self, index):
+        _, depth, name = super().read(index)
+        return no_colour(depth.shape), depth, name
+
+
+def colourless():
+    return Dataset(dataclasses.replace(INFO, name="depths", colour=False), Colourless())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_colour_the_stream_is_the_same_but_for_it(dataset, workers):
+    # Turned, rotated, and with a guide that is spoilt: wherever colours are cut, there are none.
+    how = Degradation(noise_sigma=0.05, guide_blur=1.0, guide_shift=2, guide_exposure=1.0)
+    args = CHANCE | {"degradation": how, "augmentation": Augmentation(rotate=10.0), "workers": workers}
+    coloured = take(train_loader(dataset, **args), 4)
+    for loader in (train_loader(colourless(), **args), train_loader(dataset, **args, guide=False)):
+        found = take(loader, 4)
+        assert {(b["guide"].shape, str(b["guide"].dtype)) for b in found} == {((3, 8, 8, 0), "float32")}
+        assert_same([{**b, "guide": 0} for b in found], [{**b, "guide": 0} for b in coloured])
+
+
+def test_sets_with_and_without_colour_are_one_stream_for_who_reads_none(dataset):
+    both = [(dataset, 1), (colourless(), 1)]
+    with pytest.raises(InputError, match=r"^data set depths has no colour, and memory has: train a model that needs"):
+        train_loader(both, **ARGS)
+    found = take(train_loader(both, **ARGS | {"batch_size": 10}, guide=False), 2)
+    assert all(batch["guide"].shape == (10, 8, 8, 0) for batch in found)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5])
@@ -366,6 +401,15 @@ def test_a_whole_example(dataset, kernel):
     np.testing.assert_array_equal(batch["mask_hr"][0, ..., 0], image.mask[:28, :16])
     np.testing.assert_allclose(batch["guide"][0], image.guide[:28, :16] / 255.0, rtol=1e-6)
     assert {array.dtype.name for array in batch.values()} == {"float32", "bool"}
+
+
+def test_a_whole_example_without_colour(dataset):
+    args = {"scale": 4, "degradation": Degradation("area", guide_blur=1.0)}
+    whole = whole_example(dataset[2], INFO, **args)
+    for image, more in ((colourless()[2], {}), (dataset[2], {"guide": False})):
+        found = whole_example(image, INFO, **args, **more)
+        assert found["guide"].shape == (1, 28, 16, 0) and found["guide"].dtype == np.float32
+        assert_same([{**found, "guide": 0}], [{**whole, "guide": 0}])
 
 
 def test_a_whole_example_is_noisy_by_its_seed(dataset):

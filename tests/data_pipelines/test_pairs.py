@@ -143,7 +143,7 @@ def test_a_prepared_folder_holds_the_files_and_what_they_mean(tmp_path, dtype):
     options = {"unit": "mm", "range": 250.0, "invalid": 0.0, "fill": "background", "depth": f"*_depth.{suffix}"}
     one = prepared(source, tmp_path, **options)
     assert one.info == DatasetInfo("mine", "mm", 250.0, 0.0, "the user's own files", "", "background")
-    assert one.options == {**options, "guide": "*_rgb.png"} and one.counts == {"train": 2}
+    assert one.options == {**options, "guide": "*_rgb.png", "stretch": False} and one.counts == {"train": 2}
     dataset = open_dataset("mine", "train", tmp_path / "data")
     assert dataset.names == ("a", "b")
     for example in dataset:
@@ -152,6 +152,62 @@ def test_a_prepared_folder_holds_the_files_and_what_they_mean(tmp_path, dtype):
         np.testing.assert_array_equal(example.mask, depth > 0)
         np.testing.assert_array_equal(example.depth[example.mask], depth[depth > 0])
     assert dataset._source.read(0)[1].dtype == dtype  # as stored: no bytes are wasted, no value is rounded
+
+
+def test_depth_without_colour(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    wanted = {name: write(source, name)[0] for name in ("b", "a")}
+    without = prepared(source, tmp_path, guide="")
+    assert without.info.colour is False and without.counts == {"train": 2} and without.options["guide"] == ""
+    for dataset in (open_dataset("mine", "train", tmp_path / "data"), open_pairs(source, guide="")):
+        assert not dataset.info.colour and dataset.names == ("a", "b")
+        for example in pickle.loads(pickle.dumps(dataset)):
+            np.testing.assert_array_equal(example.depth, wanted[example.name])
+            assert example.guide.shape == (6, 9, 0) and example.guide.dtype == np.uint8
+    assert prepared(source, tmp_path, replace=True).info.colour and open_pairs(source).info.colour
+
+
+def test_a_folder_without_colour_says_how_it_is_read(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    for name in ("a", "b"):
+        write(source, name)
+        (source / f"{name}_rgb.png").unlink()
+    said = (
+        r"a_rgb.png, .*b_rgb.png: are missing: pairs 'a', 'b' have no guide file; depth without colour .*\(guide ''\)$"
+    )
+    for read in (lambda: open_pairs(source), lambda: prepared(source, tmp_path)):
+        with pytest.raises(InputError, match=said):
+            read()
+    with pytest.raises(InputError, match=r"own: no file is called \*.tiff: check the pattern$"):
+        open_pairs(source, depth="*.tiff", guide="")
+    # Folders of splits, with more beside them: none is asked for a guide.
+    for split in ("train", "test"):
+        write(source, "x", depth=f"{split}/{{}}_depth.png", guide=f"{split}/{{}}_rgb.png")
+    one = prepared(source, tmp_path, guide="")
+    assert one.counts == {"test": 1, "train": 1} and one.notes == [
+        f"passed over: the pairs of {source}: the splits are the folders test, train"
+    ]
+
+
+def test_maps_are_stretched_each_by_itself(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    stored = {"a": np.array([[10, 0, 20], [12, 30, 10]]), "b": np.array([[700, 701, 0], [700, 701, 700]])}
+    for name, depth in stored.items():
+        write_depth(source / f"{name}_depth.png", depth.astype(np.uint16))
+    one = prepared(source, tmp_path, guide="", stretch=True, invalid=0.0, unit="level", range=200.0)
+    assert (one.info.unit, one.info.range, one.info.invalid) == ("level", 200.0, None)
+    first, second = open_dataset("mine", "train", tmp_path / "data")
+    np.testing.assert_array_equal(first.depth[first.mask], [0, 100, 20, 200, 0])
+    np.testing.assert_array_equal(second.depth[second.mask], [0, 200, 0, 200, 0])
+    for example in (first, second):
+        np.testing.assert_array_equal(example.mask, stored[example.name] > 0)
+    for value in (0, 7):  # nothing is known, or one value alone: nothing is divided by zero
+        write_depth(source / "b_depth.png", np.full((2, 3), value, np.uint16))
+        with pytest.raises(InputError, match=r"own/b_depth.png: has no two known values to stretch: take it away, or"):
+            prepared(source, tmp_path, guide="", stretch=True, invalid=0.0)
 
 
 def test_folders_called_like_splits_are_splits(tmp_path):

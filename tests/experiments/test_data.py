@@ -42,6 +42,17 @@ def test_a_folder_and_the_folder_in_it(folder):
     assert (info.unit, info.range, info.invalid) == ("mm", 10.0, 3.0)
 
 
+def test_a_folder_without_colour(folder):
+    dataset = open_named(str(folder), "train", pairs=PairsConfig(guide=""))
+    assert not dataset.info.colour and dataset[0].guide.shape == (4, 5, 0) and dataset[0].depth.max() == 2
+    both = open_named(str(folder), "train+train", pairs=PairsConfig(guide=""))
+    assert not both.info.colour and both[0].guide.shape == (4, 5, 0)
+    for file in folder.rglob("*_rgb.png"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"x_rgb.png: is missing: pair 'x' has no guide file; .*\(guide ''\)$"):
+        open_named(str(folder), "train")
+
+
 def add_pair(place, value, name="x"):
     place.mkdir(exist_ok=True)
     Image.fromarray(np.full((4, 5), value, np.uint8)).save(place / f"{name}_depth.png")

@@ -39,6 +39,25 @@ def test_holes_are_counted_and_red():
     assert row == ("train", "2", "20 x 30 - 40 x 60", "0.5 - 9, median 3", unknown)
 
 
+def test_without_colour_there_are_two_pictures(ahmf, tmp_path):
+    for i in range(2):
+        Image.fromarray(np.tile(np.arange(9, 33, dtype=np.uint8), (16, 1))).save(tmp_path / f"map_{i}.png")
+    ended = ahmf(
+        *("data", "prepare", "pairs", "--from", tmp_path, "--data-dir", tmp_path / "data"),
+        *("--depth", "map_*.png", "--guide", "", "--name", "maps"),
+    )
+    assert ended.code == 0 and ended.out.startswith("maps: 2 train"), ended
+    ended = ahmf("data", "show", "maps", "--data-dir", tmp_path / "data", "--out", tmp_path / "s.png")
+    assert "colour    none: for models that take no guide" in ended.out.splitlines()
+    assert ended.out.endswith("depth and mask (red is unknown) of 2 images\n") and "colour, depth" not in ended.out
+    sheet = np.asarray(Image.open(tmp_path / "s.png"))
+    assert sheet.shape[1] == 4 * show.TILE + 3 * 6  # two images of two pictures in a row
+    assert (
+        "prepared as maps: 2 train; depth in grey level, range 255"
+        in ahmf("data", "list", "--data-dir", tmp_path / "data").out
+    )
+
+
 def test_a_set_that_is_not_prepared_says_how_to_get_it(ahmf, tmp_path):
     ended = ahmf("data", "show", "middlebury", "--data-dir", tmp_path, "--out", tmp_path / "m.png")
     assert ended.code == 0 and not (tmp_path / "m.png").exists()

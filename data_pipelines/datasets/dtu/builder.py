@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from ahmf_jax.errors import InputError
+from data_pipelines.datasets.base import no_colour
 from data_pipelines.datasets.builder import DepthBuilder, Item, by_folder, check_missing
 from data_pipelines.datasets.folder import check_image, find_root
 from data_pipelines.datasets.info import DatasetInfo
@@ -66,8 +68,8 @@ class DtuOptions:
 class Dtu(DepthBuilder):
     """Objects on a table under structured light: depth as grey levels, stretched for each image; no colour.
 
-    The guide is black: there is no colour in DSDMSR. The background, where nothing was measured, is the grey level 0
-    as there, and counts as known. An example is called "scan1_depth_map_0000".
+    The background, where nothing was measured, is the grey level 0 as in DSDMSR, and counts as known. An example is
+    called "scan1_depth_map_0000".
 
     Splits, by scan, as MVSNet has them: `train` (79 scans), `validation` (18) and `test` (22); `unlisted` are the five
     scans that it does not use.
@@ -86,7 +88,9 @@ class Dtu(DepthBuilder):
             "ECCV 2018 (the depth maps)."
         ),
         url="https://roboimagedata.compute.dtu.dk/?page_id=36",
+        colour=False,
     )
+    VERSION = tfds.core.Version("2.0.0")  # 1 stored a black guide
     Options = DtuOptions
     DEPTH_DTYPE = np.uint8
 
@@ -106,7 +110,6 @@ class Dtu(DepthBuilder):
         lost = [f"scan{scan}/{path.name}" for scan in SCANS for path in views[scan] if path not in there[scan]]
         used, kind = sum(map(len, there.values())), f"maps of {sum(map(bool, there.values()))} scans"
         self.notes += check_missing(root, by_folder(lost, "maps"), used, kind, self.options.partial)
-        self.notes.append("no colour: the guide is black")
         splits = {
             "train": [scan for scan in SCANS if scan not in (*VALIDATION, *TEST, *UNLISTED)],
             "validation": VALIDATION,
@@ -129,15 +132,20 @@ def _read(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     check_image(path, depth, STORED, np.float32)
     if not np.isfinite(depth).all():
         raise damaged(path, "it has values that are not finite")
+    if depth.min() == depth.max():
+        raise InputError(
+            f"{path}: is {depth.flat[0]:g} everywhere, which cannot be stretched: download it again, or take it away "
+            "and go on with --partial"
+        )
     # Of no account but for the rounding of a few pixels in a million.
     with path.open("rb") as file:
         scale = abs(float(file.read(256).split(maxsplit=4)[3]))
     grey = centre_mean(stretched(depth.astype(np.float64) * scale), 1024 // size[0])
-    return np.zeros((*size, 3), np.uint8), np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    return no_colour(size), np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
 def stretched(depth: np.ndarray) -> np.ndarray:
-    """Steps 1 and 2: (1200, 1600) float64 to (1024, 1280) float64 of 0 to 255. A map of one value becomes 0."""
+    """Steps 1 and 2: (1200, 1600) float64 to (1024, 1280) float64 of 0 to 255."""
     import cv2  # slow to import
 
     grey = (depth - depth.min()) / (depth.max() - depth.min() + 1e-8) * 255

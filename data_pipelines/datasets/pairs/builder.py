@@ -1,6 +1,7 @@
 """A folder of one's own, depth maps and guides in two files a pair, as a prepared data set.
 
     ahmf data prepare pairs --from DIR --name my_sensor --unit mm --range 5000 --invalid 0
+    ahmf data prepare pairs --from DIR --name my_maps --depth '*.png' --guide ''      # without colour
 
 Where there are folders `train`, `validation` (or `val`) or `test` in it, each is a split and is searched by the two
 patterns, and a note names where else there are pairs; otherwise all of it is `train`, of which TFDS gives parts:
@@ -19,9 +20,9 @@ import numpy as np
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
 from data_pipelines.datasets.builder import DepthBuilder, Item
-from data_pipelines.datasets.folder import check_range, find_pairs
+from data_pipelines.datasets.folder import check_range, find_pairs, read_files
 from data_pipelines.datasets.info import DatasetInfo
-from data_pipelines.files import read_depth, read_guide
+from data_pipelines.files import read_depth
 from data_pipelines.opening import some
 
 # Folder, in small letters -> split.
@@ -37,7 +38,7 @@ class PairsOptions:
     depth: str = "*_depth.png"
     """Depth files: one * in the file's name, which names the pair; folders may precede it (depth/*.png)."""
     guide: str = "*_rgb.png"
-    """Colour files, in the same way."""
+    """Colour files, in the same way; empty where there is no colour, for models that need none."""
     unit: str = "grey level"
     """Of the values that the depth files hold."""
     range: float = 255.0
@@ -47,6 +48,9 @@ class PairsOptions:
     fill: Fill = "nearest"
     """How holes are filled before resampling: from the nearest sample, or from the background, which has the smaller
     value in a disparity map (`background`) and the larger one in a depth map (`far`)."""
+    stretch: bool = False
+    """Stretch each map to go from 0 to the range between its own smallest and largest known value, as the 8-bit sets of
+    papers do; the unit is then that of the result."""
 
     def __post_init__(self) -> None:
         """Checks what the files need not be read for."""
@@ -75,13 +79,15 @@ class Pairs(DepthBuilder):
     @property
     def depth_info(self) -> DatasetInfo:
         """As the options say."""
-        options = self.options
-        return replace(self.INFO, unit=options.unit, range=options.range, invalid=options.invalid, fill=options.fill)
+        o = self.options
+        # What is stretched may be any value: there, NaN alone is unknown.
+        invalid = None if o.stretch else o.invalid
+        return replace(self.INFO, unit=o.unit, range=o.range, invalid=invalid, fill=o.fill, colour=bool(o.guide))
 
     @property
     def depth_dtype(self) -> type[np.generic]:
         """That of the first file; `_read` holds the others against it."""
-        return self._first[1]
+        return np.float32 if self.options.stretch else self._first[1]
 
     @functools.cached_property
     def _first(self) -> tuple[Path, type[np.generic]]:
@@ -89,8 +95,8 @@ class Pairs(DepthBuilder):
         return path, read_depth(path).dtype.type
 
     @functools.cached_property
-    def _found(self) -> dict[str, dict[str, tuple[Path, Path]]]:
-        """The two files of every pair, by split and name."""
+    def _found(self) -> dict[str, dict[str, tuple[Path, Path | None]]]:
+        """The two files of every pair, or the one without colour, by split and name."""
         assert self.source_dir is not None
         patterns = self.options.depth, self.options.guide
         inside = sorted(path for path in self.source_dir.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -103,7 +109,7 @@ class Pairs(DepthBuilder):
         if not folders:
             return {"train": find_pairs(self.source_dir, *patterns)}
         others = [folder for folder in (self.source_dir, *inside) if folder not in folders.values()]
-        beside = [str(folder) for folder in others if any(_holds(folder, pattern) for pattern in patterns)]
+        beside = [str(folder) for folder in others if any(_holds(folder, pattern) for pattern in patterns if pattern)]
         if beside:
             splits = ", ".join(folder.name for folder in folders.values())
             self.notes.append(f"passed over: the pairs of {some(beside)}: the splits are the folders {splits}")
@@ -128,15 +134,26 @@ class Pairs(DepthBuilder):
             for split, pairs in self._found.items()
         }
 
-    def _read(self, depth: Path, guide: Path) -> tuple[np.ndarray, np.ndarray]:
-        values = read_depth(depth)
+    def _read(self, depth: Path, guide: Path | None) -> tuple[np.ndarray, np.ndarray]:
+        colours, values = read_files(depth, guide)
         first, dtype = self._first
         if values.dtype != dtype:
             raise InputError(
                 f"{depth}: holds {values.dtype.name}, and {first} {np.dtype(dtype).name}: save all depth in one type"
             )
         self._zeros = max(self._zeros, float(np.mean(values == 0)))
-        return read_guide(guide), values
+        return colours, self._stretched(depth, values) if self.options.stretch else values
+
+    def _stretched(self, path: Path, values: np.ndarray) -> np.ndarray:
+        known = np.isfinite(values)
+        if self.options.invalid is not None:
+            known &= values != self.options.invalid
+        depth = values[known].astype(np.float64)
+        if np.unique(depth).size < 2:
+            raise InputError(f"{path}: has no two known values to stretch: take it away, or leave --stretch out")
+        stretched = np.full(values.shape, np.nan, np.float32)
+        stretched[known] = (depth - depth.min()) * (self.options.range / (depth.max() - depth.min()))
+        return stretched
 
 
 def _holds(folder: Path, pattern: str) -> bool:
