@@ -108,7 +108,8 @@ def show(name: str, data_dir: Path, split: str | None, images: int, out: Path) -
     dataset = datasets.open_dataset(name, split or "+".join(prepared.splits), data_dir)
     shown = spread(len(dataset), images)
     write_picture(out, sheet([dataset[int(i)] for i in shown], prepared.info))
-    chosen = "".join(f", {key.replace('_', ' ')} {value}" for key, value in prepared.options.items())
+    options = {key.replace("_", " "): "none" if value == "" else value for key, value in prepared.options.items()}
+    chosen = "".join(f", {option} {value}" for option, value in options.items())
     return [
         f"{name}: prepared from {prepared.builder} {prepared.version}{chosen}",
         *stated(prepared.info),
@@ -155,11 +156,12 @@ def _tiles(example: Example, info: DatasetInfo, rows: int) -> list[tuple[str, np
     low, high = np.percentile(values, [1, 99])
     known = np.where(example.mask[..., None], KNOWN, UNKNOWN)
     depth = depth_colours(example.depth, float(low), float(high), example.mask)
-    span, share = f"{low:.4g} - {high:.4g} {info.unit}", f"{100 * example.mask.mean():.1f} % known"
+    share = 100 * example.mask.mean()
     if info.colour:
-        tiles = [(example.name, example.guide), (span, depth), (share, known)]
+        span = f"{low:.4g} - {high:.4g} {info.unit}"
+        tiles = [(example.name, example.guide), (span, depth), (f"{share:.1f} % known", known)]
     else:
-        tiles = [(example.name, depth), (f"{span}, {share}", known)]
+        tiles = [(example.name, depth), (f"{low:.3g} - {high:.3g} {info.unit}, {share:.0f} % known", known)]
     return [(caption, _fit(picture, rows)) for caption, picture in tiles]
 
 

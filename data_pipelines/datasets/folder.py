@@ -85,6 +85,11 @@ def find_pairs(
     if not names:
         called, check = " or ".join(patterns.values()), "the two patterns" if guide else "the pattern"
         raise InputError(f"{directory}: no file is called {called}: check {check}")
+    if guide and files["depth"] and not files["guide"]:
+        raise InputError(
+            f"{directory}: no file is called {guide}, and {len(files['depth'])} are called {depth}: check the guide "
+            "pattern, or make it empty (guide '') for depth without colour"
+        )
     problems = []
     for kind, pattern in patterns.items():
         found = files[kind]
@@ -94,8 +99,6 @@ def find_pairs(
             pairs = some([repr(name) for name in missing])
             verb, noun, have = ("is", "pair", "has") if len(missing) == 1 else ("are", "pairs", "have")
             problems.append(f"{lost}: {verb} missing: {noun} {pairs} {have} no {kind} file")
-            if kind == "guide" and not found:
-                problems.append("depth without colour is read where the option guide is empty (guide '')")
     if problems:
         raise InputError("; ".join(problems))
     return {name: (files["depth"][name], files["guide"][name] if guide else None) for name in names}

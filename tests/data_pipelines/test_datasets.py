@@ -270,7 +270,7 @@ def test_messages_name_what_the_user_gave(tmp_path, monkeypatch, relative):
     for source in (archive, archive.parent):
         with pytest.raises(InputError) as caught:
             prepare("pairs", data, source, guide="*_colour.png")
-        assert str(caught.value).startswith(f"{source}/0_colour.png, {source}/1_colour.png: are missing: ")
+        assert str(caught.value).startswith(f"{source}: no file is called *_colour.png, and 2 are called *_depth")
         with pytest.raises(InputError) as caught:
             prepare("pairs", data, source, invalid=0.0)
         assert str(caught.value).startswith(f"{source}: 0: has no known depth at all")

@@ -175,7 +175,8 @@ def test_a_folder_without_colour_says_how_it_is_read(tmp_path):
         write(source, name)
         (source / f"{name}_rgb.png").unlink()
     said = (
-        r"a_rgb.png, .*b_rgb.png: are missing: pairs 'a', 'b' have no guide file; depth without colour .*\(guide ''\)$"
+        r"own: no file is called \*_rgb.png, and 2 are called \*_depth.png: check the guide pattern, or make it empty "
+        r"\(guide ''\) for depth without colour$"
     )
     for read in (lambda: open_pairs(source), lambda: prepared(source, tmp_path)):
         with pytest.raises(InputError, match=said):
