@@ -85,13 +85,27 @@ def test_a_pth(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def test_what_is_refused(file: Path, tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     with pytest.raises(
-        InputError, match=r"resnet18\.safetensors: .* do not fit torchvision's resnet50: missing: .*conv3"
+        InputError,
+        match=r"resnet18\.safetensors: its tensors do not fit torchvision's resnet50, as they are a resnet18's: give "
+        r"the file of a resnet50, or choose resnet18$",
     ):
         imagenet.encoder_weights(file, "resnet50")
     wide = {**arrays, "conv1.weight": np.zeros((64, 4, 7, 7), np.float32)}
     save_file(wide, tmp_path / "wide.safetensors")
-    with pytest.raises(InputError, match=r"wide\.safetensors: .*misshaped: conv1\.weight \(64, 4, 7, 7\), not \(64, 3"):
+    with pytest.raises(
+        InputError,
+        match=r"wide\.safetensors: .* give the file as it is published, of 3 colours; 1 differ: conv1\.weight is "
+        r"\(64, 4, 7, 7\), not \(64, 3, 7, 7\)$",
+    ):
         imagenet.encoder_weights(tmp_path / "wide.safetensors", "resnet18")
+    with pytest.raises(
+        InputError, match=r"189 differ: .*; layer1\.0\.conv3\.weight is missing; and 186 more$"
+    ) as caught:
+        imagenet.encoder_weights(tmp_path / "wide.safetensors", "resnet50")
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+    save_file({**arrays, "head.weight": np.zeros(1, np.float32)}, tmp_path / "more.safetensors")
+    with pytest.raises(InputError, match=r"1 differ: head\.weight is not known$"):
+        imagenet.encoder_weights(tmp_path / "more.safetensors", "resnet18")
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(
         InputError, match=r"other\.safetensors: .*known name: give the weights of torchvision's resnet18"
