@@ -1,15 +1,28 @@
 """`ahmf convert`: weights to and from PyTorch's names, in `.pth` files (with torch) or `.safetensors` (without)."""
 
+import json
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from ahmf_jax import torch_weights, upsample
 from ahmf_jax.errors import InputError
-from ahmf_jax.export import Trained, model_fields, save_bundle
+from ahmf_jax.export import (
+    Trained,
+    build_model,
+    bundle_header,
+    check_params,
+    guide_channels,
+    model_fields,
+    read_safetensors,
+    save_bundle,
+    write_safetensors,
+)
 from ahmf_jax.models import AHMF, DADA, Model
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.variables import split
@@ -45,6 +58,8 @@ def from_torch(
 ) -> str:
     """Reads PyTorch weights, writes a bundle, and says what they are.
 
+    A .safetensors file that `to_torch` wrote tells all that is asked for below, and needs none of it.
+
     Args:
       source, out: the files.
       scaling, depth_range, unit: of the depth that the network was trained on; by default 255 grey levels for an
@@ -52,12 +67,19 @@ def from_torch(
       scale, variant, swapped: as in `torch_weights.from_torch`.
 
     Raises:
-      InputError: a file that cannot be read or written, tensors of no model, a range that is missing or wrong.
+      InputError: a file that cannot be read or written, tensors of no model, a range that is missing or wrong, an
+        argument that is not what the file tells.
     """
     _suffix(out, ".safetensors")
     if depth_range is not None and not 0 < depth_range < math.inf:
         raise InputError(f"--range {depth_range:g}: give the depth that the network takes for 1, above 0")
-    arrays = torch_weights.read(source)
+    arrays, header = read_safetensors(source) if source.suffix == ".safetensors" else (torch_weights.read(source), {})
+    if header.get("format") == "pt" and "model" in header:
+        given: dict[str, Any] = {"scale": scale, "variant": variant, "swapped": swapped and tuple(swapped)}
+        given |= {"scaling": None if scaling == "range" else scaling, "range": depth_range, "unit": unit}
+        trained = _told(source, arrays, header, given)
+        save_bundle(out, trained)
+        return f"{out}: {_describe(trained)}"
     try:
         model, params = torch_weights.from_torch(arrays, variant, swapped, scale=scale)
     except InputError as error:
@@ -73,6 +95,33 @@ def from_torch(
     return f"{out}: {_describe(trained)}{_assumed(model)}"
 
 
+def _told(
+    source: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, str], given: Mapping[str, Any]
+) -> Trained:
+    """What a file's header tells of its tensors, which are checked; InputError where it is not what was `given`."""
+    try:
+        model = build_model(json.loads(header["model"]))
+        scaling: Any = header["scaling"]  # `Trained` checks it
+        trained = Trained(model, {}, scaling, header["unit"], float(header["range"]), f"converted from {source.name}")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{source} has a damaged header ({str(error)!a}): write it again, with `ahmf convert to-torch`"
+        ) from None
+    for name, value in given.items():
+        there = getattr(trained if name in ("scaling", "range", "unit") else model, name, None)
+        if value is not None and value != there:
+            raise InputError(f"--{name} {value}: {source} was written with {name} {there}: leave it out")
+    of_model: dict[str, Any] = {"scale": model.scale} if isinstance(model, DADA) else {}
+    if isinstance(model, AHMF):
+        of_model = {"variant": model.variant, "swapped": model.swapped}
+    try:
+        _, params = torch_weights.from_torch(arrays, **of_model)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    check_params(model, params, str(source), guide_channels(params))
+    return replace(trained, params=params)
+
+
 def _assumed(model: Model) -> str:
     """The settings that no tensor tells, where those of DADA's authors are others."""
     if not isinstance(model, DADA):
@@ -83,12 +132,19 @@ def _assumed(model: Model) -> str:
 
 
 def to_torch(source: Path, out: Path) -> str:
-    """Reads a run or a bundle, writes PyTorch weights, and says what they are."""
+    """Reads a run or a bundle, writes PyTorch weights, and says what they are.
+
+    The header of a .safetensors file, which PyTorch does not read, tells `from_torch` what no tensor does.
+    """
     _suffix(out, ".pth", ".safetensors")
     trained = upsample.load_trained(source)
     arrays = torch_weights.to_torch(trained.model, trained.params)
+    said = f"{out}: {_describe(trained)}{SCALED.get(trained.scaling, '')}"
+    if out.suffix == ".safetensors":
+        write_safetensors(out, arrays, {"format": "pt", **bundle_header(trained)})
+        return said
     torch_weights.write(out, trained.model, arrays)
-    return f"{out}: {_describe(trained)}{SCALED.get(trained.scaling, '')}{_untold(trained, arrays)}"
+    return f"{said}{_untold(trained, arrays)}"
 
 
 def _untold(trained: Trained, arrays: Mapping[str, np.ndarray]) -> str:

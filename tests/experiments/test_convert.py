@@ -68,19 +68,25 @@ def test_a_run_becomes_a_pth(ahmf, run, tmp_path):
     ],
 )
 def test_swapped_parts_that_tensors_do_not_tell(ahmf, tmp_path, variant, swapped, untold):
-    """Without being told, the way back would be another network with the same tensors."""
+    """A .pth is told on the way back, or would be another network with the same tensors; a .safetensors tells."""
+    pytest.importorskip("torch")
     model = AHMF(scale=2, num_levels=1, features=2, variant=variant, swapped=swapped)
     shapes = jax.eval_shape(lambda: init_params(model))
     params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
     export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "range", "m", 1.0, "drawn"))
-    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out.strip()
+    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.pth").out.strip()
     options = out.partition("on the way back add ")[2].split()
     assert options == (["--variant", variant, "--swapped", *swapped] if untold else [])
     for given, wanted in (((), untold or (variant, swapped)), (options, (variant, swapped))):
         back = tmp_path / "b.safetensors"
-        assert ahmf("convert", "from-torch", tmp_path / "t.safetensors", back, *given).code == 0
+        assert ahmf("convert", "from-torch", tmp_path / "t.pth", back, *given).code == 0
         found = upsample.load_trained(back).model
         assert (found.variant, found.swapped) == wanted
+    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out
+    assert "on the way back" not in out
+    assert ahmf("convert", "from-torch", tmp_path / "t.safetensors", back).code == 0
+    found = upsample.load_trained(back)
+    assert (found.model, found.unit, found.range) == (model, "m", 1.0)
 
 
 def test_the_layout_of_dadas_authors(ahmf, refused, tmp_path):
@@ -122,19 +128,53 @@ def test_the_layout_of_dadas_authors(ahmf, refused, tmp_path):
             assert torch.equal(value, theirs[name]), name
 
 
-def test_what_a_file_of_dadas_authors_does_not_tell(ahmf, tmp_path):
+@pytest.fixture
+def tuned(tmp_path):
+    """A bundle of a DADA with settings that no tensor tells."""
     model = DADA(scale=4, encoder="resnet18", channels=2, iterations=100, rate=0.2, deviation=1.5)
     shapes = jax.eval_shape(lambda: init_params(model))
     params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
-    export.save_bundle(tmp_path / "a.safetensors", export.Trained(model, params, "largest", "m", 1.0, "drawn"))
-    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out
+    trained = export.Trained(model, params, "largest", "m", 2.0, "drawn")
+    export.save_bundle(tmp_path / "a.safetensors", trained)
+    return trained
+
+
+def test_what_a_file_of_dadas_authors_does_not_tell(ahmf, tuned, tmp_path):
+    pytest.importorskip("torch")
+    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.pth").out
     assert "give it depth scaled so that the LR map's maximum is 1; the tensors" in out
     assert out.strip().endswith(
         "; these are lost: rate 0.2, iterations 100, deviation 1.5 (`ahmf export safetensors` keeps all)"
     ), out
-    args = "from-torch", tmp_path / "t.safetensors", tmp_path / "b.safetensors", "--scale", "4"
+    args = "from-torch", tmp_path / "t.pth", tmp_path / "b.safetensors", "--scale", "4"
     assert ahmf("convert", *args, "--scaling", "largest").code == 0, "a range has no say there"
-    jax.tree.map(np.testing.assert_array_equal, upsample.load_trained(tmp_path / "b.safetensors").params, params)
+    jax.tree.map(np.testing.assert_array_equal, upsample.load_trained(tmp_path / "b.safetensors").params, tuned.params)
+
+
+def test_the_header_of_safetensors_tells_all_that_no_tensor_does(ahmf, refused, tuned, tmp_path):
+    out = ahmf("convert", "to-torch", tmp_path / "a.safetensors", tmp_path / "t.safetensors").out
+    assert out.endswith("maximum is 1\n"), "nothing is lost, and nothing needs to be told"
+    given = "convert", "from-torch", tmp_path / "t.safetensors", tmp_path / "b.safetensors"
+    for more in ((), ("--scale", "4", "--scaling", "largest", "--unit", "m", "--range", "2")):
+        ended = ahmf(*given, *more)
+        assert ended.code == 0 and "iterations 100" in ended.out and "do not tell" not in ended.out, ended
+        found = upsample.load_trained(tmp_path / "b.safetensors")
+        told = found.model, found.scaling, found.unit, found.range, found.origin
+        assert told == (tuned.model, "largest", "m", 2.0, "converted from t.safetensors")
+        jax.tree.map(np.testing.assert_array_equal, found.params, tuned.params)
+    for option, value in (("scale", "8"), ("unit", "mm"), ("range", "3.0"), ("scaling", "sample")):
+        said = rf"--{option} {value}: .*t\.safetensors was written with {option} .*: leave it out"
+        refused(*given, f"--{option}", value, said=said)
+
+    arrays, header = export.read_safetensors(tmp_path / "t.safetensors")
+    for name, text, said in (
+        ("model", "{", r"t\.safetensors has a damaged header"),
+        ("range", "-1", r"t\.safetensors has a damaged header \('the range is -1.0"),
+        ("model", header["model"].replace("resnet18", "resnet50"), r"does not hold the weights of .*'resnet50'"),
+        ("model", header["model"].replace('"channels": 2', '"channels": 99999'), r"unet/head/bias is \(2,\), not"),
+    ):
+        export.write_safetensors(tmp_path / "t.safetensors", arrays, {**header, name: text})
+        refused(*given, said=said)
 
 
 def test_without_torch(bundle, tmp_path):
