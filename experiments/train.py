@@ -9,8 +9,10 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ahmf_jax.errors import InputError
 from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments import config as configs
-from experiments.config import Stopped, TrainConfig
+from experiments.config import DataConfig, Stopped, TrainConfig
 from experiments.data import open_training, open_validation, trained_on_tests
 from experiments.run_log import RunLog, open_log
 
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
     from ahmf_jax.models import Model
     from ahmf_jax.stopping import Stop
     from ahmf_jax.train import Progress
+    from data_pipelines.datasets import DatasetInfo
 
 # Told of a validation: the step, and its means ("mae", "rmse", "floor_mae", "floor_rmse", in the data's unit).
 OnValidation = Callable[[int, Mapping[str, float]], None]
 NONFINITE, PROFILE = "nonfinite", "profile"
+PATIENCE = 5.0  # seconds that the first step may take before it is said why
 # Changing these changes no number (but for rounding): a run may be gone on with by others.
 INDIFFERENT = {"mesh", "fsdp", "on_save_error", "keep_last", "keep_best", "samples"} | {
     f"data.{name}" for name in ("workers", "cache", "on_corrupt")
@@ -87,6 +91,7 @@ def train(
         contextlib.nullcontext(stop) if stop else stop_on_signal() as stop,
         Bar() as bar,
         open_run(task, out, on_validation=on_validation, stop=stop, bar=bar) as (state, progress),
+        first_step_explained(progress),
     ):
         traced = Profile(*profile, out / PROFILE) if profile else None
         fit(state, task.batches, progress, mesh=task.mesh, stop=stop, profile=traced)
@@ -221,6 +226,52 @@ def note(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
 
+@contextlib.contextmanager
+def first_step_explained(progress: "Progress") -> Iterator[None]:
+    """In here it is said what is going on where the first step takes more than a moment."""
+    first = progress.step
+
+    def tell() -> None:
+        if progress.step == first:
+            note(f"step {first + 1} waits for its program to be compiled, which may take minutes, and for its batch")
+
+    timer = threading.Timer(PATIENCE, tell)
+    timer.daemon = True  # it is nothing to wait for
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def check_prepared(data: DataConfig, data_dir: Path | None) -> None:
+    """InputError where a data set is missing that a recipe, in its first lines, says how to prepare under that name."""
+    from data_pipelines import datasets
+
+    data_dir = data_dir or datasets.default_data_dir()
+    there = {*datasets.DATASETS, *datasets.prepared_names(data_dir)}
+    recipes = [(configs.CONFIGS / f"{name}.py").read_text("utf-8") for name in configs.names()]
+    for name, *_ in data.training():
+        if name in there or Path(name).is_dir():
+            continue
+        command = rf"^ +(ahmf data prepare .*--name {re.escape(name)})$"
+        if found := re.search(command, "\n".join(recipes), re.MULTILINE):
+            raise InputError(f"data set {name!r} is not in {data_dir}: build it first (`{found[1]}`)")
+
+
+def check_colour(config: TrainConfig, info: "DatasetInfo") -> None:
+    """InputError where a data set has no colour, and the model reads a guide."""
+    from ahmf_jax.models import MODELS
+
+    if info.colour or MODELS[config.model.name].guided:
+        return
+    others = ", ".join(name for name, model in MODELS.items() if not model.guided)
+    raise InputError(
+        f"data set {info.name} has no colour, which {config.model.name} is guided by: train on one that has, or a "
+        f"model of depth alone ({others})"
+    )
+
+
 class Task:
     """What a configuration needs before its folder is touched: mesh, model, optimiser, and data, all checked.
 
@@ -254,10 +305,13 @@ class Task:
             self.mesh = sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
         self.devices = list(beside or self.mesh.devices.flat)
         self.optimiser = config.optimiser.build(config.steps)
+        check_prepared(data, data_dir)
         training = open_training(data, data_dir)
         self.held_out = open_validation(data, [dataset for dataset, _ in training], data_dir)
         self.images = [len(dataset) for dataset, _ in training]
         self.info = training[0][0].info
+        for dataset in (*(dataset for dataset, _ in training), self.held_out):
+            check_colour(config, dataset.info)
         self.protocol = validation_protocol(config, self.held_out)
         index, count = sharding.rows_of_process(self.mesh, data.batch_size)
         self.batches = train_loader(
@@ -268,6 +322,7 @@ class Task:
             degradation=data.degrade,
             augmentation=data.augment,
             edge_candidates=data.edge_candidates,
+            guide=self.model.guided,
             seed=config.seed,
             process_index=index,
             process_count=count,
@@ -314,12 +369,6 @@ class Task:
         from ahmf_jax.state import create_state
 
         config = self.config
-        from_weights = config.start_from != "" or isinstance(config.model, configs.DADAConfig)
-        encoder = config.model.encoder_weights if isinstance(config.model, configs.DADAConfig) else ""
-        if encoder and not abstract and not Path(encoder).is_file():  # before the time that random weights take
-            raise InputError(
-                f"--model.encoder-weights: {encoder} does not exist: give a torchvision ResNet's state dict"
-            )
         return create_state(
             self.model,
             self.optimiser,
@@ -327,25 +376,39 @@ class Task:
             fsdp=config.fsdp,
             seed=config.seed,
             output_scale=config.output_scale,
-            start_from=self._start if from_weights else None,
+            start_from=None if abstract else self._start(),
             abstract=abstract,
             loss=config.loss,
             edge_weight=config.edge_weight,
             scaling=config.scaling,
             ema_decay=config.ema,
             accumulate=config.accumulate,
+            **config.supervision,
         )
 
-    def _start(self, weights: Any) -> Any:
-        """The weights to start from, of random ones; says which they are."""
+    def _start(self) -> Callable[[Any], Any] | None:
+        """What makes the weights to start from of random ones, if anything does; says which they are.
+
+        A file of the encoder's is read first: drawing random weights takes longer.
+        """
+        from ahmf_jax.imagenet import encoder_weights, with_encoder
         from experiments import finetune
 
         config = self.config
         if config.start_from:
-            return finetune.start(config.start_from, weights, tell=say)
-        if isinstance(config.model, configs.DADAConfig):
-            return finetune.start_encoder(config.model.encoder, config.model.encoder_weights, weights, tell=say)
-        return weights
+            return functools.partial(finetune.start, config.start_from, tell=say)
+        if not isinstance(config.model, configs.DADAConfig):
+            return None
+        source = config.model.encoder_weights
+        if not source:
+            say("the encoder starts at random: give ImageNet's weights with --model.encoder-weights FILE")
+            return None
+        try:
+            found = encoder_weights(source, config.model.encoder)
+        except InputError as error:
+            raise InputError(f"--model.encoder-weights: {error}") from None
+        say(f"the encoder starts from {source}")
+        return functools.partial(with_encoder, found=found)
 
 
 @contextlib.contextmanager
@@ -538,7 +601,7 @@ def _step_flops(model: "Model", batch: int, size: int) -> float:
     from ahmf_jax import flops
 
     depth = jax.ShapeDtypeStruct((batch, size // model.scale, size // model.scale, 1), np.float32)
-    guide = jax.ShapeDtypeStruct((batch, size, size, 3), np.float32)
+    guide = jax.ShapeDtypeStruct((batch, size, size, 3 if model.guided else 0), np.float32)
     return flops.train_flops(model, {"depth_lr": depth, "guide": guide})
 
 

@@ -9,14 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from ahmf_jax import checkpoint, train, upsample
+from ahmf_jax import InputError, checkpoint, train, upsample
 from ahmf_jax.locks import lock_run
 from ahmf_jax.stopping import Stop
 from data_pipelines import loader
@@ -25,7 +28,7 @@ from data_pipelines.files import write_depth, write_picture
 from experiments import config as configs
 from experiments import train as train_module
 from experiments import validation
-from experiments.config import Stopped
+from experiments.config import DataConfig, Stopped
 from tests.kill_resume import CLOCK
 
 ROOT = Path(__file__).parents[2]
@@ -524,6 +527,39 @@ def test_a_trace_goes_into_the_runs_folder(monkeypatch, ahmf, recipe, tmp_path, 
     args = ("train", recipe, "--steps", 1, "--profile", "2:3", "--out", tmp_path / "run", "--data-dir", data_dir)
     assert ahmf(*args).code == 0
     assert asked == [(2, 3, tmp_path / "run" / "profile")]
+
+
+def test_a_first_step_that_takes_long_is_explained(monkeypatch, capsys):
+    timers = []
+
+    class Timer(threading.Timer):
+        """One that goes off when the test says so."""
+
+        def __init__(self, seconds, tell):
+            super().__init__(seconds, tell)
+            assert seconds == train_module.PATIENCE
+            timers.append(self)
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    for done in (0, 1):
+        progress = SimpleNamespace(step=4)
+        with train_module.first_step_explained(progress):
+            progress.step += done
+            timers[-1].function()
+        timers[-1].join(10)
+        assert not timers[-1].is_alive(), "a run that ends does not wait for it"
+        said = "step 5 waits for its program to be compiled, which may take minutes, and for its batch\n"
+        assert capsys.readouterr().err == ("" if done else said)
+
+
+def test_a_data_set_that_is_not_prepared_is_prepared_as_its_recipe_says(refused, tmp_path):
+    said = r"data set 'middlebury_depth' is not in .*: build it first \(`ahmf data prepare middlebury --quantity depth "
+    refused("train", "dada_middlebury_x8", "--data-dir", tmp_path, "--out", tmp_path / "x", said=said)
+    refused("train", "dada_nyu_v2_x8", "--data-dir", tmp_path, "--out", tmp_path / "x", said="ahmf data prepare nyu_v2")
+    (tmp_path / "middlebury_depth").mkdir()
+    for data, named in ((DataConfig("scenes", mix=("middlebury_depth:train",)), True), (DataConfig("other"), False)):
+        with pytest.raises(InputError, match="--size full --name middlebury_depth`") if named else nullcontext():
+            train_module.check_prepared(data, tmp_path)
 
 
 def test_the_bar_counts_no_steps_that_an_ended_run_left_undone(capsys):
