@@ -383,6 +383,7 @@ def evaluate(command: "Evaluate") -> Evaluation:
     notes = list(published(command.dataset, split, dataset, method.scale, command.data_dir))
     if learned is not None and not _alike(learned, protocol.degrade):
         notes.append(f"note: trained on {learned}, measured on {protocol.degrade}; see --protocol run")
+    notes += _off_the_means(method, name, protocol)
 
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -423,6 +424,21 @@ def evaluate(command: "Evaluate") -> Evaluation:
     else:
         print(f"kept in {out}: ahmf report {command.method if command.out is None else out}")
     return dataclasses.replace(found, folder=out)
+
+
+def _off_the_means(method: Method | Predictions, name: str, protocol: Protocol) -> list[str]:
+    """What there is to know of a DADA where a sample is not the mean of its block, which its result keeps to.
+
+    Of the low resolution that a run was trained on there is nothing to be said.
+    """
+    if not isinstance(method, Network) or not method.model.startswith("DADA"):
+        return []
+    if protocol.degrade.kernel == "area" or name == "run":
+        return []
+    return [
+        f"note: DADA keeps the mean of each block to the sample over it, which is no mean in low resolution by "
+        f"{protocol.degrade.kernel}: --protocol area, with block means, is what it is made for"
+    ]
 
 
 def _record_name(dataset: str, split: str, protocol: str, scale: int) -> str:

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from ahmf_jax import InputError, checkpoint, state, unet, upsample
+from ahmf_jax import InputError, checkpoint, imagenet, state, unet, upsample
 from ahmf_jax.variables import STATISTICS
+from data_pipelines.degrade import Degradation
 from experiments import config as configs
+from experiments import evaluate
 from experiments import train as train_module
 from experiments.cli import main
 from experiments.config import DADAConfig, DataConfig, OptimiserConfig, TrainConfig
+from experiments.methods import Interpolation
+from experiments.protocols import Protocol
 from experiments.studies import study
 
 MODEL = DADAConfig(scale=4, encoder="resnet18", channels=2, enlarge=1, iterations=5, gradient_iterations=2)
@@ -94,7 +98,8 @@ def test_the_learning_free_one_is_a_method_by_name(data_dir, tmp_path, capsys):
         f"evaluate dada_rgb --scale 4 --dataset scenes --data-dir {data_dir} --protocol float "
         f"--out {tmp_path / 'found'}".split()
     )
-    assert "dada_rgb" in capsys.readouterr().out
+    found = capsys.readouterr().out
+    assert "dada_rgb" in found and "note: DADA keeps the mean of each block to the sample over it" in found
     with pytest.raises(InputError, match="scale 3 is not one of 2, 4, 8, 16, 32"):
         upsample.load("dada_rgb_x3")
     with pytest.raises(InputError, match="dada_rgb_x does not exist"):
@@ -105,6 +110,25 @@ def test_a_folder_of_its_name_is_not_in_its_way(tmp_path, monkeypatch):
     (tmp_path / "dada_rgb_x4").mkdir()
     monkeypatch.chdir(tmp_path)
     assert upsample.load("dada_rgb_x4").trained.params == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "kernel", "said"),
+    [
+        ("DADA x4, learning-free", "float", "matlab_bicubic", True),
+        ("DADA x4, learning-free", "area", "area", False),
+        ("DADA x4, resnet18", "run", "matlab_bicubic", False),
+        ("AHMF x4", "float", "matlab_bicubic", False),
+    ],
+)
+def test_samples_that_are_no_means_are_noted_of_a_dada(method, name, kernel, said):
+    network = evaluate.Network.__new__(evaluate.Network)
+    network.model = method
+    notes = evaluate._off_the_means(network, name, Protocol(Degradation(kernel)))
+    assert [note.partition(kernel)[2] for note in notes] == [
+        ": --protocol area, with block means, is what it is made for"
+    ] * said
+    assert not evaluate._off_the_means(Interpolation(kernel, 4), name, Protocol(Degradation(kernel)))
 
 
 def test_what_learns_nothing_says_so():
@@ -121,13 +145,27 @@ def test_what_learns_nothing_says_so():
 def test_a_file_of_the_encoder_that_is_not_there_is_told_before_anything_is_drawn(data_dir, monkeypatch):
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, encoder_weights="nope.pth"))
     monkeypatch.setattr(state, "create_state", None)
-    with pytest.raises(InputError, match=r"--model.encoder-weights: nope.pth does not exist: give a torchvision"):
+    with pytest.raises(
+        InputError, match=r"^--model.encoder-weights: nope.pth: No such file or directory: give a PyTorch"
+    ):
         train_module.Task(config, data_dir).state()
 
 
-def test_the_encoder_of_a_new_run_is_said_to_be_random(data_dir, capsys):
-    train_module.Task(CONFIG, data_dir)._start({"unet": {}})
+def test_where_the_encoder_of_a_new_run_starts_is_said(data_dir, capsys, monkeypatch):
+    assert train_module.Task(CONFIG, data_dir)._start() is None, "random weights need not come to the host"
     assert "the encoder starts at random: give ImageNet's weights" in capsys.readouterr().out
+    asked = []
+    found = {"conv1": {"kernel": 1}, STATISTICS: {"bn1": 2}}
+    monkeypatch.setattr(imagenet, "encoder_weights", lambda *which: asked.append(which) or found)
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, encoder_weights="there.pth"))
+    start = train_module.Task(config, data_dir)._start()
+    assert asked == [("there.pth", "resnet18")] and capsys.readouterr().out == "the encoder starts from there.pth\n"
+    drawn = {"log": 3, "unet": {"encoder": 4, "head": 5}, STATISTICS: {"unet": {"encoder": 6, "decoder": 7}}}
+    assert start(drawn) == {
+        "log": 3,
+        "unet": {"encoder": {"conv1": {"kernel": 1}}, "head": 5},
+        STATISTICS: {"unet": {"encoder": {"bn1": 2}, "decoder": 7}},
+    }
 
 
 def test_an_image_is_not_divided_over_devices(data_dir):
