@@ -125,7 +125,7 @@ def resize(x: Array, size: tuple[Any, Any], kernel: str) -> Array:
       (..., height, width, C), rows first. The weights are made in float64. On JAX arrays the sums are full
         float32, whatever the accelerator's matrix products are, and an axis that is enlarged by a whole factor
         may be split over devices: each output reads its input's neighbours, and not the whole axis. Sizes may be
-        symbols (`jax.export`) where `torch_bicubic` enlarges by a whole factor.
+        symbols (`jax.export`) where `torch_bicubic` or `torch_bilinear` enlarges by a whole factor.
 
     Raises:
       InputError: an unknown kernel, a size below 1, or an integer array (convert it first: the
@@ -181,12 +181,13 @@ def _enlarged(x: "jax.Array", axis: int, size: Any, kernel: str) -> "jax.Array":
 
     length = x.shape[axis]
     factor, rest = divmod(size, length)
-    if kernel != "torch_bicubic" or rest != 0 or not isinstance(factor, int):
+    # Samples to either side that an output may read, of the kernels that clamp the border.
+    reach = {"torch_bicubic": 2, "torch_bilinear": 1}.get(kernel, 0)
+    if not reach or rest != 0 or not isinstance(factor, int):
         raise InputError(
             f"cannot resample {length} samples to {size} with {kernel}: sizes that are symbols can be enlarged by a "
-            "whole factor with torch_bicubic alone"
+            "whole factor with torch_bicubic and torch_bilinear alone"
         )
-    reach = 2  # samples to either side that an output may read
     # Of a sample in the middle of an axis, far from both ends.
     weights = matrix(2 * reach + 1, factor * (2 * reach + 1), kernel)[reach * factor : (reach + 1) * factor]
     first, last = (lax.slice_in_dim(x, i, j, axis=axis) for i, j in ((0, 1), (length - 1, length)))

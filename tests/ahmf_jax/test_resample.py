@@ -139,12 +139,15 @@ def test_the_kernel_inside_jit_and_in_bfloat16() -> None:
     np.testing.assert_allclose(low.astype(jnp.float32), fn(x), rtol=0, atol=2e-2)
 
 
-@pytest.mark.parametrize("factor", [2, 3, 4, 16])
-def test_sizes_that_are_symbols(factor: int) -> None:
+@pytest.mark.parametrize(
+    ("factor", "kernel"),
+    [(2, "torch_bicubic"), (3, "torch_bicubic"), (16, "torch_bicubic"), (2, "torch_bilinear"), (5, "torch_bilinear")],
+)
+def test_sizes_that_are_symbols(factor: int, kernel: str) -> None:
     """One program for axes of every length: the border is that of each."""
 
     def enlarge(x: Any) -> Any:
-        return resample.resize(x, (factor * x.shape[-3], factor * x.shape[-2]), "torch_bicubic")
+        return resample.resize(x, (factor * x.shape[-3], factor * x.shape[-2]), kernel)
 
     height, width = jax.export.symbolic_shape("height, width")
     program = jax.export.export(jax.jit(enlarge))(jax.ShapeDtypeStruct((2, height, width, 1), jnp.float32))
@@ -154,7 +157,13 @@ def test_sizes_that_are_symbols(factor: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "kernel"), [("height", "matlab_bicubic"), ("height + 1", "torch_bicubic"), ("2 * width", "torch_bicubic")]
+    ("rows", "kernel"),
+    [
+        ("height", "matlab_bicubic"),
+        ("height", "area"),
+        ("height + 1", "torch_bicubic"),
+        ("2 * width", "torch_bilinear"),
+    ],
 )
 def test_symbols_that_are_no_whole_factor_or_another_kernels(rows: str, kernel: str) -> None:
     shape = jax.export.symbolic_shape(f"height, width, {rows}")
