@@ -13,7 +13,7 @@ import functools
 import io
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,7 @@ class Diffusion:
       depths: (len(counts), H, W) float32.
       truth: (H, W), NaN where it is unknown.
       unit: of the depth.
+      is_part: whether this is a part of an image, whose errors are not the image's.
     """
 
     guide: np.ndarray
@@ -77,6 +78,12 @@ class Diffusion:
     depths: np.ndarray
     truth: np.ndarray
     unit: str
+    is_part: bool = False
+
+    @property
+    def measure(self) -> str:
+        """What `errors` are called."""
+        return "MAE of this part" if self.is_part else "MAE"
 
     @functools.cached_property
     def errors(self) -> tuple[float, ...]:
@@ -119,6 +126,7 @@ def watch(
     truth: np.ndarray | None = None,
     unit: str | None = None,
     crop: Crop | None = None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> Diffusion:
     """Runs the diffusion of an image, and keeps what there is after ever more iterations.
 
@@ -130,7 +138,8 @@ def watch(
       truth: (scale * h, scale * w), NaN where it is unknown.
       unit: of the depths; the model's by default.
       crop: the part to show, whose sides are at multiples of `STEP` or the image's own. It is computed with the margin
-        that a tile of the image has, and what the tiles have in common.
+        that a tile of the image has, and what a tile is told of the whole.
+      progress: called now and then with how many iterations are done, and how many there are.
 
     Raises:
       InputError: another model, or depth and guide that it cannot take.
@@ -149,6 +158,7 @@ def watch(
     scaled = ((depth - low) / span).astype(np.float32)
     model.check(scaled, mask)
     common = model.of_whole(scaled, mask)
+    images = {"depth": scaled, "mask": mask, **model.images_of_whole(scaled, mask)}
 
     margin = STEP * math.ceil(model.reach * model.scale / STEP)
     top, left = max(crop.y - margin, 0), max(crop.x - margin, 0)
@@ -156,12 +166,18 @@ def watch(
         slice(first, min(last + margin, end))
         for first, last, end in ((top, crop.y + crop.height, height), (left, crop.x + crop.width, width))
     )
-    rows_lr, columns_lr = (slice(s.start // model.scale, s.stop // model.scale) for s in (rows, columns))
-    source, measured = (jnp.asarray(x[:, rows_lr, columns_lr]) for x in (scaled, mask))
+
+    def cut(image: np.ndarray) -> jax.Array:
+        """The window's part of an image as large as the guide or the low resolution."""
+        by = height // image.shape[1]
+        return jnp.asarray(image[:, *(slice(s.start // by, s.stop // by) for s in (rows, columns))])
+
+    told = {name: cut(image) for name, image in images.items()}
+    source, measured = told.pop("depth"), told.pop("mask")
     colours = jnp.asarray(guide[None, rows, columns], jnp.float32) / 255
     # Without iterations it is over as soon as the coefficients are known; of the last ones, there is at least one.
     begun = model.clone(iterations=0, gradient_iterations=1)
-    image, cv, ch = _begin(begun, split(trained.params), source, colours, measured, common)
+    image, cv, ch = _begin(begun, split(trained.params), source, colours, measured, {**common, **told})
 
     # The diffusion is of depth in the model's deviations, raised by the shift.
     added = jnp.asarray(common["shift"])[:, None, None, None]
@@ -173,6 +189,7 @@ def watch(
         image = _iterate(image, cv, ch, source, measured, count - done, model.rate)
         kept = np.asarray((image - added) * model.deviation)[0, *shown, 0].astype(np.float64)
         depths[i] = (kept * span.item() + low.item()) * one
+        progress(count, counts[-1])
     part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
     return Diffusion(
         guide[part],
@@ -182,6 +199,7 @@ def watch(
         depths,
         np.full(guide[part].shape[:2], np.nan, np.float32) if truth is None else truth[part],
         trained.unit if unit is None else unit,
+        is_part=crop[2:] != (width, height),
     )
 
 
@@ -192,9 +210,9 @@ def _counts(last: int) -> tuple[int, ...]:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _begin(model: DADA, variables: Any, depth: Any, guide: Any, mask: Any, common: Mapping[str, Any]) -> Any:
+def _begin(model: DADA, variables: Any, depth: Any, guide: Any, mask: Any, told: Mapping[str, Any]) -> Any:
     """What the diffusion begins with, and its coefficients."""
-    _, aux = model.apply(variables, depth, guide, mask_lr=mask, **common)
+    _, aux = model.apply(variables, depth, guide, mask_lr=mask, **told)
     return aux["depth_start"], aux["cv"], aux["ch"]
 
 
@@ -223,7 +241,7 @@ def animation(found: Diffusion) -> bytes:
     for i, count in enumerate(found.counts):
         maps = [(f"depth after {count:,} iterations", small(depth_colours(found.depths[i], *found.span)))]
         if not math.isnan(found.errors[i]):
-            text = f"error: MAE {found.errors[i]:#.4g} {found.unit}"
+            text = f"error: {found.measure} {found.errors[i]:#.4g} {found.unit}"
             maps.append((text, small(heat_colours(found.error(i), found.largest))))
         frames.append(Image.fromarray(side_by_side(maps)))
     durations = [DURATION] * len(frames)
@@ -289,7 +307,8 @@ def _layout(found: Diffusion) -> "Figure":
         title = f"{count:,} iterations" if count else "before the first iteration"
         image = show(1, column, title, found.depths[i], DEPTH_COLOURS, found.span)
         if told:
-            wrong = show(2, column, f"MAE {found.errors[i]:#.4g}", found.error(i), ERROR_COLOURS, (0, found.largest))
+            error = f"{found.measure} {found.errors[i]:#.4g}"
+            wrong = show(2, column, error, found.error(i), ERROR_COLOURS, (0, found.largest))
     scale(1, image, f"depth ({found.unit})")
     if told:
         scale(2, wrong, f"error ({found.unit})", "max")
@@ -310,6 +329,6 @@ def _curve(found: Diffusion, axes: Any) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_ylim(0, 1.1 * max(found.errors) or 1.0)
     axes.set_xlabel("iterations", labelpad=1)
-    axes.set_ylabel(f"MAE ({found.unit})")
+    axes.set_ylabel(f"{found.measure} ({found.unit})")
     axes.legend(frameon=False, loc="lower left")
     plots.tidy(axes)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from experiments.report.make import Places
     from experiments.studies.study import Study
 
+PAGE = "report.html"
 LARGE = 25  # MB: more than people send to each other
 
 
@@ -23,8 +24,9 @@ class Report:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Runs' folders, with their evaluations and curves, or evaluations' folders, in the order of the rows; or a study's
     folder, or its name."""
-    out: Path = Path("report.html")
-    """The page; the Markdown, its pictures and the LaTeX tables get the same name with other endings."""
+    out: Path = Path(PAGE)
+    """The page, or a folder that is there for its `report.html`; the Markdown, its pictures and the LaTeX tables
+    get the same name with other endings."""
     open: bool = False
     """Open the page in the browser."""
     images: int | None = None
@@ -49,13 +51,14 @@ class Report:
         if self.crop and self.figure is None:
             raise InputError("--crop belongs to --figure IMAGE: name the image")
         crops = [rectangle(text) for text in self.crop]
-        Places(self.out).check()
+        page = self.out / PAGE if self.out.is_dir() else self.out
+        Places(page).check()
         if (study := self._study()) is not None:
-            self._of_study(study)
+            self._of_study(study, page)
             return
         computed: Computed = {}  # a diffusion takes up to a minute
-        figure = write_figure(self.runs, self.figure, crops, self.out, computed) if self.figure is not None else ()
-        places = report(self.runs, self.out, most=self.images, computed=computed)
+        figure = write_figure(self.runs, self.figure, crops, page, computed) if self.figure is not None else ()
+        places = report(self.runs, page, most=self.images, computed=computed)
         self._made(places, "; --images shows fewer")
         for path in figure:
             print(path)
@@ -81,13 +84,13 @@ class Report:
             return study_of_folder(named, self.storage)
         return open_study(open_storage(self.storage or default_url()), str(named))
 
-    def _of_study(self, study: "Study") -> None:
+    def _of_study(self, study: "Study", page: Path) -> None:
         """Writes the report of a study."""
         from experiments.studies.page import report_study
 
         if self.images is not None or self.figure is not None:
             raise InputError("--images and --figure are of evaluations: a study's report has no images")
-        places = report_study(study, self.out)
+        places = report_study(study, page)
         self._made(places)
         self._open(places.page)
 

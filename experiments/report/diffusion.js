@@ -22,19 +22,24 @@ class Player {
     this.timer = 0;
     this.inSight = false;
     this.wanted = false; // whether it plays whenever it is in sight
+    this.maps = ["depth", "error"].filter((name) => this.part(name));
+    this.frames = [];
+    this.drawn = this.draw();
   }
 
-  /** Decodes the frames, and draws what does not change. */
-  async start() {
+  /** Draws what there is without playing: the colours' scales and the last frame. */
+  async draw() {
     const ramps = { depth: gradient(DEPTH_COLOURS), error: gradient(ERROR_COLOURS), coefficient: "linear-gradient(to right, #000, #fff)" };
     for (const bar of this.root.querySelectorAll("[data-ramp]")) bar.style.background = ramps[bar.dataset.ramp];
-    if (this.spec.curve) drawCurves(this.part("curve"), this.spec.curve);
-    this.maps = ["depth", "error"].filter((name) => this.part(name));
-    this.frames = await Promise.all(this.spec.frames.map(async (frame) => {
-      const pictures = await Promise.all(this.maps.map((name) => decoded(frame[name])));
-      return { text: frame.text, pictures };
-    }));
-    this.show(this.frames.length - 1);
+    const last = this.spec.frames.length - 1;
+    this.frames[last] = await this.decode(this.spec.frames[last]);
+    this.show(last);
+  }
+
+  /** Decodes all frames, which takes memory, and begins. */
+  async start() {
+    await this.drawn;
+    this.frames = await Promise.all(this.spec.frames.map((frame) => this.decode(frame)));
     this.part("play").addEventListener("click", () => this.want(!this.wanted));
     this.part("frame").addEventListener("input", () => {
       this.want(false);
@@ -47,6 +52,11 @@ class Player {
     }).observe(this.part("depth"));
     this.want(!lessMotion.matches);
     this.root.dataset.complete = "true";
+  }
+
+  /** A frame with its pictures. */
+  async decode(frame) {
+    return { text: frame.text, pictures: await Promise.all(this.maps.map((name) => decoded(frame[name]))) };
   }
 
   /** Shows a frame. */

@@ -1,10 +1,11 @@
 """What a report shows of DADA's diffusion: of which evaluations, of which image, and of which part of it."""
 
 import contextlib
+import functools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from experiments.comparison import Comparison
+from experiments.comparison import Comparison, number
 from experiments.evaluations import EVALUATIONS, Evaluation, read_images
 from experiments.methods import DADA_RGB
-from experiments.report import images
+from experiments.report import images, progress
 from experiments.report.pixels import webp
 from experiments.report.sources import CONFIG
 
 if TYPE_CHECKING:
     from experiments.diffusion_pictures import Diffusion
 
-SIDE = 512  # pixels of the part: the whole of a large image takes a minute
+SIDE = 384  # pixels of the part: the whole of a large image takes a minute
 MODEL = "dada"  # its name in `ahmf_jax.models.MODELS`, which is slow to import
 WIDE = 400  # pixels: no picture on the page is shown wider
 
 
+# What is to be shown: the method's name, its evaluation and the image's name.
+Wanted = tuple[str, Evaluation, str]
 # What was computed, by the folder of the evaluation and the image, for what shows the same again.
 Computed = dict[tuple[Path | None, str], "Shown"]
 
@@ -38,32 +41,71 @@ class Shown:
     Attributes:
       method: its name.
       image: the image's.
+      scale: the factor.
       found: what happened; None where `text` says why it cannot be shown.
       text: in a sentence or two, what is shown.
     """
 
     method: str
     image: str
+    scale: int
     found: "Diffusion | None"
     text: str
 
+    @property
+    def title(self) -> str:
+        """Method, factor and image."""
+        return f"{self.method}, x{self.scale}, on {self.image}"
 
-def diffusions(comparison: Comparison, names: Sequence[str], computed: Computed | None = None) -> list[Shown]:
-    """The diffusion of every DADA that was measured, each of the first of the images of these names that it kept.
 
-    What is `computed` is not computed again, and what is new is added to it.
+def diffusions(
+    comparisons: Sequence[tuple[Comparison, Sequence[str]]], computed: Computed | None = None
+) -> list[list[Shown]]:
+    """The diffusion of every DADA that was measured, for each comparison; how far that is stands on stderr meanwhile.
+
+    Args:
+      comparisons: with the names of images, of each of which a DADA shows the first that it kept, or the first of them
+        that is computed.
+      computed: is not computed again, and what is new is added to it.
     """
     computed = {} if computed is None else computed
-    shown = []
+    wanted = [_wanted(comparison, names, computed) for comparison, names in comparisons]
+    new = {_key(one): one for some in wanted for one in some if _key(one) not in computed}
+    if new:
+        _compute(new, computed)
+    return [[computed[_key(one)] for one in some] for some in wanted]
+
+
+def _key(wanted: Wanted) -> tuple[Path | None, str]:
+    _, evaluation, name = wanted
+    return evaluation.folder, name
+
+
+def _wanted(comparison: Comparison, names: Sequence[str], computed: Computed) -> list[Wanted]:
+    """What is to be shown of a comparison."""
+    found: list[Wanted] = []
     for row, evaluation in images.methods(comparison):
         kept = evaluation.kept()
-        name = next((name for name in names if name in kept), None)
-        if name is not None and is_dada(evaluation):
-            key = evaluation.folder, name
-            if key not in computed:
-                computed[key] = _shown(row.method, evaluation, name)
-            shown.append(computed[key])
-    return shown
+        having = [(row.method, evaluation, name) for name in names if name in kept]
+        if having and is_dada(evaluation):
+            found.append(next((one for one in having if _key(one) in computed), having[0]))
+    return found
+
+
+def _compute(new: Mapping[Any, Wanted], computed: Computed) -> None:
+    """Computes them, and shows how far that is: each takes seconds."""
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # its parts are no whole numbers
+    with progress.bar("diffusion", len(new), bar_format=layout) as bar:
+
+        def show(before: int, done: int, count: int) -> None:
+            bar.update(before + done / count - bar.n)
+
+        for i, (key, (method, evaluation, name)) in enumerate(new.items()):
+            what = f"diffusion {i + 1} of {len(new)}: {method}, x{evaluation.scale}, on {name}"
+            bar.set_description_str(what, refresh=False)
+            show(i, 0, 1)
+            computed[key] = _shown(method, evaluation, name, functools.partial(show, i))
+            show(i, 1, 1)
 
 
 def is_dada(evaluation: Evaluation) -> bool:
@@ -95,14 +137,14 @@ def weights_of(evaluation: Evaluation) -> Path:
     return Path(f"{name}_x{evaluation.scale}" if name == DADA_RGB else name)
 
 
-def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
+def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, int], None]) -> Shown:
     """The diffusion of a kept image. InputError where the image is damaged.
 
-    Weights that are gone are said, and that there is no memory for it.
+    Weights that are gone are said, and that there is no memory for it. `show` is told how far it is.
     """
     import jax
 
-    from ahmf_jax.engine import out_of_memory
+    from ahmf_jax.engine import keep_compiled, out_of_memory
     from ahmf_jax.upsample import load_trained
     from experiments import diffusion_pictures
     from experiments.figures import worst_part
@@ -110,6 +152,8 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
     (arrays,) = read_images([evaluation], name)
     truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
     crop = worst_part(np.abs(arrays["floor"] - truth), SIDE, diffusion_pictures.STEP)
+    shown = functools.partial(Shown, method, name, evaluation.scale)
+    keep_compiled()
     try:
         trained = load_trained(weights_of(evaluation))
         found = diffusion_pictures.watch(
@@ -120,33 +164,46 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
             truth=truth,
             unit=evaluation.unit,
             crop=crop,
+            progress=show,
         )
     except InputError as error:
-        return Shown(method, name, None, f"The diffusion of {method} cannot be shown: {error}.")
+        return shown(None, f"The diffusion of {method} cannot be shown: {error}.")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not out_of_memory(error):
             raise
         lack = "there is no memory for it here: free some, or make the report on a larger machine"
-        return Shown(method, name, None, f"The diffusion of {method} cannot be shown: {lack}.")
+        return shown(None, f"The diffusion of {method} cannot be shown: {lack}.")
     height, width = truth.shape
-    whole = crop[2:] == (width, height)
     part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
     off = float(np.abs(found.depths[-1] - arrays["prediction"][part]).mean(dtype=np.float64))
     size = f"{width} x {height} pixels"
     text = (
-        f"{name}, all of its {size}."
-        if whole
-        else f"{name}, of whose {size} the {crop.width} x {crop.height} are shown, from x {crop.x}, y {crop.y}, where "
+        f"{name}, of whose {size} the {crop.width} x {crop.height} are shown, from x {crop.x}, y {crop.y}, where "
         "interpolation errs most."
+        if found.is_part
+        else f"{name}, all of its {size}."
     )
-    rounded = ", which the protocol rounds" if evaluation.protocol_fields.get("rounding") == "uint8" else ""
+    rounded = evaluation.protocol_fields.get("rounding") == "uint8"
     text += (
         f" Computed again for this page ({trained.origin}): in the mean {off:.2g} {found.unit} from the prediction that"
-        f" was measured{rounded}."
+        f" was measured{', which the protocol rounds' if rounded else ''}."
     )
     if not evaluation.origin.startswith(trained.origin):
         text += f" That was made by {evaluation.origin}: evaluate again."
-    return Shown(method, name, found, text)
+    mae = next(image.metrics.get("mae", math.nan) for image in evaluation.images if image.name == name)
+    if (found.is_part or rounded) and not math.isnan(mae):
+        here = " and ".join([*["of this part"] * found.is_part, *["of depth that is not rounded"] * rounded])
+        text += f" The errors below are {here}; the MAE that was measured on all of {name} is {number('mae', mae)}"
+        text += f" {found.unit}."
+    return shown(found, text)
+
+
+def figure_of(shown: Shown) -> tuple[bytes, bytes]:
+    """The figure of a diffusion that could be computed, as PDF and as PNG."""
+    from experiments import diffusion_pictures, figures
+
+    assert shown.found is not None
+    return figures.files(diffusion_pictures.figure(shown.found))
 
 
 def of_page(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,7 +213,7 @@ def of_page(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
 
     found = shown.found
     if found is None:
-        return {"method": shown.method, "text": shown.text, "shown": False}, {}
+        return {"title": shown.title, "text": shown.text, "shown": False}, {}
 
     def depth(values: np.ndarray) -> str:
         return webp(depth_colours(values, *found.span, np.isfinite(values)), 75, WIDE)
@@ -164,7 +221,7 @@ def of_page(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
     depths = [depth(values) for values in found.depths]
     texts = [frame_text(found, i) for i in range(len(found.counts))]
     template = {
-        "method": shown.method,
+        "title": shown.title,
         "text": shown.text,
         "shown": True,
         "unit": found.unit,
@@ -174,7 +231,7 @@ def of_page(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
         "truth": depth(found.truth),
         "cv": webp(grey(found.cv), 80, WIDE),
         "ch": webp(grey(found.ch), 80, WIDE),
-        "stills": [{"text": texts[i], "picture": depths[i]} for i in found.stills],
+        "stills": [{"text": texts[i], "picture": depths[i], "count": f"{found.counts[i]:,}"} for i in found.stills],
         "frames": len(found.counts),
         "last": texts[-1],
         "low": f"{found.span[0]:.4g}",
@@ -206,10 +263,10 @@ def curve(shown: Shown) -> dict[str, Any]:
         {**before, "x": [1, counts[-1]], "y": [errors[0]] * 2},
     ]
     return {
-        "title": f"MAE of {shown.method} over the iterations",
+        "title": f"{found.measure} over the iterations: {shown.title}",
         "across": "iterations",
         "logarithmic": True,
-        "axis": f"MAE ({found.unit})",
+        "axis": f"{found.measure} ({found.unit})",
         "log": False,
         "series": series,
     }
@@ -219,16 +276,14 @@ def frame_text(found: "Diffusion", i: int) -> str:
     """How many iterations there were, and the error after them, whose unit stands elsewhere."""
     count = found.counts[i]
     text = f"{count:,} iteration{'s' * (count != 1)}"
-    return f"{text}: MAE {found.errors[i]:#.4g}" if has_errors(found) else text
+    return f"{text}: {found.measure} {found.errors[i]:#.4g}" if has_errors(found) else text
 
 
 def described(shown: Shown) -> str:
     """The pictures in words, for who does not see them."""
     found = shown.found
     assert found is not None
-    said = (
-        f"The diffusion of {shown.method} on {shown.image}, from interpolated depth to {found.counts[-1]:,} iterations"
-    )
+    said = f"The diffusion of {shown.title}, from interpolated depth to {found.counts[-1]:,} iterations"
     if not has_errors(found):
         return said
-    return f"{said}: MAE {found.errors[0]:#.4g} before, {found.errors[-1]:#.4g} {found.unit} after"
+    return f"{said}: {found.measure} {found.errors[0]:#.4g} before, {found.errors[-1]:#.4g} {found.unit} after"

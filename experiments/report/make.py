@@ -11,7 +11,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import atomic_folder, unwritable, write_whole
 from experiments import comparison as comparisons
 from experiments.report import markdown, page
-from experiments.report.diffusion import Computed, diffusions
+from experiments.report.diffusion import Computed, Shown, diffusions, figure_of
 from experiments.report.sources import gather
 
 MARK = ".ahmf-report"  # only a folder that holds this is ever replaced
@@ -49,7 +49,7 @@ class Places:
     def check(self) -> None:
         """InputError where something that is no report would be replaced, or nothing can be written."""
         if self.page.suffix not in (".html", ".htm"):
-            raise InputError(f"--out {self.page}: name a page, as in --out report.html")
+            raise InputError(f"--out {self.page}: name a page, as in --out report.html, or a folder that is there")
         if not self.page.parent.is_dir():
             raise InputError(f"--out {self.page}: there is no folder {self.page.parent}: create it or write elsewhere")
         for path in (self.page, self.markdown, self.latex):
@@ -166,21 +166,30 @@ def write_figure(
     if not having:
         kept = dict.fromkeys(name for evaluation in sources.evaluations for name in evaluation.kept())
         raise InputError(f"--figure {image}: no evaluation kept it: choose one of {', '.join(kept) or 'none'}")
-    stem = f"{out.stem}_{re.sub(r'[^A-Za-z0-9-]+', '_', image)}"
+    stem = f"{out.stem}_{_plain(image)}"
     drawn = {
         name: figures.draw(comparison.evaluations, image, crops)
         for name, comparison in zip(_numbered(stem, len(having)), having, strict=True)
     }
-    found = [shown.found for comparison in having for shown in diffusions(comparison, [image], computed) if shown.found]
-    if found:
-        from experiments.diffusion_pictures import figure
-
-        names = _numbered(f"{stem}_diffusion", len(found))
-        drawn |= {name: figures.files(figure(one)) for name, one in zip(names, found, strict=True)}
+    shown = [one for found in diffusions([(c, [image]) for c in having], computed) for one in found if one.found]
+    drawn |= {name: figure_of(one) for name, one in zip(_named(f"{stem}_diffusion", shown), shown, strict=True)}
     paths = [path for name in drawn for path in figures.places(out.with_name(name))]
     for path, data in zip(paths, itertools.chain(*drawn.values()), strict=True):
         write_whole(path, data)
     return tuple(paths)
+
+
+def _plain(name: str) -> str:
+    """A name as a part of a file's."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", name)
+
+
+def _named(stem: str, shown: Sequence[Shown]) -> list[str]:
+    """The stem, with factor and method where there are several diffusions; and a number where those are the same."""
+    if len(shown) == 1:
+        return [stem]
+    names = [f"{stem}_x{one.scale}_{_plain(one.method)}" for one in shown]
+    return [name if names.count(name) == 1 else f"{name}_{names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
 def _numbered(name: str, count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """The report as Markdown: the same tables and notes, the curves and a picture of each image as PNG files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from data_pipelines.files import write_picture
 from experiments.comparison import Comparison, code, escape, markdown
 from experiments.pictures import depth_colours, grid, heat_colours
 from experiments.report import diffusion as diffusions
-from experiments.report import images
+from experiments.report import images, progress
 from experiments.report.page import GENERATOR, Example, Page, curves, summary
 from experiments.report.sources import Training
 
@@ -35,20 +35,10 @@ def write(
     parts = [MARK, f"# {escape(title)}"]
     if lead:
         parts.append(escape(lead))
-    for i, comparison in enumerate(comparisons):
-        parts += [said for said in (escape(summary(comparison)),) if said]
-        parts.append(markdown(comparison).strip())
-        if page.shown[i]:
-            scale = f"{page.scales[i]:g} {comparison.unit}"
-            parts.append(f"Errors: black is none, near white {escape(scale)} or more.")
-        for j, name in enumerate(page.shown[i]):
-            file = f"images_{i}_{j:03d}.png"
-            write_picture(folder / file, picture(images.load(comparison, name), page.scales[i]))
-            parts.append(f"**{escape(name)}**\n\n![{escape(name)}]({link}/{file})")
-        if page.diffusions[i]:
-            parts.append("### The diffusion")
-        for j, shown in enumerate(page.diffusions[i]):
-            parts += diffusion(folder, link, f"diffusion_{i}_{j}", shown)
+    count = sum(map(len, (*page.shown, *page.diffusions)))
+    with progress.bar("pictures of the Markdown", count, unit="picture") as bar:
+        for i, comparison in enumerate(comparisons):
+            parts += of_comparison(folder, link, i, comparison, page, bar.update)
     if trainings:
         parts.append("## Training")
     for training in trainings:
@@ -66,9 +56,31 @@ def write(
     return "\n\n".join(parts) + "\n"
 
 
+def of_comparison(
+    folder: Path, link: str, i: int, comparison: Comparison, page: Page, done: Callable[[], Any]
+) -> list[str]:
+    """The comparison that is number `i` on the page; `done` is called after each picture."""
+    parts = [said for said in (escape(summary(comparison)),) if said]
+    parts.append(markdown(comparison).strip())
+    if page.shown[i]:
+        scale = f"{page.scales[i]:g} {comparison.unit}"
+        parts.append(f"Errors: black is none, near white {escape(scale)} or more.")
+    for j, name in enumerate(page.shown[i]):
+        file = f"images_{i}_{j:03d}.png"
+        write_picture(folder / file, picture(images.load(comparison, name), page.scales[i]))
+        parts.append(f"**{escape(name)}**\n\n![{escape(name)}]({link}/{file})")
+        done()
+    if page.diffusions[i]:
+        parts.append("### The diffusion")
+    for j, shown in enumerate(page.diffusions[i]):
+        parts += diffusion(folder, link, f"diffusion_{i}_{j}", shown)
+        done()
+    return parts
+
+
 def diffusion(folder: Path, link: str, name: str, shown: diffusions.Shown) -> list[str]:
     """What is shown of a diffusion: a figure and an animation, or why it is not."""
-    text = f"**{escape(shown.method)}**: {escape(shown.text)}"
+    text = f"**{escape(shown.title)}**: {escape(shown.text)}"
     if shown.found is None:
         return [text]
     from experiments import diffusion_pictures, figures, plots

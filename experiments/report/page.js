@@ -1,5 +1,6 @@
 "use strict";
-// Theme, tables that sort, and the start: the first viewer at once, all else when it comes into sight.
+// Theme, tables that sort, and the start: the first viewer at once, all else when it comes into sight; charts, of which a
+// printed page has no other, at the latest when there is nothing else to do.
 
 const darkBySystem = matchMedia("(prefers-color-scheme: dark)");
 const themeButton = document.getElementById("theme");
@@ -45,20 +46,28 @@ function whenSeen(target, act) {
 }
 
 const viewers = [...document.querySelectorAll(".viewer")].map((root, i) => new Viewer(root, REPORT.viewers[i]));
-for (const div of document.querySelectorAll("[data-curves]")) {
-  whenSeen(div, () => drawCurves(div, REPORT.curves[Number(div.dataset.curves)]));
-}
+const players = [...document.querySelectorAll(".diffusion")].map((root, i) => new Player(root, REPORT.diffusions[i]));
+for (const player of players) whenSeen(player.root, () => player.start());
 
-for (const [i, root] of [...document.querySelectorAll(".diffusion")].entries()) {
-  whenSeen(root, () => new Player(root, REPORT.diffusions[i]).start());
-}
+const curves = [...document.querySelectorAll("[data-curves]")].map((div) => [div, REPORT.curves[Number(div.dataset.curves)]]);
+curves.push(...players.filter(({ spec }) => spec.curve).map((player) => [player.part("curve"), player.spec.curve]));
+const drawOnce = ([div, curve]) => charts.has(div) || drawCurves(div, curve);
+for (const chart of curves) whenSeen(chart[0], () => drawOnce(chart));
+
+/** Waits until there is nothing else to do; where a browser cannot tell, a while. */
+const idle = () => new Promise((done) => (window.requestIdleCallback ? requestIdleCallback(done) : setTimeout(done, 500)));
 
 async function start() {
   if (viewers.length) await viewers[0].show(0);
   for (const viewer of viewers.slice(1)) whenSeen(viewer.root, () => viewer.show(0));
+  await Promise.all(players.map((player) => player.drawn));
   await new Promise(requestAnimationFrame);
   performance.mark("data-ready");
   document.documentElement.dataset.ready = "true";
+  for (const chart of curves) {
+    await idle();
+    await drawOnce(chart);
+  }
 }
 showTheme();
 start();

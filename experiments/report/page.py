@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,7 @@ from ahmf_jax.metrics import METRICS
 from ahmf_jax.units import in_metres
 from experiments.comparison import Comparison, heading
 from experiments.evaluations import Evaluation
-from experiments.report import images
+from experiments.report import images, progress
 from experiments.report.diffusion import Computed, Shown, diffusions, of_page
 from experiments.report.pixels import webp
 from experiments.report.sources import Training
@@ -88,18 +88,18 @@ def render(
       InputError: a damaged image.
     """
     blobs = images.Blobs()
-    sections, viewers, steps = [], [], set()
-    diffused, players = [], []
-    for comparison in comparisons:
-        viewer, thumbnails = view(comparison, most, blobs)
-        found = diffusions(comparison, [image["name"] for image in viewer["images"]], computed)
-        of_diffusions = [of_page(shown) for shown in found]
-        diffused.append(tuple(found))
+    names = [images.kept_images(comparison, most) for comparison in comparisons]
+    with progress.bar("images of the page", sum(map(len, names)), unit="image") as bar:
+        viewed = [view(*each, blobs, bar.update) for each in zip(comparisons, names, strict=True)]
+    viewers = [viewer for viewer, _ in viewed]
+    diffused = diffusions(list(zip(comparisons, names, strict=True)), computed)
+    sections, players, steps = [], [], set()
+    for comparison, (viewer, thumbnails), found in zip(comparisons, viewed, diffused, strict=True):
+        of_diffusions = [of_page(one) for one in found]
         players += [player for _, player in of_diffusions if player]
         sections.append(
             {**section(comparison), "images": thumbnails, "diffusions": [template for template, _ in of_diffusions]}
         )
-        viewers.append(viewer)
         steps |= {f"{image['step']:g} {comparison.unit}" for image in viewer["images"]}
     charts = curves(trainings)
     data = {
@@ -135,8 +135,8 @@ def render(
     return Page(
         html,
         tuple(viewer["largest"] for viewer in viewers),
-        tuple(tuple(image["name"] for image in viewer["images"]) for viewer in viewers),
-        tuple(diffused),
+        tuple(map(tuple, names)),
+        tuple(map(tuple, diffused)),
     )
 
 
@@ -189,16 +189,22 @@ def policy(scripts: Sequence[str]) -> str:
     )
 
 
-def view(comparison: Comparison, most: int | None, blobs: images.Blobs) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """What the viewer is told, and the images to choose from; one image is in memory at a time."""
+def view(
+    comparison: Comparison, names: Sequence[str], blobs: images.Blobs, done: Callable[[], Any]
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """What the viewer is told of the images of these names, and what there is to choose from.
+
+    One image is in memory at a time; `done` is called after each.
+    """
     shown, thumbnails, large = [], [], []
-    for name in images.kept_images(comparison, most):
+    for name in names:
         image = images.load(comparison, name)
         large.append(images.large_error(image))
         entry = images.manifest(comparison, image, blobs)
         shown.append(entry)
         first = next((layer for layer in entry["layers"] if layer["kind"] == "method"), entry["layers"][1])
         thumbnails.append({"name": name, "thumbnail": webp(image.guide, 70, width=224), "score": first["score"]})
+        done()
     viewer = {
         "unit": comparison.unit,
         "metric": METRICS[comparison.metrics[0]].title,

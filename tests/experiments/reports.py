@@ -107,4 +107,4 @@ def write_run(folder, steps=6):
 
 def write_diffused(folder, **fields):
     """Writes an evaluation of the learning-free DADA, whose images are other methods' too."""
-    return write_evaluation(folder, method="dada_rgb", weights="dada_rgb", **fields)
+    return write_evaluation(folder, **{"method": "dada_rgb", "weights": "dada_rgb", **fields})

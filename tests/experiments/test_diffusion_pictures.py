@@ -1,5 +1,6 @@
 """Pictures of the diffusion: each shows what the model has after so many iterations, and says so."""
 
+import dataclasses
 import functools
 import io
 import itertools
@@ -104,6 +105,25 @@ def test_a_part_is_what_it_is_in_the_whole_image():
         np.testing.assert_allclose(part.depths, whole.depths[:, :, at : at + 32], atol=1e-4)
 
 
+def test_a_hole_larger_than_the_window_is_that_of_the_whole_image():
+    low, known, guide, truth = scene(32, 224)
+    known = known & (np.arange(56) < 20)  # the part's window begins at sample 24
+    whole = watch(RGB, low, known, guide, truth=truth)
+    assert whole.depths.min() > 4
+    crop = Crop(160, 0, 64, 32)
+    steps = []
+    part = watch(RGB, low, known, guide, truth=truth, crop=crop, progress=lambda *step: steps.append(step))
+    np.testing.assert_allclose(part.depths, whole.depths[:, :, 160:], rtol=1e-5)
+    np.testing.assert_array_equal(part.ch, whole.ch[:, 160:])
+    assert (part.is_part, part.measure) == (True, "MAE of this part")
+    assert (whole.is_part, whole.measure) == (False, "MAE")
+    assert steps == [(count, 150) for count in part.counts]
+    scipys = dataclasses.replace(RGB, model=RGB.model.clone(initial="griddata"))
+    low, known, guide, _ = scene(32, 224)
+    whole, part = (watch(scipys, low, known, guide, crop=c) for c in (None, crop))
+    np.testing.assert_allclose(part.depths, whole.depths[:, :, 160:], rtol=1e-5)
+
+
 def test_a_learned_model():
     model = DADA(SCALE, "learned", "resnet18", 2, enlarge=1, iterations=2, gradient_iterations=3, deviation=0.7)
     shapes, rng = jax.eval_shape(lambda: init_params(model)), np.random.default_rng(0)
@@ -121,7 +141,6 @@ def test_a_learned_model():
     assert found.counts == (0, 1, 2, 3, 4, 5), "those without a gradient and those with one"
     np.testing.assert_allclose(found.depths[-1], 10 * depth[0, ..., 0], rtol=1e-5)
     np.testing.assert_allclose(found.cv, aux["cv"][0, ..., 0], rtol=1e-4)
-    print(found.cv.std(), found.cv.mean(), found.depths[-1] - found.depths[0])
     assert found.cv.std() > 0.01 and not np.allclose(found.depths[-1], found.depths[0], rtol=1e-3)
 
 

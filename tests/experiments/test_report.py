@@ -206,7 +206,7 @@ def test_the_maps_are_those_that_were_measured(html, folders):
 )
 def test_near_is_in_front(tmp_path, unit, nearer):
     folder = write_evaluation(tmp_path / "e", names=("art",), keep=0, unit=unit)
-    assert view(compare([read(folder)])[0], None, images.Blobs())[0]["nearer"] == nearer
+    assert view(compare([read(folder)])[0], [], images.Blobs(), lambda: None)[0]["nearer"] == nearer
 
 
 def test_a_page_is_small(places):
@@ -271,13 +271,13 @@ def diffused(tmp_path_factory):
 def test_the_diffusion_of_dada_is_shown(diffused, html):
     text = diffused.page.read_text("utf-8")
     section = re.search(r'<section id="diffusion-0".*?</section>', without_data(text), re.S)[0]
-    assert re.findall("<h3>(.*?)</h3>", section) == ["gone", "dada_rgb"]
+    assert re.findall("<h3>(.*?)</h3>", section) == ["gone, x4, on easy", "dada_rgb, x4, on easy"]
     assert "The diffusion of gone cannot be shown: gone.safetensors does not exist" in section
     assert (
         "easy, all of its 64 x 48 pixels. Computed again for this page (learning-free: no weights): in the" in section
     )
     assert "evaluate again" not in section
-    assert "each block of 4 x 4 pixels" in section and 'href="#diffusion-0"' in text
+    assert "at x4 a block of 4 x 4" in section and 'href="#diffusion-0"' in text
     stills = re.findall(r"<figcaption>([\d,]+) iterations: MAE ([\d.]+)</figcaption>", section)
     assert [count for count, _ in stills] == ["0", "100", "1,000", "8,000"]
     (player,) = data(text)["diffusions"]
@@ -299,7 +299,7 @@ def test_the_diffusion_of_dada_is_shown(diffused, html):
 
 def test_the_diffusion_in_markdown(diffused):
     text = diffused.markdown.read_text("utf-8")
-    assert "### The diffusion" in text and "**gone**: The diffusion of gone cannot be shown" in text
+    assert "### The diffusion" in text and "**gone, x4, on easy**: The diffusion of gone cannot be shown" in text
     pictures = re.findall(r"!\[(The diffusion of dada.*?)\]\((.*?)\)", text)
     assert [link for _, link in pictures] == ["page_files/diffusion_0_1.png", "page_files/diffusion_0_1.webp"]
     assert re.search(r"to 8,000 iterations: MAE [\d.]+ before, [\d.]+ grey levels after", pictures[0][0])
@@ -337,8 +337,8 @@ def test_the_diffusion_of_a_bundle(tmp_path):
     save_bundle(tmp_path / "w.safetensors", dada_rgb(4))
     folder = write_evaluation(tmp_path / "e", names=("a", "b"), keep=1, weights=str(tmp_path / "w.safetensors"))
     (comparison,) = compare([read(folder)])
-    assert diffusions(comparison, ["b"]) == [], "it was not kept"
-    (shown,) = diffusions(comparison, ["b", "a"])
+    assert diffusions([(comparison, ["b"])]) == [[]], "it was not kept"
+    ((shown,),) = diffusions([(comparison, ["b", "a"])])
     assert shown.image == "a" and shown.found is not None
     assert shown.text.endswith("was measured. That was made by step 3: evaluate again.")
 
@@ -352,10 +352,47 @@ def test_a_diffusion_that_there_is_no_memory_for(tmp_path, monkeypatch):
     failures.append(jax.errors.JaxRuntimeError("INTERNAL: something else"))
     monkeypatch.setattr(diffusion_pictures, "watch", lambda *args, **options: (_ for _ in ()).throw(failures.pop(0)))
     for _ in range(2):
-        (shown,) = diffusions(comparison, ["a"])
+        ((shown,),) = diffusions([(comparison, ["a"])])
         assert shown.found is None and "dada_rgb cannot be shown: there is no memory for it here: free" in shown.text
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        diffusions(comparison, ["a"])
+        diffusions([(comparison, ["a"])])
+
+
+def test_errors_of_a_part_are_called_so(tmp_path, monkeypatch):
+    from experiments.report import diffusion
+
+    monkeypatch.setattr(diffusion, "SIDE", 32)
+    fields = {"border": 0, "floor": "matlab_bicubic", "rounding": "uint8"}
+    folder = write_diffused(tmp_path / "e", names=("a",), protocol_fields=fields)
+    page = render(compare([read(folder)]), [], title="t")
+    ((shown,),) = page.diffusions
+    assert shown.found is not None and shown.found.truth.shape == (32, 32)
+    measured = read(folder).images[0].metrics["mae"]
+    assert shown.text.endswith(
+        "The errors below are of this part and of depth that is not rounded; the MAE that was measured on all of a is "
+        f"{measured:.4f} grey levels."
+    )
+    section = re.search(r'<section id="diffusion-0".*?</section>', without_data(page.html), re.S)[0]
+    assert re.findall(r"iterations: (.*?) [\d.]+<", section) == ["MAE of this part"] * 5
+    (player,) = data(page.html)["diffusions"]
+    assert player["curve"]["axis"] == "MAE of this part (grey levels)"
+    assert "MAE of this part" in diffusion.described(shown)
+
+
+def test_how_far_the_diffusions_are(tmp_path, monkeypatch, capsys):
+    from experiments.report import diffusion, progress
+
+    folders = [write_diffused(tmp_path / name, method=name, names=("a",)) for name in ("one", "two")]
+    comparisons = compare([read(folder) for folder in folders])
+    monkeypatch.setattr(progress, "LATER", 0.0)
+    computed = {}
+    diffusion.diffusions([(c, ["a"]) for c in comparisons], computed)
+    told = [line.strip() for line in capsys.readouterr().err.split("\r")]
+    parts = [(name, percent) for line in told for name, percent in re.findall(r"^diffusion (.*?): +(\d+)%", line)]
+    assert parts[0] == ("1 of 2: one, x4, on a", "0") and parts[-1] == ("2 of 2: two, x4, on a", "100")
+    assert len({percent for _, percent in parts}) > 10, "it moves within each"
+    diffusion.diffusions([(c, ["a"]) for c in comparisons], computed)
+    assert capsys.readouterr().err == "", "nothing was left to do"
 
 
 def test_a_diffusion_is_computed_once_for_the_figure_and_the_page(ahmf, tmp_path, monkeypatch):
@@ -370,6 +407,10 @@ def test_a_diffusion_is_computed_once_for_the_figure_and_the_page(ahmf, tmp_path
     )
     assert ended.code == 0 and "r_art_diffusion.png" in ended.out, ended.err
     assert "art, all of its 64 x 48 pixels" in without_data((tmp_path / "r.html").read_text()) and calls == [1]
+    # An image that is not the page's first is its diffusion's all the same.
+    ended = ahmf("report", write_diffused(tmp_path / "b"), "--out", tmp_path / "b.html", "--figure", "easy")
+    assert ended.code == 0 and "b_easy_diffusion.png" in ended.out, ended.err
+    assert "<h3>dada_rgb, x4, on easy</h3>" in (tmp_path / "b.html").read_text() and calls == [1, 1]
 
 
 def test_the_figure_of_a_diffusion(ahmf, tmp_path):
@@ -386,6 +427,10 @@ def test_the_figure_of_a_diffusion(ahmf, tmp_path):
         "r_art_diffusion.pdf",
         "r_art_diffusion.png",
     ]
+    folders = [folders[0], *(write_diffused(tmp_path / m, method=m, names=("art",)) for m in ("u/v", "u v"))]
+    ended = ahmf("report", *folders, "--out", tmp_path / "s.html", "--figure", "art", "--images", 0)
+    names = [Path(line).stem for line in ended.out.splitlines()[3::2]]
+    assert names == [f"s_art_diffusion_x4_{which}" for which in ("dada_rgb", "u_v_1", "u_v_2")], "as on the page"
     with Image.open(tmp_path / "r_art_diffusion.png") as picture:
         assert picture.width > 2000
     assert "The diffusion" not in without_data((tmp_path / "r.html").read_text()), "no images were asked for"
@@ -465,6 +510,15 @@ def test_the_command(ahmf, tmp_path, folders, monkeypatch):
     assert ahmf("report", folders[0], "--out", out).code == 0, "a report is replaced"
     assert out.read_text() != first and not (tmp_path / "page_files" / "stale.png").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "page.md", "page.tex", "page_files"]
+    (tmp_path / "mine").mkdir()
+    ended = ahmf("report", folders[1], "--out", tmp_path / "mine", "--images", 0)
+    assert ended.code == 0 and ended.out.startswith(f"{tmp_path / 'mine' / 'report.html'}: "), ended.err
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
+        "report.html",
+        "report.md",
+        "report.tex",
+        "report_files",
+    ]
 
 
 def test_the_figure_of_an_image(ahmf, refused, tmp_path):
@@ -512,7 +566,7 @@ def test_what_is_refused(refused, tmp_path, folders, contents):
     refused("report", tmp_path / "empty", "--out", out, said="empty holds no evaluation: `ahmf evaluate")
     refused("report", tmp_path / "none", "--out", out, said="none holds no evaluation: check the name")
     refused("report", "--out", out, said="name a run's folder")
-    refused("report", run, "--out", tmp_path / "r.pdf", said=r"r.pdf: name a page, as in --out report.html")
+    refused("report", run, "--out", tmp_path / "r.pdf", said=r"r.pdf: name a page, as in --out report.html, or a f")
     refused("report", run, "--out", tmp_path / "no" / "r.html", said="there is no folder")
     refused("report", run, "--out", out, "--images", -1, said="--images -1: must be 0 or more")
     refused("report", run, "--out", out, "--crop", "1,2,3,4", said="--crop belongs to --figure")

@@ -288,7 +288,6 @@ def test_nothing_is_larger_than_is_of_use(opened):
 
 def test_the_points_of_the_relief_are_those_of_the_map(opened, folders):
     image = read_image(next(iter(find(folders[0]))).kept()["hard"])
-    assert opened.page.evaluate("typeof Plotly") == "undefined", "Plotly is text until it is asked for"
     opened.part("show-cloud").click()
     opened.page.wait_for_selector('[data-part="cloud-chart"][data-drawn]')
     x, depth, y = opened.part("cloud-chart").evaluate("div => [div.data[0].x, div.data[0].y, div.data[0].z]")
@@ -435,6 +434,19 @@ def test_the_diffusion_is_stepped_through(one_context, diffused):
     page.close()
     assert watched.complaints == []
     assert [url for url in watched.requests if not url.startswith(("data:", "blob:"))] == [diffused.as_uri()]
+
+
+def test_the_diffusion_is_there_before_it_is_seen(one_context, diffused):
+    watched = Watched(one_context, diffused)
+    page = watched.page
+    assert not page.evaluate("document.querySelector('.diffusion').dataset.complete"), "frames are decoded later"
+    for name in ("depth", "error"):
+        width = page.evaluate(f"document.querySelector('.diffusion [data-part={name}]').width")
+        assert width == 64 and painted(page, name) > 0, "a page that is printed has it"
+    page.wait_for_selector(".diffusion .chart[data-drawn]")
+    assert page.evaluate("scrollY") == 0
+    page.close()
+    assert watched.complaints == []
 
 
 def test_the_diffusion_plays_by_itself_and_fits_a_phone(browser, diffused):
