@@ -75,6 +75,9 @@ class Degradation:
     """Standard deviation of the guide's Gaussian blur, in pixels."""
     guide_exposure: float = field(default=0.0, metadata=rule(least=-8, most=8, unit="in stops"))
     """Stops by which the guide is over-exposed; negative: under-exposed."""
+    reduce: int = field(default=1, metadata=rule(least=1, most=16))
+    """The truth is what is stored made so many times smaller, by the same kernel (colour by area); low resolution is
+    made of what is stored, not of the truth."""
 
     def __post_init__(self) -> None:
         """Checks the choices and the numbers."""
@@ -86,6 +89,7 @@ class Degradation:
         parts = (
             f"LR by {self.kernel}",
             self.lr_from == "patch" and "of the patch alone",
+            self.reduce > 1 and f"of {self.reduce} times the resolution of the truth",
             self.multipath_blur and f"multi-path blur {self.multipath_blur:g} samples",
             self.flying_pixels and f"flying pixels at {self.flying_pixels:g} of the edge samples",
             self.tof_sigma and f"ToF noise {self.tof_sigma:g} of the range at its end",
@@ -300,11 +304,36 @@ def degrade_guide(guide: np.ndarray, degradation: Degradation, rows: slice, colu
     return _exposure(how.guide_exposure)[part] if how.guide_exposure else part
 
 
+def truth(
+    guide: np.ndarray, depth: np.ndarray, mask: np.ndarray, degradation: Degradation, rows: slice, columns: slice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is to be found at high resolution, of an image at `degradation.reduce` times that resolution.
+
+    Args:
+      guide, depth, mask: of the image as it is stored, holes filled.
+      degradation: its `reduce`, its kernel, and what it does to the guide (in pixels of the image as it is stored).
+      rows, columns: the part that is wanted, in pixels of the result, both ends given.
+
+    Returns:
+      `(guide, depth, mask)` of that part; views where nothing is to be done.
+    """
+    factor = degradation.reduce
+    stored = tuple(slice(part.start * factor, part.stop * factor) for part in (rows, columns))
+    guide = degrade_guide(guide, degradation, *stored)
+    if factor == 1:
+        return guide, depth[stored], mask[stored]
+    height, width, channels = guide.shape
+    blocks = guide.reshape(height // factor, factor, width // factor, factor, channels)
+    guide = np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+    return guide, *degrade(depth, mask, factor, degradation.kernel, rows, columns)
+
+
 def margin(degradation: Degradation, scale: int) -> int:
-    """How far around a patch its low resolution and its guide are made of the image, in low-resolution samples."""
+    """How far around a patch it is made of the image, in low-resolution samples of `scale` pixels as stored."""
     how = degradation
     measured = _REACH + _reach(how) if how.lr_from == "image" else 0
-    return max(measured, math.ceil((_radius(how.guide_blur) + abs(how.guide_shift)) / scale))
+    reduced = _REACH * how.reduce if how.reduce > 1 else 0
+    return max(measured, math.ceil(max(reduced, _radius(how.guide_blur) + abs(how.guide_shift)) / scale))
 
 
 def _reach(degradation: Degradation) -> int:

@@ -345,24 +345,25 @@ class Sampler:
         dataset, how = self.datasets[number], self.augmentation
         info, name = dataset.info, example.name
         example = example._replace(guide=example.guide[..., : self.channels])
-        example = patches.crop_to_multiple(example, self.scale)
+        step = self.scale * self.degradation.reduce  # pixels as stored of a low-resolution sample
+        example = patches.crop_to_multiple(example, step)
         height, width = example.depth.shape
-        side = self.size * self.scale
+        side = self.size * step
         if min(height, width) < side:
             raise InputError(
-                f"{name}: {height} x {width} (cut to a multiple of {self.scale}) is smaller than the patch of "
-                f"{side}: choose a smaller patch_size"
+                f"{name}: {height} x {width} (cut to a multiple of {step}) is smaller than the patch of {side}: choose "
+                "a smaller patch_size"
             )
-        step = patches.EDGE_STEP * info.range
+        edge = patches.EDGE_STEP * info.range
         table = patches.EdgeTable(
-            *dataset.keep(index, f"-edges-x{self.scale}", lambda: patches.edge_table(example, self.scale, step))
+            *dataset.keep(index, f"-edges-x{step}", lambda: patches.edge_table(example, step, edge))
         )
         rng = np.random.default_rng((self.order.seed, _PATCH, 0, place))
 
         def draw() -> Drawn:
-            grid = height // self.scale, width // self.scale
-            degrees, border = how.angle(grid, self.size, self.scale, rng) if how.rotate else (0.0, 0)
-            top, left = patches.choose(table, self.size, self.scale, self.edge_candidates, rng, border=border)
+            grid = height // step, width // step
+            degrees, border = how.angle(grid, self.size, step, rng) if how.rotate else (0.0, 0)
+            top, left = patches.choose(table, self.size, step, self.edge_candidates, rng, border=border)
             turns = how.turns(rng)
             patch = patches.cut(
                 example,
@@ -472,7 +473,8 @@ def whole_example(
 
     Args:
       example, info: the image, and what its depth means.
-      scale: rows at the bottom and columns at the right are cut until it divides both sizes.
+      scale: rows at the bottom and columns at the right are cut until it (times `degradation.reduce`) divides both
+        sizes.
       degradation: how LR is made.
       guide: False leaves its colour out, for models that read none.
       seed: of whatever is left to chance in that.
@@ -481,11 +483,10 @@ def whole_example(
       InputError: an image smaller than `scale`.
     """
     height, width = example.depth.shape
-    if min(height, width) < scale:
-        raise InputError(
-            f"{example.name}: {height} x {width} is smaller than the scale {scale}: choose a smaller scale"
-        )
-    example = patches.crop_to_multiple(example, scale)
+    step = scale * degradation.reduce
+    if min(height, width) < step:
+        raise InputError(f"{example.name}: {height} x {width} is smaller than the scale {step}: choose a smaller scale")
+    example = patches.crop_to_multiple(example, step)
     if not guide:
         example = example._replace(guide=example.guide[..., :0])
     patch = patches.whole(example, scale, degradation, info.range, np.random.default_rng(seed))

@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.augment import rotated
 from data_pipelines.datasets.base import Example
 from data_pipelines.degrade import EDGE_STEP as EDGE_STEP
-from data_pipelines.degrade import Degradation, degrade_guide, margin, measure
+from data_pipelines.degrade import Degradation, margin, measure, truth
 
 # Patches with less known depth than this are taken only where no position that is drawn offers more.
 MIN_KNOWN = 0.5
@@ -143,7 +143,7 @@ def cut(
     whole image gives, at the image's borders too, up to what `degrade.measure` leaves to chance.
 
     Args:
-      example: an image whose sizes are multiples of `scale`.
+      example: an image whose sizes are multiples of `scale * degradation.reduce`.
       top, left, size: where, in low-resolution samples of the image as it is stored.
       scale, degradation: see `degrade`.
       depth_range: the data set's range, in its unit.
@@ -155,28 +155,30 @@ def cut(
       span: of the image, where `EdgeTable` has it; looked for in the whole image if not given.
     """
     span = known_span(example) if span is None else span
+    step = scale * degradation.reduce
     if degrees:
-        beside = margin(degradation, scale)
-        around = (top - beside) * scale, (left - beside) * scale, (size + 2 * beside) * scale
+        beside = margin(degradation, step)
+        around = (top - beside) * step, (left - beside) * step, (size + 2 * beside) * step
         example = Example(*rotated(*example[:3], *around, degrees), example.name)
         top = left = beside
     guide, depth, mask = example[:3]  # turned as views: nothing is copied but the patch
     if flip_rows:
         guide, depth, mask = guide[::-1], depth[::-1], mask[::-1]
-        top = depth.shape[0] // scale - size - top
+        top = depth.shape[0] // step - size - top
     if flip_columns:
         guide, depth, mask = guide[:, ::-1], depth[:, ::-1], mask[:, ::-1]
-        left = depth.shape[1] // scale - size - left
+        left = depth.shape[1] // step - size - left
     if transpose:
         guide, depth, mask = guide.swapaxes(0, 1), depth.T, mask.T
         top, left = left, top
+    found = truth(guide, depth, mask, degradation, *(slice(n * scale, (n + size) * scale) for n in (top, left)))
     rows, columns = slice(top, top + size), slice(left, left + size)
-    inside = slice(top * scale, (top + size) * scale), slice(left * scale, (left + size) * scale)
     if degradation.lr_from == "patch":
-        measured = measure(depth[inside], mask[inside], scale, degradation, depth_range, span, rng)
+        inside = slice(top * step, (top + size) * step), slice(left * step, (left + size) * step)
+        measured = measure(depth[inside], mask[inside], step, degradation, depth_range, span, rng)
     else:
-        measured = measure(depth, mask, scale, degradation, depth_range, span, rng, rows, columns)
-    return _patch(measured, degrade_guide(guide, degradation, *inside), depth[inside], mask[inside], span)
+        measured = measure(depth, mask, step, degradation, depth_range, span, rng, rows, columns)
+    return _patch(measured, found, span)
 
 
 def whole(
@@ -187,15 +189,15 @@ def whole(
     Raises:
       InputError: sizes that `scale` does not divide.
     """
-    guide, depth, mask = example[:3]
-    span = known_span(example)
-    measured = measure(depth, mask, scale, degradation, depth_range, span, rng)
-    rows, columns = (slice(0, n) for n in depth.shape)
-    return _patch(measured, degrade_guide(guide, degradation, rows, columns), depth, mask, span)
+    span, factor = known_span(example), degradation.reduce
+    measured = measure(example.depth, example.mask, scale * factor, degradation, depth_range, span, rng)
+    everything = (slice(0, n // factor) for n in example.depth.shape)
+    return _patch(measured, truth(*example[:3], degradation, *everything), span)
 
 
 def _patch(
-    measured: tuple[np.ndarray, np.ndarray], guide: np.ndarray, depth: np.ndarray, mask: np.ndarray, span: np.ndarray
+    measured: tuple[np.ndarray, np.ndarray], found: tuple[np.ndarray, np.ndarray, np.ndarray], span: np.ndarray
 ) -> Patch:
     depth_lr, mask_lr = measured
+    guide, depth, mask = found
     return Patch(depth_lr[..., None], guide, depth[..., None], mask_lr[..., None], mask[..., None], span)

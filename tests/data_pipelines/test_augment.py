@@ -11,7 +11,7 @@ from ahmf_jax.errors import InputError
 from data_pipelines import patches
 from data_pipelines.augment import PLAIN, Augmentation, rotated
 from data_pipelines.datasets import Dataset, DatasetInfo, Example
-from data_pipelines.degrade import Degradation, degrade
+from data_pipelines.degrade import Degradation, degrade, degrade_guide
 from data_pipelines.loader import DRAWS, train_loader
 
 RNG = np.random.default_rng(5)
@@ -133,7 +133,7 @@ def test_the_guide_of_another_camera_is_displaced_after_the_rotation():
     # What is displaced into the patch is seen around it: nothing of its own border goes on. (One level of rounding.)
     assert np.abs(shifted[:, 3:] - straight[:, :-3]).max() <= 1
     around = rotated(*example[:3], 4, 4, 32, 9.0)[0]
-    blurred = patches.degrade_guide(around, Degradation(guide_blur=1.0), slice(0, 32), slice(0, 32)).astype(int)
+    blurred = degrade_guide(around, Degradation(guide_blur=1.0), slice(0, 32), slice(0, 32)).astype(int)
     assert np.abs(shifted[:, :3] - blurred[8:24, 5:8]).max() <= 1
 
 

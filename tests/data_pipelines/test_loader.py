@@ -228,6 +228,31 @@ def test_noise_is_in_units_of_the_range(dataset):
         np.testing.assert_array_equal(a["depth_hr"], b["depth_hr"])
 
 
+def test_a_truth_that_is_reduced_comes_in_batches_of_its_own_size(dataset):
+    how = Degradation("area", reduce=2)
+    seen = set()
+    for batch in take(train_loader(dataset, **CHANCE | {"degradation": how, "patch_size": 4, "batch_size": 5}), 3):
+        assert batch["depth_lr"].shape == (5, 2, 2, 1) and batch["depth_hr"].shape == (5, 4, 4, 1)
+        assert batch["guide"].shape == (5, 4, 4, 3) and batch["mask_hr"].shape == (5, 4, 4, 1)
+        for number, truth, guide in zip(numbers(batch), batch["depth_hr"], batch["guide"], strict=True):
+            height, width = (n - n % 4 for n in dataset[number].depth.shape)
+            image = dataset[number]
+            reduced, _ = degrade(image.depth[:height, :width], image.mask[:height, :width], 2, "area")
+            # The mean of two rows' numbers, 2 i and 2 i + 1, is rounded to even.
+            rows, columns = (np.round(guide[..., 1:] * 255).astype(int) // 2).transpose(2, 0, 1)
+            np.testing.assert_allclose(truth[..., 0], reduced[rows, columns] / 4, rtol=1e-5)
+            seen.add(number)
+    assert seen == set(range(5))
+    loader = train_loader(dataset, **ARGS | {"degradation": how, "patch_size": 8})
+    with pytest.raises(InputError, match=r"image\d: .* \(cut to a multiple of 4\) is smaller than the patch of 16"):
+        list(itertools.islice(loader, 3))
+    loader.close()
+    whole = whole_example(dataset[2], INFO, scale=4, degradation=how)  # 31 x 18
+    assert whole["depth_lr"].shape == (1, 3, 2, 1) and whole["depth_hr"].shape == (1, 12, 8, 1)
+    with pytest.raises(InputError, match="image4: 9 x 8 is smaller than the scale 16"):
+        whole_example(dataset[4], INFO, scale=8, degradation=how)
+
+
 def test_a_small_image_is_named():
     args = ARGS | {"scale": 4, "patch_size": 12, "on_corrupt": "skip"}  # it is no fault of the image
     loader = train_loader(Dataset(INFO, Memory(((20, 20), (9, 30)))), **args)

@@ -8,7 +8,10 @@ import pytest
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
 from data_pipelines import patches
+from data_pipelines.augment import rotated
 from data_pipelines.datasets import Example
+from data_pipelines.datasets.base import no_colour
+from data_pipelines.datasets.dtu.builder import centre_mean
 from data_pipelines.degrade import Degradation, degrade
 
 RNG = np.random.default_rng(2)
@@ -84,6 +87,62 @@ def test_noise_of_the_image_is_by_its_span():
     patch = patches.cut(image, 0, 0, 11, 4, noisy, 100.0, rng())
     assert patch.depth_lr.min() == 5  # clipped there
     assert patch.depth_lr.std() == pytest.approx(0.2 * np.sqrt(0.5 - 0.5 / np.pi), rel=0.2)  # half of a Gaussian
+
+
+def test_low_resolution_and_truth_may_both_be_made_of_what_is_stored():
+    """DSDMSR on DTU: of 1280 x 1024, here a tenth of it, the network is given a sixteenth and finds a half."""
+    rng = np.random.default_rng(8)
+    grey = rng.integers(0, 256, (96, 128)).astype(np.float32)
+    image = Example(no_colour(grey.shape), grey, np.ones(grey.shape, bool), "stored")
+    how = Degradation("torch_bilinear", reduce=2)
+    patch = patches.whole(image, 8, how, 255.0, rng)
+    np.testing.assert_allclose(patch.depth_lr[..., 0], centre_mean(grey, 16), rtol=1e-6)
+    np.testing.assert_allclose(patch.depth_hr[..., 0], centre_mean(grey, 2), rtol=1e-6)
+    assert patch.depth_lr.shape == (6, 8, 1) and patch.depth_hr.shape == patch.mask_hr.shape == (48, 64, 1)
+    assert patch.guide.shape == (48, 64, 0) and patch.mask_hr.all()
+    # Which the truth's own low resolution is not.
+    assert np.abs(centre_mean(centre_mean(grey, 2), 8) - patch.depth_lr[..., 0]).max() > 30
+    assert str(how) == "LR by torch_bilinear, of 2 times the resolution of the truth"
+    for wrong in (0, 17, 1.5):
+        with pytest.raises(InputError, match=f"Degradation.reduce is {wrong}: it must be a whole number from 1 to 16"):
+            Degradation(reduce=wrong)
+
+
+@pytest.mark.parametrize("kernel", ["matlab_bicubic", "nearest_first", "torch_bilinear", "area"])
+@pytest.mark.parametrize("turns", [(False, False, False), (True, False, True), (False, True, False)])
+def test_a_patch_is_a_crop_where_its_truth_is_reduced(kernel, turns):
+    image, scale, size, step = example(), 2, 3, 4
+    how = Degradation(kernel, reduce=2, guide_shift=2)
+    guide, depth, mask = (np.ascontiguousarray(turned(array, *turns)) for array in image[:3])
+    whole = patches.whole(image._replace(guide=guide, depth=depth, mask=mask), scale, how, 10.0, rng())
+    places = turned(np.stack(np.indices((48 // step, 64 // step)), -1), *turns)
+    for top, left in itertools.product((0, 4, 12 - size), (0, 6, 16 - size)):
+        patch = patches.cut(image, top, left, size, scale, how, 10.0, rng(), *turns)
+        y, x = np.argwhere((places >= [top, left]).all(-1) & (places < [top + size, left + size]).all(-1))[0]
+        lr, hr = np.s_[y : y + size, x : x + size], np.s_[y * 2 : (y + size) * 2, x * 2 : (x + size) * 2]
+        for name, part in (("depth_lr", lr), ("mask_lr", lr), ("depth_hr", hr), ("mask_hr", hr), ("guide", hr)):
+            wanted = getattr(whole, name)[part]
+            np.testing.assert_allclose(getattr(patch, name), wanted, rtol=1e-5, atol=1e-5, err_msg=name)
+    # Colour is that of the blocks, as the depth is by `area`.
+    blocks = image.guide.reshape(24, 2, 32, 2, 3).mean((1, 3))
+    plain = patches.whole(image, scale, Degradation(kernel, reduce=2), 10.0, rng())
+    assert np.abs(plain.guide - blocks).max() <= 0.5 and plain.guide.dtype == np.uint8
+    np.testing.assert_array_equal(plain.depth_hr[..., 0], degrade(image.depth, image.mask, 2, kernel)[0])
+
+
+@pytest.mark.parametrize("lr_from", ["image", "patch"])
+def test_a_rotated_patch_whose_truth_is_reduced(lr_from):
+    # Fails where the square that is turned is that of the truth, or ends where the patch does.
+    image = example(64, 64, known=1.1)
+    how = Degradation("matlab_bicubic", lr_from=lr_from, reduce=2)
+    cut = patches.cut(image, 5, 6, 5, 2, how, 10.0, rng(), degrees=12.0)
+    around = Example(*rotated(*image[:3], 4, 8, 52, 12.0), "")
+    wanted = patches.whole(around, 2, how, 10.0, rng())
+    for name in ("depth_hr", "guide"):
+        one, other = (getattr(patch, name).astype(float) for patch in (cut, wanted))
+        np.testing.assert_allclose(one, other[8:18, 8:18], atol=2e-3 if name == "depth_hr" else 1, err_msg=name)
+    if lr_from == "image":
+        np.testing.assert_allclose(cut.depth_lr, wanted.depth_lr[4:9, 4:9], atol=2e-3)
 
 
 @pytest.mark.parametrize("kernel", resample.KERNELS)

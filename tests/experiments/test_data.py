@@ -49,7 +49,7 @@ def test_a_folder_without_colour(folder):
     assert not both.info.colour and both[0].guide.shape == (4, 5, 0)
     for file in folder.rglob("*_rgb.png"):
         file.unlink()
-    with pytest.raises(InputError, match=r"no file is called \*_rgb.png, .* make it empty \(guide ''\) for depth without"):
+    with pytest.raises(InputError, match=r"no file is called \*_rgb.png, .* make it empty \(guide ''\) for depth"):
         open_named(str(folder), "train")
 
 
