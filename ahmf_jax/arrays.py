@@ -70,13 +70,16 @@ def check_invalid(dtype: np.dtype, invalid: float | int) -> None:
 
 
 def check_guide(guide: np.ndarray, channels: int, depth: tuple[int, ...]) -> None:
-    """InputError unless the guide is uint8, uint16 or floating point in [0, 1], and can go with depth of that shape."""
+    """InputError unless the guide is uint8, uint16 or floating point in [0, 1], and can go with depth of that shape.
+
+    `channels` are those that a model reads; one that reads none takes a guide of any.
+    """
     batch = depth[:-2]
     if batch and guide.ndim == 3:
         raise InputError(f"the depth has shape {depth}: one map (height, width) is needed with one guide")
-    if guide.ndim != len(batch) + 3 or guide.shape[-1] != channels or not guide.size:
+    if guide.ndim != len(batch) + 3 or guide.shape[-1] != (channels or guide.shape[-1]) or not guide.size:
         number = "number, " if batch else ""
-        raise InputError(f"the guide has shape {guide.shape}: ({number}height, width, {channels}) is needed")
+        raise InputError(f"the guide has shape {guide.shape}: ({number}height, width, {channels or 3}) is needed")
     if guide.shape[: len(batch)] != batch:
         raise InputError(f"there are {len(guide)} guides for {batch[0]} depth maps: give one for each")
     if guide.dtype in (np.uint8, np.uint16):

@@ -81,7 +81,8 @@ class Engine:
           depth: (h, w) or (B, h, w), in units of the range, finite, holes filled.
           known: which samples were measured; the others have no say in the sample's own span (`scaling`).
           guide: (scale * h, scale * w, C), with the batch's axis if `depth` has one: uint8, uint16, or floating point
-            in [0, 1]. Of an array in a file (`np.memmap`) only the tile at hand is in memory.
+            in [0, 1]. Of an array in a file (`np.memmap`) only the tile at hand is in memory. Nothing of it is computed
+            with where the model reads none.
           span: the smallest and the largest true depth, for a model that was trained to be told (`scaling="truth"`).
           tile: side of a tile, without its margins, in low-resolution samples. By default the whole image is computed
             at once where memory allows, and otherwise in tiles of a size that it allows. The result is the same, or
@@ -102,6 +103,7 @@ class Engine:
         scaled = ((depth[..., None] - low) / width).astype(np.float32)
         self._model.check(scaled, known[..., None])
         result = np.empty((len(depth), *(self._model.scale * n for n in depth.shape[1:])), np.float32)
+        guide = guide if self._model.guided else guide[..., :0]
         images = {"depth": scaled, "guide": guide} | ({"mask_lr": known[..., None]} if self._model.reads_mask else {})
         bucket = bucket and self._model.paddable
         window = self._window(depth.shape, tile)

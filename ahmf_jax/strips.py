@@ -56,6 +56,8 @@ def resize(x: Num[np.ndarray, "b H W *c"], size: tuple[int, int], kernel: str) -
     if x.shape[1:3] == size:
         return x
     result = np.empty((len(x), *size, *x.shape[3:]), x.dtype)
+    if not result.size:  # no channels: there is no colour
+        return result
     rows, columns = (weights(before, after, kernel) for before, after in zip(x.shape[1:3], size, strict=True))
     for source, target in zip(x, result, strict=True):
         for which, values in separable(rows, columns, source):

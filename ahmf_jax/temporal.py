@@ -82,8 +82,12 @@ class Temporal:
         def ramp(change: Any, tolerance: float) -> Any:
             return np.clip(2 - cv2.blur(change, (SIDE, SIDE)) / np.float32(tolerance), 0, 1)
 
-        colour_change = cv2.absdiff(colour, last_colour).reshape(*new.shape, -1).max(-1).astype(np.float32)
-        depth_change = np.abs(new - last) / np.maximum(np.abs(last), np.finfo(np.float32).tiny)
+        colour_change = np.zeros(new.shape, np.float32)
+        if colour.size:
+            colour_change += cv2.absdiff(colour, last_colour).reshape(*new.shape, -1).max(-1)
+        off = np.abs(new - last)
+        # At most 1000, as by a depth of nearly 0: the sums of `blur` are to hold the neighbours as well.
+        depth_change = off / np.maximum(np.maximum(np.abs(last), off / 1000), np.finfo(np.float32).tiny)
         depth_change[~both] = 0  # it is not known, and its neighbours must not suffer
         same = ramp(colour_change, self.guide_tolerance) * ramp(depth_change, self.depth_tolerance)
         same[~both] = 0

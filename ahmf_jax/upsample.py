@@ -37,8 +37,8 @@ LEARNING_FREE = r"dada_rgb_x(\d{1,4})"
 @functools.partial(jax.jit, static_argnames=("model", "scaling"))
 def super_resolve(model: Any, scaling: Scaling, params: Any, batch: dict[str, Array]) -> Float[Array, "b H W 1"]:
     """The super-resolved depth of a batch, in units of the range. Compiled once for each shape."""
-    output, offset, span, _ = run_network(model, scaling, params, batch)
-    return output * span + offset
+    made = run_network(model, scaling, params, batch)
+    return made.output * made.span + made.offset
 
 
 def network_batch(batch: Mapping[str, Any]) -> dict[str, Array]:
@@ -93,7 +93,6 @@ class Upsampler:
         self.trained = trained
         self.scale = trained.model.scale
         self.engine = Engine(trained, devices)
-        self._guide_channels = export.guide_channels(trained.params)
         self._own_sizes: set[tuple[int, ...]] = set()
 
     def batch(self, batch: Mapping[str, Any]) -> Float[np.ndarray, "b H W 1"]:
@@ -115,7 +114,7 @@ class Upsampler:
         self.trained.model.check((depth / ones[..., None] - offset) / span, known, depth)
 
     def __call__(
-        self, depth_lr: Num[np.ndarray, "*b h w"], guide: Num[np.ndarray, "*b H W c"], **options: Any
+        self, depth_lr: Num[np.ndarray, "*b h w"], guide: Num[np.ndarray, "*b H W c"] | None = None, **options: Any
     ) -> Num[np.ndarray, "*b H2 W2"]:
         """The depth of `run`, whose options it takes."""
         return self.run(depth_lr, guide, **options).depth
@@ -123,7 +122,7 @@ class Upsampler:
     def run(
         self,
         depth_lr: Num[np.ndarray, "*b h w"],
-        guide: Num[np.ndarray, "*b H W c"],
+        guide: Num[np.ndarray, "*b H W c"] | None = None,
         *,
         mask: Bool[np.ndarray, "*b h w"] | None = None,
         invalid: float | int | None = None,
@@ -142,7 +141,7 @@ class Upsampler:
         Args:
           depth_lr: (h, w) or (B, h, w), uint8, uint16 or floating point.
           guide: (H, W, C) or (B, H, W, C), `factor` times as large: uint8, uint16, or floating point in [0, 1]. A
-            memory map will do.
+            memory map will do. None for a model that reads no colour; one that is given serves it to close holes alone.
           mask: of the shape of `depth_lr`, False where it is unknown.
           invalid: the value of `depth_lr` that means unknown, too; may be NaN. The network sees each hole filled from
             known samples that are near it and of its colour: `ahmf_jax.holes.fill_by_colour`. DADA is told which they
@@ -173,13 +172,19 @@ class Upsampler:
         if holes not in get_args(Holes):
             raise InputError(f"holes {holes!r} is not known: choose keep or fill")
         check_depth(depth_lr, mask)
-        check_guide(guide, self._guide_channels, depth_lr.shape)
+        factor = check_factor(factor, self.scale)
+        channels = self.trained.guide_channels
+        if guide is not None:
+            check_guide(guide, channels, depth_lr.shape)
+        elif channels:
+            raise InputError(f"{self.trained.model.summary()} reads a colour picture of the view: give one (--guide)")
+        else:
+            guide = np.empty((*depth_lr.shape[:-2], *output_size(depth_lr.shape[-2:], factor), 0), np.uint8)
         if depth_lr.ndim == 2:
             guide, depth_lr, mask = guide[None], depth_lr[None], None if mask is None else mask[None]
             first: Any = 0
         else:
             first = slice(None)
-        factor = check_factor(factor, self.scale)
         fitted = fit_guide(depth_lr.shape[1:], guide, factor, fit, self.scale)
         part = (slice(None), fitted.rows, fitted.columns)
         depth_lr, mask = depth_lr[part], None if mask is None else mask[part]

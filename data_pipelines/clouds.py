@@ -144,9 +144,9 @@ def points(
 
 
 def write_ply(
-    path: str | os.PathLike[str], points: Float32[np.ndarray, "n 3"], colours: UInt8[np.ndarray, "n 3"]
+    path: str | os.PathLike[str], points: Float32[np.ndarray, "n 3"], colours: UInt8[np.ndarray, "n c"]
 ) -> None:
-    """Writes points with colours as binary little-endian PLY, whole or not at all.
+    """Writes points with colours, of three channels or none, as binary little-endian PLY, whole or not at all.
 
     Raises:
       InputError: the suffix is not `.ply`, or the place cannot be written.
@@ -154,9 +154,10 @@ def write_ply(
     path = Path(path)
     if path.suffix.lower() != ".ply":
         raise InputError(f"{path}: a point cloud is written as .ply: change the suffix")
-    vertex = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    channels = ("red", "green", "blue")[: colours.shape[1]]
+    vertex = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", len(channels))])
     names = [f"property float {axis}" for axis in "xyz"]
-    names += [f"property uchar {colour}" for colour in ("red", "green", "blue")]
+    names += [f"property uchar {colour}" for colour in channels]
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *names, "end_header", ""]
     try:
         with atomic_write(path) as temp, temp.open("xb") as file:

@@ -85,6 +85,19 @@ def pair_folders(depths: Path, guides: Path) -> list[Frame]:
     return _paired(depths, *found, bare_name if names[0] & names[1] else _number)
 
 
+def depth_alone(depths: Path) -> list[Frame]:
+    """The frames of a folder of depth maps without pictures, in the order of their numbers.
+
+    Raises:
+      InputError: there is no such folder, or no depth map in it.
+    """
+    _check_folder(depths)
+    files = [path for path in _files(depths) if path.suffix.lower() in DEPTH_SUFFIXES]
+    if not files:
+        raise InputError(f"{depths}: no depth maps are found: {', '.join(DEPTH_SUFFIXES)} are read")
+    return [Frame(path.stem, path, None) for path in sorted(files, key=lambda path: in_order(path.stem))]
+
+
 def bare_name(path: Path) -> str:
     """The name without its suffix and the words that say which half it is, at its beginning or end."""
     return re.sub(rf"(?i)^(?:{_WORDS})[-_. ]+|[-_. ]+(?:{_WORDS})$", "", path.stem)

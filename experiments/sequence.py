@@ -50,11 +50,11 @@ class Job:
     problem: str = ""
 
 
-def plan(frames: Sequence[Frame], folders: Folders) -> list[Job]:
+def plan(frames: Sequence[Frame], folders: Folders, *, colour: bool = True) -> list[Job]:
     """What is to be done, checked as far as it can be without reading; makes the folders that are missing.
 
     The depth of a frame is written as NAME and the suffix that it was read with (DPT: .pfm), confidence and pictures as
-    .png, the spread as .tif, clouds as .ply.
+    .png, the spread as .tif, clouds as .ply. Without `colour` a frame need not have a picture.
 
     Raises:
       InputError: a folder that cannot be made, or an output that is an input or another frame's.
@@ -62,7 +62,7 @@ def plan(frames: Sequence[Frame], folders: Folders) -> list[Job]:
     if folders.mask is not None and not folders.mask.exists():
         raise InputError(f"{folders.mask}: there is no such file or folder: check the name (--mask)")
     masks = by_name(folders.mask) if folders.mask is not None and folders.mask.is_dir() else None
-    jobs = [_job(frame, folders, masks) for frame in frames]
+    jobs = [_job(frame, folders, masks, colour) for frame in frames]
     for folder in folders.outputs():
         upsample.check_parent(folder)
         if folder.exists() and not folder.is_dir():
@@ -76,8 +76,8 @@ def plan(frames: Sequence[Frame], folders: Folders) -> list[Job]:
     return jobs
 
 
-def _job(frame: Frame, folders: Folders, masks: dict[str, Path] | None) -> Job:
-    if frame.depth is None or frame.guide is None:
+def _job(frame: Frame, folders: Folders, masks: dict[str, Path] | None, colour: bool) -> Job:
+    if frame.depth is None or (colour and frame.guide is None):
         there, missing = (frame.guide, "depth map") if frame.depth is None else (frame.depth, "colour picture")
         return Job(frame.name, None, f"{there}: has no {missing} beside it: add it or take this one away")
     mask = folders.mask if masks is None else masks.get(bare_name(frame.depth))

@@ -32,7 +32,7 @@ class Files:
     """What one image is read from and written to."""
 
     depth: Path
-    guide: Path
+    guide: Path | None
     out: Path
     mask: Path | None = None
     picture: Path | None = None
@@ -69,12 +69,18 @@ class Images:
     """What was read."""
 
     depth: np.ndarray
-    guide: np.ndarray
+    guide: np.ndarray | None
     mask: np.ndarray | None
 
 
 def upsample_file(
-    weights: Path, depth: Path, guide: Path, out: Path, *, picture: Path | None = None, settings: Settings | None = None
+    weights: Path,
+    depth: Path,
+    guide: Path | None,
+    out: Path,
+    *,
+    picture: Path | None = None,
+    settings: Settings | None = None,
 ) -> None:
     """`upsample_files` on one depth file, with every option at its default unless `settings` say otherwise."""
     upsample_files(weights, Files(depth, guide, out, picture=picture), settings or Settings())
@@ -88,6 +94,7 @@ def upsample_files(weights: Path, files: Files, settings: Settings, devices: int
     """
     check_outputs([files])
     upsampler = load(weights, devices)
+    check_colour(weights, upsampler, files.guide is not None)
     images = read(files, settings)
     write(files, images, run(upsampler, files, images, settings), settings)
 
@@ -103,6 +110,12 @@ def load(weights: Path, devices: int | None = None) -> Upsampler:
             "one CPU the variable JAX_NUM_CPU_DEVICES makes several"
         )
     return upsample.load(weights, there[:devices])
+
+
+def check_colour(weights: Path, upsampler: Upsampler, there: bool) -> None:
+    """InputError where a model reads colour and there is none."""
+    if upsampler.trained.guide_channels and not there:
+        raise InputError(f"{weights}: is a model that reads a colour picture of the view: name it with --guide")
 
 
 def check_outputs(jobs: Sequence[Files]) -> None:
@@ -152,9 +165,9 @@ def read(files: Files, settings: Settings) -> Images:
             "suffix"
         )
     mask = None if files.mask is None else read_mask(files.mask, depth.shape, settings.max_pixels)
-    guide = read_guide(files.guide, settings.max_pixels)
+    guide = None if files.guide is None else read_guide(files.guide, settings.max_pixels)
     size = settings.camera.size if settings.camera is not None else None
-    if size not in (None, guide.shape[:2]):
+    if guide is not None and size not in (None, guide.shape[:2]):
         raise InputError(
             f"{files.guide}: is {guide.shape[1]} x {guide.shape[0]} pixels, and the intrinsics are of {size[1]} x "
             f"{size[0]}: give those of the guide (--intrinsics)"
@@ -181,14 +194,13 @@ def run(upsampler: Upsampler, files: Files, images: Images, settings: Settings) 
     """Super-resolves what was read; an InputError names the files."""
     note_zeros(files.depth, images, settings)
     tta = files.spread is not None
+    which = str(files.depth) if files.guide is None else f"{files.depth} with {files.guide}"
     try:
         return upsampler.run(images.depth, images.guide, mask=images.mask, tta=tta, **settings.options)
     except InputError as error:
-        raise InputError(f"{files.depth} with {files.guide}: {error}") from None
+        raise InputError(f"{which}: {error}") from None
     except MemoryError as error:
-        raise InputError(
-            f"{files.depth} with {files.guide}: memory ran out ({error}): free some, or crop both"
-        ) from error
+        raise InputError(f"{which}: memory ran out ({error}): free some, or crop it") from error
 
 
 def note_zeros(path: Path, images: Images, settings: Settings) -> None:
@@ -218,7 +230,7 @@ def write(files: Files, images: Images, result: Result, settings: Settings) -> N
         shown = np.isfinite(result.depth) & (result.depth > 0) & (result.mask | settings.filled)
         camera = output_camera(settings.camera, images, result, settings.options)
         cloud, places = points(result.depth, shown, camera)
-        write_ply(files.ply, cloud, result.guide.reshape(-1, 3)[places])
+        write_ply(files.ply, cloud, result.guide.reshape(result.depth.size, -1)[places])
     if files.picture is not None:
         write_picture(files.picture, comparison(images.depth, result, settings.filled))
     write_depth(files.out, result.depth)
@@ -226,6 +238,8 @@ def write(files: Files, images: Images, result: Result, settings: Settings) -> N
 
 def output_camera(camera: Intrinsics, images: Images, result: Result, options: Mapping[str, Any]) -> Intrinsics:
     """The intrinsics in pixels of the result, whose guide may have been cut or resampled."""
+    if images.guide is None:  # then it is of the result
+        return camera
     before, after = images.guide.shape[:2], result.guide.shape[:2]
     if before == after:
         return camera
@@ -238,7 +252,7 @@ def output_camera(camera: Intrinsics, images: Images, result: Result, options: M
 
 
 def comparison(depth_lr: np.ndarray, result: Result, filled: bool = False) -> np.ndarray:
-    """Guide, bicubic up-sampling and result side by side, one colour scale for both depths; (H, W, 3) uint8.
+    """The guide, if any, bicubic up-sampling and result side by side, one scale for both depths; (H, W, 3) uint8.
 
     Of a result taller than `TALLEST` every second, third, ... row and column is shown. What is unknown is grey, unless
     it was `filled`.
@@ -249,9 +263,10 @@ def comparison(depth_lr: np.ndarray, result: Result, filled: bool = False) -> np
     depth = result.depth[::step, ::step]
     known = np.isfinite(depth) & (result.mask[::step, ::step] | filled)
     low, high = float(low_resolution.min()), float(low_resolution.max())
+    colour = result.guide[::step, ::step]
     return side_by_side(
         [
-            ("guide", result.guide[::step, ::step]),
+            *([("guide", colour)] if colour.size else []),
             ("bicubic", depth_colours(bicubic, low, high)),
             ("super-resolved", depth_colours(depth, low, high, known)),
         ]

@@ -17,7 +17,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True, kw_only=True)
 class Upsample:
-    """Super-resolve depth of one's own with colour pictures of the same view.
+    """Super-resolve depth of one's own with colour pictures of the same view, or without where the model reads none.
 
     One image: --depth, --guide and --out are files. Many: they are folders, whose files are paired by name. A video:
     --sequence is its folder (depth/ and rgb/, TUM's depth.txt and rgb.txt, or NAME_depth.* and NAME_rgb.*), and --out
@@ -30,7 +30,8 @@ class Upsample:
     depth: Path | None = None
     """Low-resolution depth: 8- or 16-bit PNG, TIFF, EXR, NPY, PFM or DPT."""
     guide: Path | None = None
-    """Colour picture, the factor times as high and wide: PNG, JPEG, TIFF, BMP, PPM, WebP or NPY."""
+    """Colour picture, the factor times as high and wide: PNG, JPEG, TIFF, BMP, PPM, WebP or NPY. Not needed by models
+    of depth alone (DSDMSR), which close holes by it if it is there."""
     sequence: Path | None = None
     """A video's folder, instead of --depth and --guide; its frames are of one size."""
     out: Path
@@ -67,7 +68,8 @@ class Upsample:
     ply: Path | None = None
     """Also write a point cloud, coloured by the guide, in the depth's unit; takes --intrinsics."""
     intrinsics: str | None = None
-    """Of the guide, in its pixels: fx,fy,cx,cy, Open3D's JSON, or a text file with the 3 x 3 matrix."""
+    """Of the guide, in its pixels (without one, of the result): fx,fy,cx,cy, Open3D's JSON, or a text file with the
+    3 x 3 matrix."""
 
     channel: str | None = None
     """Channel of an EXR that is the depth; by default the one called Z or depth, or the only one."""
@@ -94,7 +96,7 @@ class Upsample:
         if many:
             self._sequence(settings)
             return
-        assert self.depth is not None and self.guide is not None, "or there would be many"
+        assert self.depth is not None, "or there would be many"
         extras = self.mask, self.picture, self.confidence, self.spread, self.ply
         files = upsample.Files(self.depth, self.guide, self.out, *extras)
         upsample.upsample_files(self.weights, files, settings, self.devices)
@@ -105,10 +107,10 @@ class Upsample:
         pair = [path for path in (self.depth, self.guide) if path is not None]
         if self.sequence is not None and pair:
             raise InputError("--sequence is instead of --depth and --guide: leave out one or the others")
-        if self.sequence is None and len(pair) < 2:
-            raise InputError("--depth and --guide are both needed (two files or two folders), or --sequence")
+        if self.sequence is None and self.depth is None:
+            raise InputError("--depth and --guide are needed (two files or two folders), or --sequence")
         folders = [path for path in pair if path.is_dir()]
-        if len(folders) == 1:
+        if len(folders) == 1 < len(pair):
             other = next(path for path in pair if path not in folders)
             raise InputError(f"{folders[0]} is a folder and {other} is none: name two files or two folders")
         many = self.sequence is not None or bool(folders)
@@ -124,18 +126,21 @@ class Upsample:
         """Writes a folder's or a video's; ends with status 1 where a frame failed."""
         from ahmf_jax.temporal import Temporal
         from data_pipelines.opening import some
-        from data_pipelines.rgbd import open_sequence, pair_folders
+        from data_pipelines.rgbd import depth_alone, open_sequence, pair_folders
         from experiments import sequence, upsample
 
+        colour = self.sequence is not None or self.guide is not None
+        upsampler = upsample.load(self.weights, self.devices)
+        upsample.check_colour(self.weights, upsampler, colour)
         if self.sequence is not None:
             frames = open_sequence(self.sequence)
         else:
-            assert self.depth is not None and self.guide is not None, "or there would be a sequence"
-            frames = pair_folders(self.depth, self.guide)
+            assert self.depth is not None, "or there would be a sequence"
+            frames = depth_alone(self.depth) if self.guide is None else pair_folders(self.depth, self.guide)
         extras = self.mask, self.picture, self.confidence, self.spread, self.ply
-        jobs = sequence.plan(frames, sequence.Folders(self.out, *extras))
+        jobs = sequence.plan(frames, sequence.Folders(self.out, *extras), colour=colour)
         failed = sequence.upsample_sequence(
-            upsample.load(self.weights, self.devices),
+            upsampler,
             jobs,
             settings,
             one_size=self.sequence is not None,

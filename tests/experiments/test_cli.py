@@ -64,7 +64,7 @@ def test_help_waits_for_nothing_heavy():
         (("train", "--out", "x", "demo"), r"name the configuration first"),
         (("train", "--steps", "3", "demo"), r"name the configuration first"),
         (("upsample",), r"--out.*required"),
-        (("upsample", "w", "--depth", "a", "--out", "b"), r"--depth and --guide are both needed"),
+        (("upsample", "w", "--guide", "a", "--out", "b"), r"--depth and --guide are needed"),
         (("upsample", "w", "--depth", "a", "--guide", "b"), r"upsample: --out"),
         (("evaluate", "w"), r"--dataset"),
         (("evaluate", "w", "--dataset", "scenes", "--protocol", "b7"), r"'b7'.*--protocol.*'ahmf_table1'"),

@@ -203,6 +203,6 @@ def test_what_is_refused_before_anything_is_written(refused, bundle, video, tmp_
     )
     refused(*options, "--depth", video, "--out", out, said="--sequence is instead of")
     refused(*options, "--out", out, "--mask", tmp_path / "no", said="no: there is no such file or folder")
-    refused("upsample", bundle, "--depth", video, "--out", out, said="--depth and --guide are both needed")
+    refused("upsample", bundle, "--guide", video, "--out", out, said="--depth and --guide are needed")
     assert files(video) == [f"{half}/{number}.png" for half in ("depth", "rgb") for number in ("10", "11", "8", "9")]
     assert not out.exists() or files(out) == []

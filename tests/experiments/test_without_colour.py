@@ -1,0 +1,101 @@
+"""Depth alone, from the command line: what reads no colour needs none, and what reads it says so."""
+
+import jax
+import numpy as np
+import pytest
+
+from ahmf_jax.export import Trained, save_bundle
+from ahmf_jax.models import DSDMSR
+from ahmf_jax.state import init_params
+from ahmf_jax.upsample import load
+from data_pipelines.files import read_depth, write_depth, write_picture
+
+RNG = np.random.default_rng(4)
+DEPTH = RNG.integers(200, 900, (2, 7, 20)).astype(np.uint16)
+DEPTH[1, :, :12] = DEPTH[0, :, :12] + 1  # hardly moves
+GUIDE = RNG.integers(0, 256, (14, 40, 3), np.uint8)
+CAMERA = "30,30,8,6"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A new DSDMSR x2; its units begin with what they are given."""
+    path = tmp_path_factory.mktemp("weights") / "dsdmsr.safetensors"
+    model = DSDMSR(2, unit="vdsr")
+    save_bundle(path, Trained(model, jax.device_get(init_params(model, 3)), "sample", "mm", 1000.0))
+    return path
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "depth").mkdir()
+    for number, depth in zip((10, 9), DEPTH, strict=True):
+        write_depth(tmp_path / "depth" / f"{number}.png", depth)
+    write_picture(tmp_path / "guide.png", GUIDE)
+    return tmp_path
+
+
+def test_an_image(ahmf, weights, place):
+    out = place / "out.png"
+    command = "upsample", weights, "--depth", place / "depth" / "10.png"
+    extras = "--picture", place / "p.png", "--ply", place / "c.ply", "--intrinsics", CAMERA, "--spread", place / "s.tif"
+    assert ahmf(*command, "--out", out, *extras).code == 0
+    found = load(weights).run(DEPTH[0], tta=True)
+    np.testing.assert_array_equal(read_depth(out), found.depth)
+    np.testing.assert_array_equal(read_depth(place / "s.tif"), found.spread)
+    assert found.guide.shape == (14, 40, 0) and found.depth.std() > 10
+    head = (place / "c.ply").read_bytes().split(b"end_header\n")[0].decode()
+    assert "property float x" in head and "uchar" not in head  # no colours, where there are none
+    # One that is given changes nothing where there are no holes, and gives the cloud its colours.
+    guided = place / "guided.png"
+    extras = "--ply", place / "d.ply", "--intrinsics", CAMERA
+    assert ahmf(*command, "--guide", place / "guide.png", "--out", guided, *extras).code == 0
+    np.testing.assert_array_equal(read_depth(guided), load(weights)(DEPTH[0]))
+    assert b"property uchar red" in (place / "d.ply").read_bytes()
+
+
+def test_holes_are_closed_from_what_is_near_and_by_the_guide_if_there_is_one(weights):
+    depth = np.full((6, 6), 300, np.uint16)
+    depth[:, 3:] = 800
+    known = np.ones(depth.shape, bool)
+    depth[2, 1] = 800
+    known[2, 1] = False
+    guide = np.where(depth == 800, 255, 0).astype(np.uint8).repeat(2, 0).repeat(2, 1)[..., None].repeat(3, 2)
+    upsampler = load(weights)
+    whole = upsampler(depth, guide)
+    # The guide has the sample that is missing; without it the one beside it is the best guess.
+    np.testing.assert_array_equal(upsampler(depth, guide, mask=known, holes="fill"), whole)
+    assert not np.array_equal(upsampler(depth, mask=known, holes="fill"), whole)
+
+
+def test_many_in_tiles_at_another_factor_and_steadied(ahmf, weights, place):
+    out = place / "out"
+    command = "upsample", weights, "--depth", place / "depth", "--out", out, "--factor", "3", "--tile", "4"
+    assert ahmf(*command).code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["10.png", "9.png"]
+    upsampler = load(weights)
+    alone = [upsampler(depth, factor=3).astype(int) for depth in DEPTH[::-1]]  # 9 comes before 10
+    for name, wanted in zip(("9", "10"), alone, strict=True):
+        found = read_depth(out / f"{name}.png").astype(int)
+        assert found.shape == (21, 60) and np.abs(found - wanted).max() <= 1
+    assert ahmf(*command, "--temporal").code == 0
+    first, second = (read_depth(out / f"{name}.png").astype(int) for name in ("9", "10"))
+    np.testing.assert_array_equal(first, alone[0])
+    np.testing.assert_array_equal(second[:, 45:], alone[1][:, 45:])  # another scene
+    assert (second[:, :12] != alone[1][:, :12]).mean() > 0.5  # blended with the frame before
+
+
+def test_a_model_that_reads_colour_says_so(refused, bundle, place):
+    one, out = place / "depth" / "10.png", place / "out.png"
+    refused("upsample", bundle, "--depth", one, "--out", out, said="colour picture of the view: name it with --guide")
+    refused("upsample", bundle, "--depth", place / "depth", "--out", place / "many", said="name it with --guide")
+    assert not out.exists() and not (place / "many").exists()
+    refused("upsample", bundle, "--guide", place / "guide.png", "--out", out, said="--depth and --guide are needed")
+
+
+def test_a_folder_without_depth(refused, weights, place):
+    (place / "empty").mkdir()
+    refused(
+        "upsample", weights, "--depth", place / "empty", "--out", place / "o", said="empty: no depth maps are found"
+    )
+    refused("upsample", weights, "--depth", place / "no", "--out", place / "o.png", said="no: ")
