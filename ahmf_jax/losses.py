@@ -1,9 +1,15 @@
-"""Losses by pixel, and the difference of gradients; the training step sums them over what is known, divided once."""
+"""Losses by pixel, of gradients, and what stages are to make; the training step sums over what is known, divided once."""
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from ahmf_jax import resample
+
+# A share of a pixel that is none, but for rounding: where a cubic kernel passes through 0.
+_NO_SHARE = 1e-9
 
 
 def l1(prediction: Float[Array, "*n"], target: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -45,6 +51,29 @@ def edge_values(
     return jnp.where(down, jnp.abs(jnp.roll(error, -1, 1) - error), 0.0) + jnp.where(
         right, jnp.abs(jnp.roll(error, -1, 2) - error), 0.0
     )
+
+
+def stage_truth(
+    truth: Float[Array, "b H W 1"], mask: Bool[Array, "b H W 1"], size: tuple[int, int], kernel: str
+) -> Float[Array, "b h w 1"]:
+    """What a stage of that size (height, width) is to make: the truth, resampled by a kernel of `resample.KERNELS`.
+
+    What stands in holes has no influence where `stage_mask` is True.
+    """
+    return resample.resize(jnp.where(mask, truth, 0.0), size, kernel)
+
+
+def stage_mask(mask: Bool[Array, "b H W 1"], size: tuple[int, int], kernel: str) -> Bool[Array, "b h w 1"]:
+    """Where `stage_truth` is known: every pixel that it is made of is.
+
+    Stricter than a sensor's low resolution, in which holes are filled first and half of a block is enough: here nothing
+    that was filled is to teach anything.
+    """
+    holes = (~mask).astype(jnp.float32)
+    for axis, length in zip((1, 2), size, strict=True):
+        made_of = np.abs(resample.matrix(holes.shape[axis], length, kernel)) > _NO_SHARE
+        holes = jnp.moveaxis(jnp.tensordot(holes, made_of.astype(np.float32), ((axis,), (1,))), -1, axis)
+    return holes == 0
 
 
 def _both_known(mask: Bool[Array, "b h w 1"]) -> tuple[Bool[Array, "b h w 1"], Bool[Array, "b h w 1"]]:

@@ -76,13 +76,15 @@ def offset_and_span(
 class Prediction(NamedTuple):
     """What a model makes of a batch: the depth in units of the range is `output * span + offset`.
 
-    `statistics` are the running ones after it, in training; {} otherwise, and of a model that has none.
+    `statistics` are the running ones after it, in training; {} otherwise, and of a model that has none. `stages` are
+    the maps that it makes on the way, in the scale of `output`; () of a model that makes none.
     """
 
     output: Array
     offset: PerSample
     span: PerSample
     statistics: Any
+    stages: tuple[Array, ...]
 
 
 def predict(
@@ -96,7 +98,7 @@ def predict(
     offset, span = offset_and_span(batch["depth_lr"], batch["mask_lr"], scaling, batch.get("depth_span"))
     given = split(weights), (batch["depth_lr"] - offset) / span, batch["guide"]
     if rngs is None:
-        output, _ = model.apply(*given, mask_lr=batch["mask_lr"])
-        return Prediction(output, offset, span, {})
-    (output, _), renewed = model.apply(*given, mask_lr=batch["mask_lr"], train=True, rngs=rngs, mutable=[STATISTICS])
-    return Prediction(output, offset, span, renewed.get(STATISTICS, {}))
+        output, aux = model.apply(*given, mask_lr=batch["mask_lr"])
+        return Prediction(output, offset, span, {}, aux.get("stages", ()))
+    (output, aux), renewed = model.apply(*given, mask_lr=batch["mask_lr"], train=True, rngs=rngs, mutable=[STATISTICS])
+    return Prediction(output, offset, span, renewed.get(STATISTICS, {}), aux.get("stages", ()))

@@ -30,7 +30,7 @@ def in_units(trained: Trained) -> Callable[..., Array]:
             count, height, width, _ = depth_lr.shape
             guide = jnp.zeros((count, model.scale * height, model.scale * width, 0))
         batch = {"depth_lr": depth_lr / trained.range, "mask_lr": jnp.ones_like(depth_lr, bool), "guide": guide}
-        output, offset, span, _ = predict(model, trained.scaling, trained.params, batch)
+        output, offset, span, *_ = predict(model, trained.scaling, trained.params, batch)
         return (output * span + offset) * trained.range
 
     return super_resolve

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from ahmf_jax.errors import InputError
 from ahmf_jax.losses import LOSSES
 from ahmf_jax.models.base import Model
+from ahmf_jax.resample import KERNELS
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.sharding import local_copy, state_shardings
 from ahmf_jax.variables import STATISTICS, join, split
@@ -43,6 +44,8 @@ class TrainState(struct.PyTreeNode):
     scaling: Scaling = struct.field(pytree_node=False, default="range")
     ema_decay: Number = struct.field(pytree_node=False, default=0.0)
     accumulate: int = struct.field(pytree_node=False, default=1)
+    stage_weights: tuple[float, ...] = struct.field(pytree_node=False, default=())
+    stage_kernel: str = struct.field(pytree_node=False, default="matlab_bicubic")
 
     @classmethod
     def start(
@@ -64,15 +67,20 @@ class TrainState(struct.PyTreeNode):
           seed: of what a step leaves to chance.
           ema_decay: of the parameters' moving average; 0 keeps none.
           **how: the other static fields: `loss`, of `losses.LOSSES`; `edge_weight`, of the loss on depth edges beside
-            it; `scaling`; `accumulate`, the parts in which a batch is computed one after the other.
+            it; `scaling`; `accumulate`, the parts in which a batch is computed one after the other; `stage_weights`,
+            one for each of the model's `aux["stages"]`, coarse to fine, where these are supervised too, with truths
+            made by `stage_kernel`, of `resample.KERNELS`.
 
         Raises:
-          InputError: a loss that there is not.
+          InputError: a loss or a kernel that there is not.
         """
         params, statistics = (split(weights).get(name, {}) for name in ("params", STATISTICS))
         loss = how.get("loss", "l1")
         if loss not in LOSSES:
             raise InputError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
+        kernel = how.get("stage_kernel", KERNELS[0])
+        if kernel not in KERNELS:
+            raise InputError(f"stage_kernel {kernel!r} is not one of {', '.join(KERNELS)}")
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,

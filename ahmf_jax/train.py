@@ -16,8 +16,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from ahmf_jax.errors import InputError
 from ahmf_jax.layers import compiler_options
-from ahmf_jax.losses import LOSSES, edge_mask, edge_values
+from ahmf_jax.losses import LOSSES, edge_mask, edge_values, stage_mask, stage_truth
 from ahmf_jax.scaling import predict
 from ahmf_jax.sharding import place_batch, replicated, whole
 from ahmf_jax.state import TrainState
@@ -43,49 +44,84 @@ class NonFiniteLoss(ArithmeticError):
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     """One step of the optimiser on the masked mean loss (Eq. 9), taken in the scale the network works in.
 
+    With `state.stage_weights` the maps that the model makes on its way, `aux["stages"]`, are supervised too: to the
+    loss comes, times its weight, each one's mean loss over what is known of the truth in its size.
+
     With `state.accumulate` above 1 the batch is computed in so many parts, one after the other, in the memory of one;
     loss and gradient are those of the whole batch, but for BatchNorms, which see one part after the other. Where one of
     them is no number, the step changes nothing but the counts of steps and of those skipped.
 
-    Returns the new state, and `loss`, `mae` (in units of the range), `grad_norm` and `skipped` (0 or 1).
+    Returns the new state, and `loss`, `mae` (in units of the range), `grad_norm` and `skipped` (0 or 1); where stages
+    are supervised, of what `loss` is the weighted sum, too: `loss_final`, and `loss_x2` of a stage of twice the size of
+    the low resolution, and so on.
+
+    Raises:
+      InputError: as it is traced: the model does not make as many stages as there are weights.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     known = jnp.maximum(jnp.sum(batch["mask_hr"]), 1)
     known_edges = jnp.maximum(jnp.sum(edge_mask(batch["mask_hr"])), 1)
+    loss_of = LOSSES[state.loss]
 
-    def loss_fn(params: Any, statistics: Any, part: Batch, number: Array) -> tuple[Array, tuple[Array, Any]]:
-        """The part's share of the loss, and of the MAE, and the running statistics after it."""
+    def stage_losses(stages: Sequence[Array], truth: Array, part: Batch) -> list[tuple[str, Array]]:
+        """Of each stage its name and the part's share of its mean loss."""
+        if len(stages) != len(state.stage_weights):
+            raise InputError(
+                f"stage_weights is {state.stage_weights}, and {type(state.model).__name__} makes {len(stages)} stages: "
+                f"{'give each its weight' if stages else 'leave them out'}"
+            )
+        found = []
+        for stage in stages:
+            size, kernel = (stage.shape[1], stage.shape[2]), state.stage_kernel
+            target = stage_truth(truth, part["mask_hr"], size, kernel)
+            error = jnp.where(stage_mask(part["mask_hr"], size, kernel), loss_of(stage, target), 0.0)
+            count = jnp.maximum(jnp.sum(stage_mask(batch["mask_hr"], size, kernel)), 1)
+            found.append((f"loss_x{size[0] / part['depth_lr'].shape[1]:g}", jnp.sum(error) / count))
+        return found
+
+    def loss_fn(params: Any, statistics: Any, part: Batch, number: Array) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        """The part's share of the loss, and of other metrics, and the running statistics after it."""
         rngs = {"sample": jax.random.fold_in(key, number)}
         weights = join(whole(params), whole(statistics))
-        output, offset, span, statistics = predict(state.model, state.scaling, weights, part, rngs)
+        output, offset, span, statistics, stages = predict(state.model, state.scaling, weights, part, rngs)
         mask = part["mask_hr"]
         # Before the loss, not after: what stands in a hole may be NaN, and its gradient would be as well.
         target = jnp.where(mask, (part["depth_hr"] - offset) / span, output)
-        loss = jnp.sum(jnp.where(mask, LOSSES[state.loss](output, target), 0.0)) / known
+        loss = jnp.sum(jnp.where(mask, loss_of(output, target), 0.0)) / known
+        shares = {"mae": jnp.sum(jnp.where(mask, jnp.abs(output - target) * span, 0.0)) / known}
+        if state.stage_weights:
+            shares["loss_final"] = loss
+            found = stage_losses(stages, (part["depth_hr"] - offset) / span, part)
+            for weight, (name, share) in zip(state.stage_weights, found, strict=True):
+                shares[name] = shares.get(name, 0.0) + share  # those of one size together
+                loss += weight * share
         if isinstance(state.edge_weight, Array) or state.edge_weight:  # one that is traced may be anything
             loss += state.edge_weight * jnp.sum(edge_values(output, target, mask)) / known_edges
-        return loss, (jnp.sum(jnp.where(mask, jnp.abs(output - target) * span, 0.0)) / known, statistics)
+        return loss, (shares, statistics)
 
-    def add(before: tuple[Any, Any], numbered: tuple[Array, Batch]) -> tuple[tuple[Any, Any], None]:
+    def add(before: tuple[Any, Any], numbered: tuple[Array, Batch]) -> tuple[tuple[Any, Any], Any]:
         number, part = numbered
         total, statistics = before
-        (loss, (mae, statistics)), grads = value_and_grad(state.params, statistics, part, number)
-        return (jax.tree.map(jnp.add, total, (loss, mae, grads)), statistics), None
+        (loss, (shares, statistics)), grads = value_and_grad(state.params, statistics, part, number)
+        return (jax.tree.map(jnp.add, total, grads), statistics), (loss, shares)
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     parts = state.accumulate
     if parts == 1:
-        (loss, (mae, statistics)), grads = value_and_grad(
+        (loss, (shares, statistics)), grads = value_and_grad(
             state.params, state.batch_stats, batch, jnp.zeros((), jnp.int32)
         )
     else:
         # Rows a, a + parts, ...: so each device keeps its own.
-        stacked = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), dict(batch))
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (known * 0.0, known * 0.0, state.params))
+        stacked = {
+            name: jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0) for name, x in batch.items()
+        }
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state.params)
         # As for the levels: the gradient of a convolution inside a loop is slow on the CPU.
         unroll = parts if jax.default_backend() == "cpu" else 1
         carry = zero, state.batch_stats
-        ((loss, mae, grads), statistics), _ = jax.lax.scan(add, carry, (jnp.arange(parts), stacked), unroll=unroll)
+        (grads, statistics), each = jax.lax.scan(add, carry, (jnp.arange(parts), stacked), unroll=unroll)
+        loss, shares = jax.tree.map(jnp.sum, each)
 
     grad_norm = optax.tree.norm(grads)
     sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -102,7 +138,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         (state.params, state.batch_stats, state.opt_state, state.ema),
     )
     skipped = jnp.where(sound, 0, 1)
-    metrics = {"loss": loss, "mae": mae, "grad_norm": grad_norm, "skipped": skipped}
+    metrics = {"loss": loss, **shares, "grad_norm": grad_norm, "skipped": skipped}
     after = state.replace(
         step=state.step + 1,
         params=params,

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from ahmf_jax import variants
 from ahmf_jax.errors import InputError
 from data_pipelines.augment import Augmentation
-from data_pipelines.degrade import Degradation
+from data_pipelines.degrade import Degradation, Kernel
 from data_pipelines.fields import check, check_value, hints, parts, rule
 
 if TYPE_CHECKING:
     import optax
 
-    from ahmf_jax.models import AHMF, DADA
+    from ahmf_jax.models import AHMF, DADA, DSDMSR
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -59,6 +59,7 @@ class AHMFConfig:
     """The network: the fields of `ahmf_jax.models.AHMF`."""
 
     name: ClassVar[str] = "ahmf"
+    stages: ClassVar[int] = 0  # what it makes of them on its way, for `TrainConfig.stage_weights`
 
     scale: Literal[2, 4, 8, 16, 32] = 4
     """Up-sampling factor."""
@@ -109,6 +110,7 @@ class DADAConfig:
     """The learned DADA: the fields of `ahmf_jax.models.DADA`."""
 
     name: ClassVar[str] = "dada"
+    stages: ClassVar[int] = 0
 
     scale: Literal[2, 4, 8, 16, 32] = 8
     """Up-sampling factor."""
@@ -162,8 +164,49 @@ class DADAConfig:
         return DADA(**fields)
 
 
-AnyModel = AHMFConfig | DADAConfig
-MODELS: dict[str, type[AnyModel]] = {cls.name: cls for cls in (AHMFConfig, DADAConfig)}
+@dataclass(frozen=True)
+class DSDMSRConfig:
+    """DSDMSR, which reads no guide: the fields of `ahmf_jax.models.DSDMSR`."""
+
+    name: ClassVar[str] = "dsdmsr"
+
+    scale: Literal[2, 4, 8, 16] = 8
+    """Up-sampling factor: as many stages, each of twice the size, as its logarithm."""
+    unit: Literal["srcnn", "vdsr"] = "srcnn"
+    """What makes a view, a quarter of a stage: three convolutions of large kernels, or ten of 3 x 3 whose result is
+    added to their input."""
+    fusion: Literal["code", "figure"] = "code"
+    """What is fused at the end: what the stages have made, as in the published code, or the up-sampled low resolution
+    as well, as the paper draws it."""
+    combine: Literal["sum", "mean"] = "sum"
+    """What is made of the maps before the fusion's unit: their sum, as in the published code, or their mean."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the features; parameters and depth are float32."""
+
+    def __post_init__(self) -> None:
+        """Checks the choices."""
+        check(self)
+
+    @property
+    def stages(self) -> int:
+        """How many maps it makes on its way."""
+        return self.scale.bit_length() - 1
+
+    def summary(self) -> str:
+        """In a few words, for a line."""
+        return f"DSDMSR x{self.scale}, {self.unit}"
+
+    def build(self) -> "DSDMSR":
+        """The module."""
+        import jax.numpy as jnp
+
+        from ahmf_jax.models import DSDMSR
+
+        return DSDMSR(**{**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)})
+
+
+AnyModel = AHMFConfig | DADAConfig | DSDMSRConfig
+MODELS: dict[str, type[AnyModel]] = {cls.name: cls for cls in (AHMFConfig, DADAConfig, DSDMSRConfig)}
 
 
 @dataclass(frozen=True)
@@ -294,6 +337,11 @@ class OptimiserConfig:
     itself, as Adam, takes gradients of any size for the same. The loss is logged without."""
     clip: float = field(default=0.0, metadata=rule(least=0))
     """Largest global norm of the gradient; 0 does not clip."""
+    clip_norm: Literal["l2", "l1"] = field(default="l2", metadata=rule(never={"clip": (0.0,)}))
+    """Which norm that is: the root of the sum of squares, or the sum of the absolute values."""
+    clip_of: Literal["gradient", "step"] = field(default="gradient", metadata=rule(never={"clip": (0.0,)}))
+    """What is bounded: the gradient, or the gradient times the learning rate of the step, as VDSR has it (Kim et al.,
+    CVPR 2016): its bound, `clip` over the rate, grows as the rate falls."""
     l2: float = field(default=0.0, metadata=rule(least=0))
     """Part of every parameter that is added to its gradient after `clip` and before the optimiser, as PyTorch's
     `weight_decay` of Adam and SGD is."""
@@ -397,7 +445,8 @@ class OptimiserConfig:
         before = {name: numbers.get(name, value) for name, value in self._before().items()}
         if not before:
             return optimiser
-        first = {"loss_weight": optax.scale, "clip": optax.clip_by_global_norm, "l2": optax.add_decayed_weights}
+        clip = functools.partial(_clip, norm=self.clip_norm, rate=rate if self.clip_of == "step" else None)
+        first = {"loss_weight": optax.scale, "clip": clip, "l2": optax.add_decayed_weights}
         return optax.chain(*(first[name](value) for name, value in before.items()), optimiser)
 
     def numbers(self) -> dict[str, float]:
@@ -421,6 +470,8 @@ class OptimiserConfig:
 
 # What may be done to the gradient first, in this order, and the value at which it is not.
 _BEFORE = {"loss_weight": 1.0, "clip": 0.0, "l2": 0.0}
+# Nothing is divided by less.
+_TINY = 1e-30
 # What Optax's optimisers call the choice of parameters that decay.
 _MASKS = ("mask", "weight_decay_mask")
 # Arguments that are no options: fields say the first two, and Adam's rate inside Muon is Muon's.
@@ -430,6 +481,32 @@ _NO_OPTIONS = ("learning_rate", "weight_decay", "adam_learning_rate", *_MASKS)
 def _decays(parameters: Mapping[str, inspect.Parameter]) -> bool:
     """Whether an optimiser of these arguments shrinks the parameters that it is told to."""
     return "weight_decay" in parameters and any(name in parameters for name in _MASKS)
+
+
+def _clip(
+    limit: Any, norm: Literal["l2", "l1"], rate: "optax.Schedule | None" = None
+) -> "optax.GradientTransformation":
+    """Shrinks a gradient whose norm is above the limit to it, or, with a rate, to the limit over the step's rate."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    if norm == "l2" and rate is None:
+        return optax.clip_by_global_norm(limit)
+
+    def clipped(gradient: Any, bound: Any) -> Any:
+        factor = jnp.minimum(1.0, bound / jnp.maximum(optax.tree.norm(gradient, ord=int(norm[1])), _TINY))
+        return jax.tree.map(lambda x: factor.astype(x.dtype) * x, gradient)
+
+    if rate is None:
+        return optax.stateless(lambda gradient, params: clipped(gradient, limit))
+
+    def update(gradient: Any, state: Any, params: Any = None) -> Any:
+        after = optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        # A rate of 0 makes no step, and bounds nothing.
+        return clipped(gradient, limit / jnp.maximum(rate(state.count), _TINY)), after
+
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
 
 
 def _staircase(rate: float, factor: float, stairs: int, steps: int, first: int) -> "optax.Schedule":
@@ -523,6 +600,12 @@ class TrainConfig:
     """Averaged over the known pixels."""
     edge_weight: float = field(default=0.0, metadata=rule(least=0))
     """How much the difference of the gradients counts beside the loss; 0 leaves it out."""
+    stage_weights: tuple[float, ...] = ()
+    """How much the loss of each stage counts beside that of the output, coarse to fine, of a model that makes stages:
+    1 1 1 for DSDMSR x8, which makes three. Empty: the output alone is supervised."""
+    stage_kernel: Kernel | None = None
+    """How the truth is shrunk to a stage's size; None: as low resolution is made. A stage's pixel counts where all that
+    it is made of is known."""
     scaling: Literal["range", "sample", "largest", "truth"] = "range"
     """What the network sees: depth / range; each sample stretched over its own span, or over its own largest depth; or
     over the span of its ground truth, as some papers do, which no sensor knows."""
@@ -578,11 +661,12 @@ class TrainConfig:
                 f"TrainConfig.scaling is {self.scaling!r}, which takes the smallest depth to 0, and DADA multiplies "
                 "depth: choose range or largest"
             )
-        if self.output_scale != 1 and isinstance(self.model, DADAConfig):
+        if self.output_scale != 1 and not isinstance(self.model, AHMFConfig):
             raise InputError(
-                f"TrainConfig.output_scale is {self.output_scale}, but DADA has no last convolution that makes depth: "
-                "leave it at 1"
+                f"TrainConfig.output_scale is {self.output_scale}, but {self.model.name} has no last convolution "
+                "that corrects up-sampled depth: leave it at 1"
             )
+        self._check_stages()
         axis = r"{}=[1-9]\d{{0,5}}"
         data, spatial = axis.format("data"), axis.format("spatial")
         if not re.fullmatch(f"auto|{data}|{spatial}|{data},{spatial}|{spatial},{data}", self.mesh, re.ASCII):
@@ -592,6 +676,32 @@ class TrainConfig:
                 f"DataConfig.patch_size is {self.data.patch_size}: it must be a multiple of the scale, "
                 f"{self.model.scale}"
             )
+
+    def _check_stages(self) -> None:
+        weights, stages = self.stage_weights, self.model.stages
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise InputError(f"TrainConfig.stage_weights is {weights}: none may be negative, and all must be finite")
+        if weights and not stages:
+            making = ", ".join(name for name, cls in MODELS.items() if cls().stages)
+            raise InputError(
+                f"TrainConfig.stage_weights is {weights}, but {self.model.name} makes no stages: leave it out, or "
+                f"train one of {making}"
+            )
+        if weights and len(weights) != stages:
+            raise InputError(
+                f"TrainConfig.stage_weights is {weights}, but {self.model.summary()} makes {stages} stages: give as "
+                "many weights, coarse to fine"
+            )
+
+    @property
+    def supervision(self) -> dict[str, Any]:
+        """Of the stages, as `ahmf_jax.state.TrainState` is told: nothing of them where they are not supervised."""
+        if not self.stage_weights:
+            return {}
+        return {
+            "stage_weights": self.stage_weights,
+            "stage_kernel": self.stage_kernel or self.data.degrade.kernel,
+        }
 
 
 def ahmf(config: TrainConfig) -> AHMFConfig:

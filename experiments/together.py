@@ -42,8 +42,9 @@ class Item(NamedTuple):
 def program(config: TrainConfig) -> str:
     """A key that is the same for configurations that can be trained in one program.
 
-    They have the same network, patch and batch size, loss, scaling and accumulation; the same optimiser with the same
-    options; all of them clip the gradient, or none, and so it is with `ema`. All else may be different: what the
+    They have the same network, patch and batch size, loss, supervision of stages, scaling and accumulation; the same
+    optimiser with the same options; all of them clip the gradient, in the same way, or none, and so it is with `ema`.
+    All else may be different: what the
     program is given as it runs, and what it knows nothing of. `mesh` and `fsdp` do not count: a lane is on one device.
 
     Raises:
@@ -57,9 +58,11 @@ def program(config: TrainConfig) -> str:
         "loss": config.loss,
         "scaling": config.scaling,
         "accumulate": config.accumulate,
+        "stages": config.supervision,
         "ema": config.ema > 0,
         "optimiser": optimiser.name,
         "options": optimiser.options,
+        "clip": [optimiser.clip_norm, optimiser.clip_of] if optimiser.clip else None,
         "numbers": sorted(optimiser.numbers()),
         "rates": _rates(config.steps),
     }

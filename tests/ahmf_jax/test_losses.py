@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ahmf_jax.losses import LOSSES, edge_mask, edge_values
+from ahmf_jax import resample
+from ahmf_jax.losses import LOSSES, edge_mask, edge_values, stage_mask, stage_truth
 
 PREDICTION, TARGET = jnp.array([1.0, 5.0, -2.0]), jnp.array([1.5, 3.0, -2.0])
 
@@ -98,3 +99,42 @@ def test_a_height_over_devices_has_the_same_edges() -> None:
     split = jax.device_put([*arrays, mask], NamedSharding(mesh, P("data", "spatial")))
     for one, many in zip(alone, jax.jit(jax.value_and_grad(edge_loss))(*split), strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-7)
+
+
+def test_what_a_stage_is_to_make_by_hand() -> None:
+    """Linear shrinking by 2 takes the mean of a block, nearest the middle of 3; by 4 the mean of the inner 2 x 2."""
+    truth = four_axes(np.arange(32.0).reshape(4, 8).tolist())
+    known = jnp.ones_like(truth, bool)
+    np.testing.assert_allclose(
+        stage_truth(truth, known, (2, 4), "torch_bilinear")[0, ..., 0], np.add.outer([0, 16], [4.5, 6.5, 8.5, 10.5])
+    )
+    np.testing.assert_allclose(stage_truth(truth, known, (1, 2), "torch_bilinear")[0, ..., 0], [[13.5, 17.5]])
+    np.testing.assert_array_equal(stage_truth(truth, known, (4, 8), "matlab_bicubic"), truth)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize(
+    ("kernel", "unknown"),
+    [
+        ("area", [2]),
+        ("torch_bilinear", [2]),
+        ("nearest_first", []),
+        ("nearest_last", [2]),
+        # What lies less than 4 pixels from the middle of a pixel of x2, as a cubic that smooths reads, or less than 2.
+        ("matlab_bicubic", [1, 2, 3, 4]),
+        ("torch_bicubic", [2, 3]),
+    ],
+)
+def test_a_stages_pixel_is_known_where_all_that_it_is_made_of_is(kernel: str, unknown: list[int], junk: float) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((1, 4, 16, 1), np.float32)
+    known = np.ones(truth.shape, bool)
+    known[0, 1, 5] = False
+    spoilt = np.where(known, truth, np.float32(junk))
+    mask = stage_mask(jnp.asarray(known), (4, 8), kernel)
+    row = np.asarray(mask)[0, 1, :, 0]
+    np.testing.assert_array_equal(np.flatnonzero(~row), unknown)
+    whole, holed = (stage_truth(jnp.asarray(x), jnp.asarray(known), (4, 8), kernel) for x in (truth, spoilt))
+    np.testing.assert_array_equal(whole, holed)
+    expected = resample.resize(truth, (4, 8), kernel)
+    np.testing.assert_allclose(np.asarray(whole)[mask], expected[np.asarray(mask)], rtol=1e-5)

@@ -13,15 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from ahmf_jax import InputError
 from ahmf_jax.models import AHMF, Model
-from ahmf_jax.sharding import make_mesh, replicated
+from ahmf_jax.sharding import make_mesh, place_batch, replicated
 from ahmf_jax.state import TrainState, create_state, init_params
 from ahmf_jax.stopping import Stop
 from ahmf_jax.train import AHEAD, NonFiniteLoss, Profile, Progress, fit, train_step
 
 OPTIMISER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+SGD = optax.sgd(1.0)
 # The smallest network there is; compiling is what takes the time here.
 TINY = AHMF(scale=2, num_levels=1, features=2, variant="paper", fusion="concat", recurrence="none")
 
@@ -246,9 +248,8 @@ def test_a_batch_in_parts_is_the_whole_batch(one: Any, edge_weight: float) -> No
     """Loss and gradient, also where the parts have different numbers of holes."""
     batch = make_batch(0)
     batch["mask_hr"][::2, :3] = False  # every other image is half unknown
-    sgd = optax.sgd(1.0)
     results = [
-        jax.jit(train_step)(make_state(one, TINY, sgd, accumulate=parts, edge_weight=edge_weight), batch)
+        jax.jit(train_step)(make_state(one, TINY, SGD, accumulate=parts, edge_weight=edge_weight), batch)
         for parts in (1, 2, 4)
     ]
     for state, metrics in results[1:]:
@@ -408,3 +409,126 @@ def test_the_output_scale_is_the_last_convolutions_alone() -> None:
 def test_another_loss() -> None:
     with pytest.raises(InputError, match="loss 'huber' is not one of l1, mse, charbonnier"):
         create_state(TINY, OPTIMISER, make_mesh(), loss="huber")
+
+
+class Staged(Model):
+    """Makes the depth twice and four times as large on its way, times a parameter each, and bends the second."""
+
+    guided = False
+
+    @nn.compact
+    def __call__(
+        self, depth_lr: Any, guide: Any = None, *, mask_lr: Any = None, train: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
+        a, b = (self.param(name, nn.initializers.ones, ()) for name in "ab")
+        two, four = (n_times(depth_lr, n) for n in (2, 4))
+        return b * jnp.tanh(a * four), {"stages": (a * two, b * four)}
+
+
+def n_times(x: Any, n: int) -> Any:
+    return x.repeat(n, 1).repeat(n, 2)
+
+
+def staged(one: Any, **fields: Any) -> TrainState:
+    params = {"a": jnp.float32(0.9), "b": jnp.float32(1.2)}
+    how = {"loss": "mse", "stage_weights": (0.5, 2.0), "stage_kernel": "torch_bilinear", **fields}
+    return jax.device_put(TrainState.start(params, Staged(scale=4), SGD, **how), replicated(one))
+
+
+def staged_batch(seed: int = 0, size: int = 4) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    batch = {
+        "depth_lr": rng.random((size, 2, 3, 1), np.float32),
+        "guide": np.zeros((size, 8, 12, 0), np.float32),
+        "depth_hr": rng.random((size, 8, 12, 1), np.float32),
+        "mask_lr": np.ones((size, 2, 3, 1), bool),
+        "mask_hr": rng.random((size, 8, 12, 1)) < 0.8,
+    }
+    batch["mask_hr"][::2, :3] = False
+    return batch
+
+
+@pytest.mark.parametrize("scaling", ["range", "sample"])
+def test_every_stage_is_supervised_with_its_weight(one: Any, scaling: str) -> None:
+    """By hand, and the gradient too, that of the sum: a batch's blocks of four pixels count where all are known."""
+    batch = staged_batch()
+    after, metrics = jax.jit(train_step)(staged(one, scaling=scaling), batch)
+    depth, mask = batch["depth_hr"], batch["mask_hr"]
+    low, high = (f(batch["depth_lr"], axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    offset, span = (0 * low, 0 * low + 1) if scaling == "range" else (low, high - low)
+    lr, truth = (batch["depth_lr"] - offset) / span, (depth - offset) / span
+    blocks = (4, 4, 2, 6, 2, 1)
+    half, whole = truth.reshape(blocks).mean((2, 4)), mask.reshape(blocks).all((2, 4))
+
+    def loss(a: Any, b: Any) -> tuple[Any, list[Any]]:
+        stages = [(a * n_times(lr, 2), half, whole), (b * n_times(lr, 4), truth, mask)]
+        stages.append((b * jnp.tanh(a * n_times(lr, 4)), truth, mask))
+        terms = [jnp.square(made - wanted)[known].mean() for made, wanted, known in stages]
+        return 0.5 * terms[0] + 2 * terms[1] + terms[2], terms
+
+    (total, terms), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(0.9, 1.2)
+    assert 3 < whole.sum() < 40
+    found = [float(metrics[name]) for name in ("loss", "loss_x2", "loss_x4", "loss_final")]
+    np.testing.assert_allclose(found, [total, *terms], rtol=1e-5)
+    moved = [0.9 - after.params["a"], 1.2 - after.params["b"]]
+    np.testing.assert_allclose(moved, grads, rtol=1e-4)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf])
+def test_what_stands_in_a_hole_trains_no_stage(one: Any, junk: float) -> None:
+    step, batch = jax.jit(train_step), staged_batch()
+    spoilt = {**batch, "depth_hr": np.where(batch["mask_hr"], batch["depth_hr"], np.float32(junk))}
+    (a, told), (b, same) = (step(staged(one, stage_kernel="matlab_bicubic"), x) for x in (batch, spoilt))
+    assert_equal(a, b)
+    assert told == same and int(a.skipped) == 0
+    batch["mask_hr"][:] = False
+    nothing, metrics = step(staged(one), batch)
+    assert_equal(nothing.replace(step=0, opt_state=None), staged(one).replace(step=0, opt_state=None))
+    assert not any(float(value) for value in metrics.values())
+
+
+def test_stages_of_a_batch_in_parts_are_those_of_the_whole(one: Any) -> None:
+    batch = staged_batch()
+    (whole, told), (parts, same) = (jax.jit(train_step)(staged(one, accumulate=n), batch) for n in (1, 4))
+    assert_equal(parts.replace(accumulate=1), whole, 1e-6)
+    assert told.keys() == same.keys()
+    np.testing.assert_allclose([*map(float, same.values())], [*map(float, told.values())], rtol=1e-5)
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices: JAX_NUM_CPU_DEVICES=8")
+def test_stages_over_devices_are_those_of_one(one: Any) -> None:
+    batch = staged_batch()
+    alone, told = jax.jit(train_step)(staged(one), batch)
+    mesh = make_mesh(2, 2)
+    with jax.set_mesh(mesh):
+        split, same = jax.jit(train_step)(staged(mesh), place_batch(batch, mesh))
+    assert_equal(jax.device_get(split), jax.device_get(alone), 1e-6)
+    np.testing.assert_allclose([*map(float, same.values())], [*map(float, told.values())], rtol=1e-5)
+
+
+def test_stages_of_one_size_are_logged_together(one: Any) -> None:
+    class Twice(Staged):
+        """Each stage twice."""
+
+        def __call__(self, depth_lr: Any, guide: Any = None, **given: Any) -> Any:
+            output, aux = super().__call__(depth_lr, guide)
+            return output, {"stages": (*aux["stages"], aux["stages"][0])}
+
+    (_, twice), (_, once) = (
+        jax.jit(train_step)(staged(one, stage_weights=weights).replace(model=model), staged_batch())
+        for model, weights in ((Twice(scale=4), (1.0, 0.0, 1.0)), (Staged(scale=4), (2.0, 0.0)))
+    )
+    assert float(twice["loss"]) == pytest.approx(float(once["loss"]), rel=1e-6)
+    assert float(twice["loss_x2"]) == pytest.approx(2 * float(once["loss_x2"]), rel=1e-6)
+
+
+def test_stages_that_there_are_not(one: Any) -> None:
+    for state, batch, said in (
+        (make_state(one, stage_weights=(1.0,)), make_batch(0), r"is \(1.0,\), and AHMF makes 0 stages: leave them out"),
+        (staged(one, stage_weights=(1.0,)), staged_batch(), "and Staged makes 2 stages: give each its weight"),
+    ):
+        with pytest.raises(InputError, match=said):
+            jax.eval_shape(train_step, state, batch)
+    with pytest.raises(InputError, match="stage_kernel 'bicubic' is not one of matlab_bicubic, "):
+        staged(one, stage_kernel="bicubic")
+    assert "loss_final" not in jax.eval_shape(train_step, staged(one, stage_weights=()), staged_batch())[1]

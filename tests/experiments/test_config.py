@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.models import AHMF, DADA
+from ahmf_jax.models import AHMF, DSDMSR, MODELS, dsdmsr
 from data_pipelines import datasets
 from data_pipelines.augment import Augmentation
 from data_pipelines.degrade import Degradation
 from experiments import config as configs
-from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, PairsConfig, Part, TrainConfig
+from experiments.config import (
+    AHMFConfig,
+    DataConfig,
+    DSDMSRConfig,
+    OptimiserConfig,
+    PairsConfig,
+    Part,
+    TrainConfig,
+)
 
 
 def through_json(config):
@@ -28,7 +36,7 @@ def test_every_recipe_loads_builds_and_survives_json(name):
     config = configs.load(name)
     assert through_json(config) == config
     model = config.model.build()
-    assert isinstance(model, AHMF if isinstance(config.model, AHMFConfig) else DADA)
+    assert type(model) is MODELS[config.model.name]
     for name, value in dataclasses.asdict(config.model).items():
         if name != "encoder_weights":  # of the first step alone
             assert getattr(model, name) == value, name
@@ -91,7 +99,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
     [
         ({"step": 3}, "TrainConfig has no field step"),
         ({"model": {"levels": 3}}, "AHMFConfig has no field levels"),
-        ({"model": 3}, "TrainConfig.model is 3: it must be a AHMFConfig or a DADAConfig"),
+        ({"model": 3}, "TrainConfig.model is 3: it must be a AHMFConfig or a DADAConfig or a DSDMSRConfig"),
         ([], r"TrainConfig is \[\]"),
         ({"steps": "3"}, "TrainConfig.steps is '3': it must be"),
         ({"steps": True}, "TrainConfig.steps is True"),
@@ -178,6 +186,18 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ),
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
         ({"loss": None}, "TrainConfig.loss is None: choose one of l1"),
+        ({"stage_weights": 1.0}, "TrainConfig.stage_weights is 1.0: it must be a tuple of a number"),
+        ({"stage_weights": [1.0]}, r"stage_weights is \(1.0,\), but ahmf makes no stages: .* train one of dsdmsr$"),
+        (
+            {"stage_weights": [1.0, 1.0], "model": {"name": "dsdmsr"}},
+            r"stage_weights is \(1.0, 1.0\), but DSDMSR x8, srcnn makes 3 stages: give as many weights, coarse to fine",
+        ),
+        ({"stage_weights": [1.0, -1.0]}, r"stage_weights is \(1.0, -1.0\): none may be negative"),
+        ({"stage_weights": [math.nan]}, r"stage_weights is \(nan,\): none may be negative, and all must be finite"),
+        ({"stage_kernel": "bicubic"}, "TrainConfig.stage_kernel is 'bicubic': choose one of matlab_bicubic, "),
+        ({"model": {"name": "dsdmsr", "scale": 32}}, "DSDMSRConfig.scale is 32: choose one of 2, 4, 8, 16"),
+        ({"model": {"name": "dsdmsr"}, "output_scale": 0.5}, "but dsdmsr has no last convolution that corrects"),
+        ({"optimiser": {"clip_norm": "max"}}, "OptimiserConfig.clip_norm is 'max': choose one of l2, l1"),
         ({"output_scale": math.inf}, "TrainConfig.output_scale is inf: it must be positive"),
         ({"data": {"patch_size": 64.0}}, "DataConfig.patch_size is 64.0: it must be a whole number"),
         ({"data": {"pairs": {"range": 0}}}, "PairsConfig.range is 0: it must be positive"),
@@ -241,6 +261,14 @@ def test_lists_that_are_written_twice_agree():
     assert {f.name for f in dataclasses.fields(AHMFConfig)} == fields
     defaults = {f.name: f.default for f in dataclasses.fields(AHMF) if f.name in fields - {"scale", "dtype"}}
     assert {f.name: f.default for f in dataclasses.fields(AHMFConfig) if f.name in defaults} == defaults
+    fields = {f.name: f.default for f in dataclasses.fields(DSDMSR) if f.name not in ("parent", "name", "dtype")}
+    ours = {f.name: f.default for f in dataclasses.fields(DSDMSRConfig)}
+    assert {**fields, "dtype": "float32"} == ours
+    assert choices(DSDMSRConfig, "scale") == dsdmsr.SCALES
+    for name, type_ in (("unit", dsdmsr.Unit), ("fusion", dsdmsr.Fusion), ("combine", dsdmsr.Combine)):
+        assert choices(DSDMSRConfig, name) == typing.get_args(type_)
+    for scale in dsdmsr.SCALES:
+        assert DSDMSRConfig(scale).stages == DSDMSR(scale).steps
     for name in datasets.DATASETS:
         assert datasets.builder_class(name).INFO.name == name
 
@@ -262,6 +290,24 @@ def test_everything_can_be_said_on_the_command_line():
     assert found.model.swapped == ("squeeze", "order")
     assert (found.model.remat, found.mesh, found.fsdp, found.accumulate) == ("convs", "data=4,spatial=2", True, 2)
     assert (found.start_from, found.ema, found.samples) == ("runs/a", 0.999, 0)
+
+
+def test_stages_are_supervised_from_the_command_line():
+    import tyro
+
+    recipe = TrainConfig(model=DSDMSRConfig(), stage_weights=(1.0, 1.0, 1.0))
+    said = "--model.unit vdsr --model.scale 4 --stage-weights 0.5 1 --optimiser.clip-norm l1 --optimiser.clip-of step"
+    found = tyro.cli(TrainConfig, args=said.split(), default=recipe, config=(tyro.conf.AvoidSubcommands,))
+    assert found.model == DSDMSRConfig(4, "vdsr")
+    assert (found.optimiser.clip_norm, found.optimiser.clip_of) == ("l1", "step")
+    # Truths are made as low resolution is, unless it is said how.
+    assert found.supervision == {"stage_weights": (0.5, 1.0), "stage_kernel": "matlab_bicubic"}
+    said = "--stage-kernel area --data.degrade.kernel torch_bilinear"
+    found = tyro.cli(TrainConfig, args=said.split(), default=recipe, config=(tyro.conf.AvoidSubcommands,))
+    assert found.supervision["stage_kernel"] == "area"
+    for kernel in (None, "area"):
+        config = TrainConfig(model=DSDMSRConfig(), stage_kernel=kernel)
+        assert config.supervision == {} and through_json(config) == config
 
 
 @pytest.mark.parametrize(
@@ -533,6 +579,59 @@ def test_l2_is_pytorchs_weight_decay():
         ours = optax.apply_updates(ours, updates)
     np.testing.assert_allclose(ours["x"], theirs.detach().numpy(), rtol=1e-4)
     assert np.abs(ours["x"] - start).min() > 5e-3
+
+
+@pytest.mark.parametrize("schedule", ["constant", "staircase"])
+def test_sgd_with_the_l1_norm_of_the_step_clipped_is_pytorchs(schedule):
+    """As `dsdmsr_vdsr_dtu_x8` has it: the bound is 1 over the rate, which a staircase lowers."""
+    torch = pytest.importorskip("torch")
+    import jax.numpy as jnp
+    import optax
+
+    recipe = configs.load("dsdmsr_vdsr_dtu_x8").optimiser
+    config = dataclasses.replace(recipe, schedule=schedule, clip=0.01, stairs=3, step_factor=0.5)
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 2), "b": (4,)}
+    start = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
+    sgd = torch.optim.SGD(theirs.values(), lr=1e-2, momentum=0.9, weight_decay=1e-4)
+    steps = torch.optim.lr_scheduler.StepLR(sgd, step_size=2, gamma=0.5)
+    built, ours = config.build(6), {name: jnp.asarray(value) for name, value in start.items()}
+    state, clipped = built.init(ours), []
+    # In the first and third pair of steps the norm is below the bound that the rate gives, and above without it.
+    for size in (0.05, 0.2, 0.2, 0.3, 0.2, 0.5):
+        gradient = {name: (size * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
+        for name, parameter in theirs.items():
+            parameter.grad = torch.tensor(gradient[name])
+        bound = 0.01 / steps.get_last_lr()[-1]
+        norm = torch.nn.utils.clip_grad_norm_(theirs.values(), bound, norm_type=1.0)
+        clipped.append(float(norm) > bound)
+        sgd.step()
+        if schedule == "staircase":
+            steps.step()
+        updates, state = built.update({name: jnp.asarray(g) for name, g in gradient.items()}, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        for name, parameter in theirs.items():
+            np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=2e-6, atol=1e-7)
+    assert (
+        clipped
+        == {
+            "constant": [False, True, True, True, True, True],
+            "staircase": [False, True, False, True, False, True],
+        }[schedule]
+    )
+
+
+def test_the_l1_norm_is_of_all_parameters():
+    import jax.numpy as jnp
+
+    built = OptimiserConfig(name="sgd", learning_rate=1.0, schedule="constant", clip=1.4, clip_norm="l1").build(10)
+    params = {"a": jnp.zeros(()), "b": jnp.zeros(2)}
+    state = built.init(params)
+    for gradient, wanted in (([3.0, -4.0], [0.6, -0.8]), ([0.6, 0.0], [0.6, 0.0]), ([0.0, 0.0], [0.0, 0.0])):
+        a, b = map(jnp.asarray, gradient)
+        updates, state = built.update({"a": a, "b": jnp.stack([b, 0 * b])}, state, params)
+        np.testing.assert_allclose([-updates["a"], -updates["b"][0]], wanted, rtol=1e-6)
 
 
 def test_numbers_of_one_program():
