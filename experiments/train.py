@@ -263,7 +263,7 @@ def check_colour(config: TrainConfig, info: "DatasetInfo") -> None:
     """InputError where a data set has no colour, and the model reads a guide."""
     from ahmf_jax.models import MODELS
 
-    if info.colour or MODELS[config.model.name].guided:
+    if info.colour or not MODELS[config.model.name].guided:
         return
     others = ", ".join(name for name, model in MODELS.items() if not model.guided)
     raise InputError(
