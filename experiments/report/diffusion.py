@@ -219,7 +219,7 @@ def of_page(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
         return webp(depth_colours(values, *found.span, np.isfinite(values)), 75, WIDE)
 
     depths = [depth(values) for values in found.depths]
-    texts = [frame_text(found, i) for i in range(len(found.counts))]
+    texts = [": ".join(filter(None, (count_text(found, i), error_text(found, i)))) for i in range(len(found.counts))]
     template = {
         "title": shown.title,
         "text": shown.text,
@@ -231,7 +231,9 @@ def of_page(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
         "truth": depth(found.truth),
         "cv": webp(grey(found.cv), 80, WIDE),
         "ch": webp(grey(found.ch), 80, WIDE),
-        "stills": [{"text": texts[i], "picture": depths[i], "count": f"{found.counts[i]:,}"} for i in found.stills],
+        "stills": [
+            {"count": count_text(found, i), "error": error_text(found, i), "picture": depths[i]} for i in found.stills
+        ],
         "frames": len(found.counts),
         "last": texts[-1],
         "low": f"{found.span[0]:.4g}",
@@ -272,11 +274,15 @@ def curve(shown: Shown) -> dict[str, Any]:
     }
 
 
-def frame_text(found: "Diffusion", i: int) -> str:
-    """How many iterations there were, and the error after them, whose unit stands elsewhere."""
+def count_text(found: "Diffusion", i: int) -> str:
+    """How many iterations there were."""
     count = found.counts[i]
-    text = f"{count:,} iteration{'s' * (count != 1)}"
-    return f"{text}: {found.measure} {found.errors[i]:#.4g}" if has_errors(found) else text
+    return f"{count:,} iteration{'s' * (count != 1)}"
+
+
+def error_text(found: "Diffusion", i: int) -> str:
+    """The error after them, whose unit stands elsewhere; empty where the truth is not known."""
+    return f"{found.measure} {found.errors[i]:#.4g}" if has_errors(found) else ""
 
 
 def described(shown: Shown) -> str:

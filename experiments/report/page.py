@@ -354,7 +354,7 @@ def facts(evaluation: Evaluation) -> dict[str, Any]:
         **{name: _fact(value) for name, value in evaluation.made.items()},
         "record": str(evaluation.folder),
     }
-    title = f"{evaluation.method} on {evaluation.dataset}, {evaluation.protocol}"
+    title = f"{evaluation.method}, x{evaluation.scale}, on {evaluation.dataset}, {evaluation.protocol}"
     return {"title": title, "facts": [(name, value) for name, value in named.items() if value]}
 
 

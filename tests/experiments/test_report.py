@@ -278,7 +278,7 @@ def test_the_diffusion_of_dada_is_shown(diffused, html):
     )
     assert "evaluate again" not in section
     assert "at x4 a block of 4 x 4" in section and 'href="#diffusion-0"' in text
-    stills = re.findall(r"<figcaption>([\d,]+) iterations: MAE ([\d.]+)</figcaption>", section)
+    stills = re.findall(r"<figcaption>([\d,]+) iterations <span>MAE ([\d.]+)</span></figcaption>", section)
     assert [count for count, _ in stills] == ["0", "100", "1,000", "8,000"]
     (player,) = data(text)["diffusions"]
     frames = [frame["text"] for frame in player["frames"]]
@@ -373,7 +373,7 @@ def test_errors_of_a_part_are_called_so(tmp_path, monkeypatch):
         f"{measured:.4f} grey levels."
     )
     section = re.search(r'<section id="diffusion-0".*?</section>', without_data(page.html), re.S)[0]
-    assert re.findall(r"iterations: (.*?) [\d.]+<", section) == ["MAE of this part"] * 5
+    assert re.findall(r"iterations(?:: | <span>)(MAE.*?) [\d.]+<", section) == ["MAE of this part"] * 5
     (player,) = data(page.html)["diffusions"]
     assert player["curve"]["axis"] == "MAE of this part (grey levels)"
     assert "MAE of this part" in diffusion.described(shown)
