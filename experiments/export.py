@@ -28,6 +28,8 @@ TOLERANCE, ITERATED = 1e-5, 1e-4
 SIZES = ((2, 7, 11), (1, 1, 2), (1, 24, 40))
 ITERATED_SIZES = ((2, 3, 5), (1, 1, 2), (1, 7, 11))
 PROGRAM, WEIGHTS = "model.pt2", "weights.safetensors"
+# The fields of a DADA that are about its network, and its training: nothing to one without learning.
+LEARNED = ("encoder", "channels", "enlarge", "gradient_iterations", "gradient", "batch_norm")
 
 # (B, h, w, 1) depth in the model's unit and (B, scale h, scale w, C) guide in [0, 1] -> (B, scale h, scale w, 1) depth.
 Runs = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -46,7 +48,7 @@ def to_safetensors(source: Path, out: Path) -> None:
         export.write(data)
         export.compare(_original(load_bundle(export.temp)))
     export.say(f"{len(data):,} bytes")
-    print(f'import ahmf_jax; depth = ahmf_jax.load("{out}")(depth_lr, guide)')
+    print(f'import ahmf_jax; depth = ahmf_jax.load("{out}")({", ".join(export.inputs)})')
 
 
 def to_stablehlo(source: Path, out: Path) -> None:
@@ -60,11 +62,11 @@ def to_stablehlo(source: Path, out: Path) -> None:
         data = stablehlo.serialize(export.trained)
         export.write(data)
         program = jax.jit(jax.export.deserialize(bytearray(export.temp.read_bytes())).call)
-        export.compare(lambda depth_lr, guide: np.asarray(program(depth_lr, guide)))
+        export.compare(lambda *images: np.asarray(program(*images[: len(export.inputs)])))
     export.say(f"{len(data):,} bytes, for {', '.join(stablehlo.PLATFORMS)}")
     print("import jax, jax.export, pathlib")
     print(f'program = jax.jit(jax.export.deserialize(bytearray(pathlib.Path("{out}").read_bytes())).call)')
-    print("depth = program(depth_lr, guide)")
+    print(f"depth = program({', '.join(export.inputs)})")
 
 
 def to_onnx(source: Path, out: Path) -> None:
@@ -80,15 +82,16 @@ def to_onnx(source: Path, out: Path) -> None:
         export.write(data)
         session = onnxruntime.InferenceSession(str(export.temp), providers=["CPUExecutionProvider"])
 
-        def run(depth_lr: np.ndarray, guide: np.ndarray) -> np.ndarray:
-            (depth,) = session.run(None, {"depth_lr": _nchw(depth_lr), "guide": _nchw(guide)})
+        def run(*images: np.ndarray) -> np.ndarray:
+            (depth,) = session.run(None, dict(zip(export.inputs, map(_nchw, images), strict=False)))
             return np.moveaxis(depth, 1, -1)
 
         export.compare(run)
     export.say(f"{len(data):,} bytes, {len(model.graph.node)} nodes, opset {onnx_graph.OPSET}")
     print("import onnxruntime")
     print(f'session = onnxruntime.InferenceSession("{out}", providers=["CPUExecutionProvider"])')
-    print('(depth,) = session.run(None, {"depth_lr": depth_lr, "guide": guide})')
+    given = ", ".join(f'"{name}": {name}' for name in export.inputs)
+    print(f"(depth,) = session.run(None, {{{given}}})")
 
 
 def to_torch(source: Path, out: Path) -> None:
@@ -98,44 +101,46 @@ def to_torch(source: Path, out: Path) -> None:
     from safetensors.numpy import save
 
     from ahmf_jax import torch_modules, torch_weights
-    from ahmf_jax.export import bundle_header, guide_channels
+    from ahmf_jax.export import bundle_header
 
     with _checked(source, out, "") as export:
         trained = export.as_plain()
         module = torch_modules.InUnits(
             torch_modules.network(trained.model, trained.params), trained.range, trained.scaling
         )
-        data = torch_modules.serialize(module, trained.model.scale, guide_channels(trained.params))
+        data = torch_modules.serialize(module, trained.model.scale, trained.guide_channels)
         export.write(data, PROGRAM)
         if trained.params:
             weights = torch_weights.to_torch(trained.model, trained.params)
             export.write(save(weights, {"format": "pt", **bundle_header(trained)}), WEIGHTS)
         program = torch.export.load(export.temp / PROGRAM).module()
 
-        def run(depth_lr: np.ndarray, guide: np.ndarray) -> np.ndarray:
-            depth = program(torch.from_numpy(_nchw(depth_lr)), torch.from_numpy(_nchw(guide)))
+        def run(*images: np.ndarray) -> np.ndarray:
+            depth = program(*(torch.from_numpy(_nchw(image)) for image in images[: len(export.inputs)]))
             return np.moveaxis(depth.numpy(), 1, -1)
 
         export.compare(run)
     export.say(f"{PROGRAM}, {len(data):,} bytes" + (f", and {WEIGHTS}" if trained.params else ""))
     print("import torch")
-    print(f'depth = torch.export.load("{out / PROGRAM}").module()(depth_lr, guide)')
+    print(f'depth = torch.export.load("{out / PROGRAM}").module()({", ".join(export.inputs)})')
 
 
 def described(source: Path) -> Iterator[str]:
     """What a bundle or a run says of itself, line by line."""
     import jax
 
-    from ahmf_jax.export import guide_channels, model_fields, read_header
+    from ahmf_jax.export import model_fields, read_header
     from ahmf_jax.models import name_of
 
     trained = load(source)
     header = read_header(source) if source.is_file() else {}
-    fields = ", ".join(f"{k} {v}" for k, v in model_fields(trained.model).items())
+    idle = LEARNED if getattr(trained.model, "features", "") == "rgb" else ()
+    fields = ", ".join(f"{k} {v}" for k, v in model_fields(trained.model).items() if k not in idle)
     count = sum(x.size for x in jax.tree.leaves(trained.params))
+    guide = f"for a guide of {trained.guide_channels} channels" if trained.model.guided else "for depth without a guide"
     lines = {
         "model": f"{name_of(trained.model)}, {fields}",
-        "weights": f"{count:,}, for a guide of {guide_channels(trained.params)} channels",
+        "weights": f"{count:,}, {guide}",
         "depth": f"in {trained.unit}, {trained.range:g} count as 1, scaling {trained.scaling}",
         "origin": trained.origin,
         **{f"training {name}": _text(value) for name, value in trained.training.items()},
@@ -200,6 +205,11 @@ class _Export:
         self._differences: list[str] = []
         self._changed: dict[str, Any] = {}
         self._started = time.perf_counter()
+
+    @property
+    def inputs(self) -> list[str]:
+        """What a program of the model takes, in order."""
+        return ["depth_lr", "guide"] if self.trained.model.guided else ["depth_lr"]
 
     def as_plain(self) -> Trained:
         """The model with all its iterations, for a program that has no other way; it is compared with the original."""
@@ -297,10 +307,8 @@ def _original(trained: Trained) -> Runs:
 
 def _scene(size: tuple[int, int, int], trained: Trained) -> tuple[np.ndarray, np.ndarray]:
     """Smooth surfaces with edges between them, in the model's unit, and a textured guide that has the same edges."""
-    from ahmf_jax.export import guide_channels
-
     batch, height, width = size
-    scale, channels = trained.model.scale, guide_channels(trained.params)
+    scale, channels = trained.model.scale, trained.guide_channels
     rng = np.random.default_rng(0)
     y, x = (np.linspace(-1, 1, scale * n, dtype=np.float32) for n in (height, width))
     place = np.stack(np.broadcast_arrays(y[:, None], x, np.float32(1)), -1)

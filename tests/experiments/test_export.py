@@ -127,7 +127,8 @@ def test_a_dada_that_another_number_of_iterations_changes_is_refused(kind, refus
 def test_what_the_learning_free_dada_says_of_itself(ahmf):
     shown = ahmf("export", "show", "dada_rgb_x4")
     assert shown.code == 0, shown.err
-    assert re.search(r"^model +dada, scale 4, features rgb,", shown.out, re.M)
+    settings = "initial cubic, contrast 0.03, rate 0.24, iterations 8000, tolerance 0.0, start fine, shift sample"
+    assert re.search(rf"^model +dada, scale 4, features rgb, {settings}, deviation 1.0$", shown.out, re.M), shown.out
     assert re.search(r"^weights +0, for a guide of 3 channels$", shown.out, re.M)
     assert "scaling largest" in shown.out
 
