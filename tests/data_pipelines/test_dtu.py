@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets import open_dataset, prepare
+from data_pipelines.datasets import Example, open_dataset, prepare
+from data_pipelines.datasets.base import no_colour
 from data_pipelines.datasets.dtu import builder as dtu
 from data_pipelines.datasets.splits import protocols, resolve
+from data_pipelines.degrade import Degradation
 from data_pipelines.files import write_depth
+from data_pipelines.loader import whole_example
 
 RNG = np.random.default_rng(11)
 
@@ -129,10 +132,18 @@ def test_the_pixels_that_a_size_is_made_of(factor, read):
 
 def test_low_resolution_from_what_is_stored():
     """What the module says of it: the truth of a protocol comes from 1280x1024 but for half a grey level."""
-    grey = dtu.stretched(surface().astype(np.float64))
+    map_ = surface()
+    grey = dtu.stretched(map_.astype(np.float64))
     stored = np.rint(grey)
     for factor in (2, 16):
         assert np.abs(dtu.centre_mean(stored, factor) - dtu.centre_mean(grey, factor)).max() <= 0.5
+    # As a training that is told so reads it: both are those of the published files, a rounding each apart.
+    example = Example(no_colour(stored.shape), stored.astype(np.float32), np.ones(stored.shape, bool), "scan1")
+    how = Degradation("torch_bilinear", reduce=2)
+    batch = whole_example(example, dtu.Dtu.INFO, scale=8, degradation=how)
+    for name, size in (("depth_lr", (80, 64)), ("depth_hr", (640, 512))):
+        published = reference(map_, size).astype(float)
+        assert np.abs(batch[name][0, ..., 0] * 255 - published).max() <= 1 + 1e-3, name
     # And not from 640x512, whose pixels hold more than the four at the centre.
     assert np.abs(dtu.centre_mean(dtu.centre_mean(grey, 2), 8) - dtu.centre_mean(grey, 16)).max() > 2
 

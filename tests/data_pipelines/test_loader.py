@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
+from data_pipelines import patches
 from data_pipelines.augment import Augmentation
 from data_pipelines.datasets import Dataset, DatasetInfo
 from data_pipelines.datasets.base import no_colour
@@ -150,6 +151,18 @@ def test_without_colour_the_stream_is_the_same_but_for_it(dataset, workers):
         found = take(loader, 4)
         assert {(b["guide"].shape, str(b["guide"].dtype)) for b in found} == {((3, 8, 8, 0), "float32")}
         assert_same([{**b, "guide": 0} for b in found], [{**b, "guide": 0} for b in coloured])
+
+
+def test_colour_that_nobody_reads_is_not_cut(dataset, monkeypatch):
+    channels, cut = set(), patches.cut
+
+    def seen(example, *args, **more):
+        channels.add(example.guide.shape[2])
+        return cut(example, *args, **more)
+
+    monkeypatch.setattr(patches, "cut", seen)
+    take(train_loader(dataset, **ARGS, guide=False), 2)
+    assert channels == {0}
 
 
 def test_sets_with_and_without_colour_are_one_stream_for_who_reads_none(dataset):

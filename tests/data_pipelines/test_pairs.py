@@ -186,6 +186,7 @@ def test_a_folder_without_colour_says_how_it_is_read(tmp_path):
     # Folders of splits, with more beside them: none is asked for a guide.
     for split in ("train", "test"):
         write(source, "x", depth=f"{split}/{{}}_depth.png", guide=f"{split}/{{}}_rgb.png")
+    (source / "nothing of it").mkdir()
     one = prepared(source, tmp_path, guide="")
     assert one.counts == {"test": 1, "train": 1} and one.notes == [
         f"passed over: the pairs of {source}: the splits are the folders test, train"

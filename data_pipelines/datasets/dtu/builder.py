@@ -17,6 +17,8 @@ The folders `scan<N>_train`, smaller copies, are passed over. Each map is (asrim
 A model of DSDMSR is given 80 x 64 and gives 160 x 128 to 640 x 512. Its input is made from 1280 x 1024 and not from
 what it shall give: with `size="1280x1024"`, `centre_mean(depth, 16)` is that input and `centre_mean(depth, 2)` the
 truth at 640 x 512, both but for the rounding of step 4, which then comes first (an error of at most half a grey level).
+`Degradation("torch_bilinear", reduce=2)` makes both at scale 8: that kernel does not average over what it leaves out
+either.
 """
 
 import functools
