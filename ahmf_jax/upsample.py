@@ -99,12 +99,18 @@ class Upsampler:
         """Super-resolves a batch as the data pipelines make it: the result is in units of the range.
 
         Of the sizes that come, the first few are compiled as they are, and others padded to shapes that many share.
+        InputError where the guide has other channels than the model reads; one that reads none takes any.
         """
         depth, known = (np.asarray(batch[name])[..., 0] for name in ("depth_lr", "mask_lr"))
         if len(self._own_sizes) < OWN_SIZES:
             self._own_sizes.add(depth.shape)
         bucket = depth.shape not in self._own_sizes
         guide = np.asarray(batch["guide"])
+        if self.trained.guide_channels not in (0, guide.shape[-1]):
+            raise InputError(
+                f"{self.trained.model.summary()} reads {self.trained.guide_channels} channels of colour, and there are "
+                f"{guide.shape[-1]}: use data with colour, or a model of depth alone, as DSDMSR"
+            )
         return self.engine(depth, known, guide, span=batch.get("depth_span"), bucket=bucket)[..., None]
 
     def _check(self, depth: np.ndarray, known: np.ndarray, ones: np.ndarray) -> None:

@@ -130,9 +130,9 @@ def image_path(folder: Path, index: int) -> Path:
 def read_image(path: Path, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
     """The arrays of a kept image, depth in the evaluation's unit.
 
-    `guide` (H, W, 3) uint8; `depth_lr`, `mask_lr` (h, w); `depth_hr`, `mask_hr`, `prediction`, `floor` (H, W). Depth is
-    float32, masks are bool, True where the depth is known. `prediction` and `floor` are as they were measured: rounded
-    where the protocol rounds.
+    `guide` (H, W, 3) uint8, or (H, W, 0) where there is no colour; `depth_lr`, `mask_lr` (h, w); `depth_hr`, `mask_hr`,
+    `prediction`, `floor` (H, W). Depth is float32, masks are bool, True where the depth is known. `prediction` and
+    `floor` are as they were measured: rounded where the protocol rounds.
 
     Args:
       path: the file.
@@ -191,7 +191,7 @@ def _check_headers(
         raise InputError(f"{path}: depth_hr is of shape {whole}, and the record says {size}: evaluate again")
     for name, (axes, kind) in ARRAYS.items():
         shape, dtype = headers[name]
-        fits = len(shape) == axes and shape[2:] in ((), (3,))
+        fits = len(shape) == axes and shape[2:] in ((), (3,), (0,))
         if name.endswith("_lr"):
             fits = fits and shape == low and all(few <= many for few, many in zip(shape, whole, strict=False))
         else:

@@ -377,7 +377,7 @@ class Classical:
         """The depth of a batch, in units of the range.
 
         Raises:
-          InputError: a guide that is not `scale` times as large as the depth, or no known sample.
+          InputError: a guide that is not `scale` times as large as the depth or has no colour, or no known sample.
         """
         depth, guide, mask = (np.asarray(batch[name]) for name in ("depth_lr", "guide", "mask_lr"))
         size = tuple(self.scale * n for n in depth.shape[1:3])
@@ -386,6 +386,8 @@ class Classical:
                 f"{self.name} at x{self.scale} of depth of {depth.shape[1]} x {depth.shape[2]}: the guide must be "
                 f"{size[0]} x {size[1]}, and is {guide.shape[1]} x {guide.shape[2]}"
             )
+        if not guide.shape[-1]:
+            raise InputError(f"{self.name} is guided by colour, and there is none: use data with colour")
         return np.stack([self._image(*arrays) for arrays in zip(depth, guide, mask, strict=True)])[..., None]
 
     def _image(self, depth: np.ndarray, guide: np.ndarray, mask: np.ndarray) -> Depth:

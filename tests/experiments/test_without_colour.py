@@ -9,6 +9,7 @@ from ahmf_jax.models import DSDMSR
 from ahmf_jax.state import init_params
 from ahmf_jax.upsample import load
 from data_pipelines.files import read_depth, write_depth, write_picture
+from experiments.evaluations import read
 
 RNG = np.random.default_rng(4)
 DEPTH = RNG.integers(200, 900, (2, 7, 20)).astype(np.uint16)
@@ -99,3 +100,20 @@ def test_a_folder_without_depth(refused, weights, place):
         "upsample", weights, "--depth", place / "empty", "--out", place / "o", said="empty: no depth maps are found"
     )
     refused("upsample", weights, "--depth", place / "no", "--out", place / "o.png", said="no: ")
+
+
+def test_evaluation_of_depth_alone(ahmf, refused, weights, bundle, place):
+    truth = RNG.integers(20, 250, (2, 16, 12)).astype(np.uint8)
+    (place / "truth").mkdir()
+    for name, depth in zip("ab", truth, strict=True):
+        write_depth(place / "truth" / f"{name}.png", depth)
+    data = "--dataset", place / "truth", "--pairs.depth", "*.png", "--pairs.guide", "", "--protocol", "float"
+    out = place / "record"
+    assert ahmf("evaluate", weights, *data, "--out", out, "--keep", "1").code == 0
+    image = read(out).image("a")
+    assert image["guide"].shape == (16, 12, 0)
+    np.testing.assert_array_equal(image["depth_hr"], truth[0])
+    np.testing.assert_allclose(image["prediction"], load(weights)(image["depth_lr"]), rtol=1e-5)
+    assert ahmf("evaluate", "bicubic", "--scale", "2", *data).code == 0
+    refused("evaluate", bundle, *data, said="^ahmf: a: x4, m = 1.* reads 3 channels of colour, and there are 0: use")
+    refused("evaluate", "guided_filter", "--scale", "4", *data, said="^ahmf: a: guided_filter is guided by colour, and")
