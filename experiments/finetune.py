@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -70,27 +70,6 @@ def start(source: str, params: Any, tell: Callable[[str], None]) -> Any:
     for line in report.lines():
         tell(line)
     return params
-
-
-def start_encoder(
-    encoder: Literal["resnet50", "resnet18"], source: str, weights: Any, tell: Callable[[str], None]
-) -> Any:
-    """A DADA's weights with the encoder that a file of ImageNet's has; as they are without one.
-
-    Raises:
-      InputError: the file is not of that encoder.
-    """
-    from ahmf_jax.imagenet import encoder_weights, with_encoder
-
-    if not source:
-        tell("the encoder starts at random: give ImageNet's weights with --model.encoder-weights FILE")
-        return weights
-    try:
-        found = encoder_weights(source, encoder)
-    except InputError as error:
-        raise InputError(f"--model.encoder-weights: {error}") from None
-    tell(f"the encoder starts from {source}")
-    return with_encoder(weights, found)
 
 
 def take(params: Any, source: Any) -> tuple[Any, Report]:

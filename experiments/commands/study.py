@@ -179,8 +179,8 @@ class StudyLevels(Planned):
         """Checks it."""
         super().__post_init__()
         assert self.recipe is not None
-        levels = configs.ahmf(self.config).num_levels
-        if levels != configs.ahmf(self.recipe).num_levels:
+        levels = _ahmf(self.config).num_levels
+        if levels != _ahmf(self.recipe).num_levels:
             raise InputError(f"--model.num-levels {levels}: the study sets it: use --levels")
         given = " ".join(map(str, self.levels))
         if not self.levels or min(self.levels) < 1:
@@ -221,7 +221,7 @@ class StudyAblation(Planned):
     def __post_init__(self) -> None:
         """Checks it."""
         super().__post_init__()
-        model = configs.ahmf(self.config)
+        model = _ahmf(self.config)
         for name, value in vars(AHMFConfig()).items():
             given = getattr(model, name)
             if name in ("variant", "swapped", "fusion", "recurrence") and given != value:
@@ -241,6 +241,17 @@ class StudyAblation(Planned):
         ablation.draw_features(study, folder, self.data_dir)
         made = ablation.study_figures(study, folder)
         print(f"{ablation.summary(study)}\n\n{_listed(made)}")
+
+
+def _ahmf(config: TrainConfig) -> AHMFConfig:
+    """The configuration's model; where it is another, the InputError says what there is for that."""
+    try:
+        return configs.ahmf(config)
+    except InputError as error:
+        raise InputError(
+            f"{error}; any field of another model is tried by `ahmf study search SPACE.py`, as model.channels is by "
+            "Choose(16, 32, 64): docs/studies.md"
+        ) from None
 
 
 def _listed(made: "list[Path]") -> str:

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from ahmf_jax import unet
 from ahmf_jax.errors import InputError
-from ahmf_jax.export import Trained, save_bundle, write_safetensors
-from ahmf_jax.models import AHMF, DADA
+from ahmf_jax.export import Trained, save_bundle
+from ahmf_jax.models import AHMF
 from ahmf_jax.state import init_params
-from ahmf_jax.torch_weights import dada
-from ahmf_jax.variables import STATISTICS
 from experiments import finetune
 
 
@@ -156,44 +153,3 @@ def test_the_first_loss_is_that_of_the_weights(tmp_path):
     assert not any(np.any(x) for x in jax.tree.leaves(state.opt_state))
     _, metrics = jax.jit(train_step)(state, batch)
     assert float(metrics["loss"]) == pytest.approx(float(np.abs(output - batch["depth_hr"]).mean()), rel=1e-5)
-
-
-def test_an_encoder_to_start_from(tmp_path, monkeypatch):
-    """A file of torchvision's names goes into the network's encoder, statistics too; the rest stays as it was."""
-    monkeypatch.setitem(unet.LAYERS, "resnet18", (1, 1, 1, 1))
-    model, rng, said = DADA(4, encoder="resnet18", channels=2), np.random.default_rng(0), []
-    shapes = jax.eval_shape(lambda: init_params(model))
-    weights = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
-    assert finetune.start_encoder("resnet18", "", weights, said.append) is weights
-    assert said == ["the encoder starts at random: give ImageNet's weights with --model.encoder-weights FILE"]
-
-    rows = [row for row in dada.encoder("resnet18", "", "", 3) if row.kind != "count"]
-    arrays = {row.torch: rng.normal(size=row.shape).astype(np.float32) for row in rows}
-    write_safetensors(tmp_path / "resnet18.safetensors", arrays)
-    source, given = str(tmp_path / "resnet18.safetensors"), copy.deepcopy(weights)
-    started = finetune.start_encoder("resnet18", source, weights, said.append)
-    assert said[1:] == [f"the encoder starts from {source}"]
-    jax.tree.map(np.testing.assert_array_equal, weights, given)
-    found, before = flat(started), flat(weights)
-    assert {n: x.shape for n, x in found.items()} == {n: x.shape for n, x in before.items()}
-    of_encoder = set()
-    for row in rows:
-        statistics = row.flax[0] == STATISTICS
-        path = (STATISTICS, "unet", "encoder", *row.flax[1:]) if statistics else ("unet", "encoder", *row.flax)
-        array = arrays[row.torch]
-        wanted = array.transpose(2, 3, 1, 0) if row.kind == "conv" else array
-        if row.torch == "conv1.weight":  # a fourth channel, of red, and three quarters of all
-            wanted = 0.75 * wanted[:, :, [0, 1, 2, 0]]
-        np.testing.assert_array_equal(found["/".join(path)], wanted, err_msg=row.torch)
-        of_encoder.add("/".join(path))
-    assert of_encoder == {name for name in before if "unet/encoder/" in name}
-    for name in before.keys() - of_encoder:
-        np.testing.assert_array_equal(found[name], before[name], err_msg=name)
-
-    with pytest.raises(
-        InputError, match=r"--model.encoder-weights: .*safetensors: .* do not fit torchvision's resnet50"
-    ):
-        finetune.start_encoder("resnet50", source, weights, said.append)
-    with pytest.raises(InputError, match=r"--model.encoder-weights: .*no.safetensors does not exist"):
-        finetune.start_encoder("resnet18", str(tmp_path / "no.safetensors"), weights, said.append)
-    assert len(said) == 2

@@ -275,3 +275,10 @@ def test_what_is_refused(refused, recipe, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     refused("study", "levels", recipe, *options, said=said)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["levels", "ablation"])
+def test_another_model_is_sent_to_a_search(refused, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    refused("study", kind, "dada_short_x8", said=r"is of DADA x8, resnet18.*`ahmf study search SPACE\.py`, as model.ch")
+    assert not list(tmp_path.iterdir())
