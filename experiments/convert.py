@@ -63,7 +63,7 @@ def from_torch(
     Args:
       source, out: the files.
       scaling, depth_range, unit: of the depth that the network was trained on; by default 255 grey levels for an
-        AHMF. A DADA with scaling "range" must be told both, as its authors have a range for each data set.
+        AHMF or a DSDMSR. A DADA with scaling "range" must be told both, as its authors have a range for each data set.
       scale, variant, swapped: as in `torch_weights.from_torch`.
 
     Raises:
@@ -111,15 +111,19 @@ def _told(
         there = getattr(trained if name in ("scaling", "range", "unit") else model, name, None)
         if value is not None and value != there:
             raise InputError(f"--{name} {value}: {source} was written with {name} {there}: leave it out")
-    of_model: dict[str, Any] = {"scale": model.scale} if isinstance(model, DADA) else {}
-    if isinstance(model, AHMF):
-        of_model = {"variant": model.variant, "swapped": model.swapped}
     try:
-        _, params = torch_weights.from_torch(arrays, **of_model)
+        _, params = torch_weights.from_torch(arrays, **_asked(model))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     check_params(model, params, str(source), guide_channels(params))
     return replace(trained, params=params)
+
+
+def _asked(model: Model) -> dict[str, Any]:
+    """The arguments with which `torch_weights.from_torch` finds the model again."""
+    if isinstance(model, AHMF):
+        return {"variant": model.variant, "swapped": model.swapped}
+    return {"scale": model.scale} if isinstance(model, DADA) else {}
 
 
 def _assumed(model: Model) -> str:
@@ -156,11 +160,12 @@ def _untold(trained: Trained, arrays: Mapping[str, np.ndarray]) -> str:
         back = f" --variant {model.variant}{parts}"
         alike = model_fields(found) == model_fields(model)
         return "" if alike else f"; the tensors do not tell all of it: on the way back add{back}"
-    found, _ = torch_weights.from_torch(arrays, scale=model.scale)
+    found, _ = torch_weights.from_torch(arrays, **_asked(model))
     theirs = model_fields(found)
     other = [f"{name} {value}" for name, value in model_fields(model).items() if value != theirs[name]]
     settings = f"; these are lost: {', '.join(other)} (`ahmf export safetensors` keeps all)" if other else ""
-    back = f"--scale {model.scale} --scaling {trained.scaling} --unit '{trained.unit}' --range {trained.range:g}"
+    scale = f"--scale {model.scale} " if isinstance(model, DADA) else ""
+    back = f"{scale}--scaling {trained.scaling} --unit '{trained.unit}' --range {trained.range:g}"
     return f"; the tensors do not tell all of it: on the way back add {back}{settings}"
 
 

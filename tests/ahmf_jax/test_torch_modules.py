@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
 from ahmf_jax.errors import InputError  # noqa: E402
-from ahmf_jax.models import AHMF, DADA  # noqa: E402
+from ahmf_jax.models import AHMF, DADA, DSDMSR  # noqa: E402
 from ahmf_jax.scaling import offset_and_span  # noqa: E402
 from ahmf_jax.variants import PARTS  # noqa: E402
 
@@ -101,6 +101,43 @@ def test_dadas_fields() -> None:
     assert not torch_modules.DADA(2, features="rgb").state_dict()
 
 
+@pytest.mark.parametrize(("scale", "unit"), [(16, "srcnn"), (8, "vdsr")])
+def test_dsdmsrs_names_are_the_tables(scale: int, unit: Any) -> None:
+    with torch.device("meta"):
+        net = torch_modules.DSDMSR(scale, unit)
+    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    rows = torch_weights.dsdmsr.table(DSDMSR(scale, unit))  # type: ignore[attr-defined]
+    assert list(shapes) == [row.torch for row in rows]
+    assert shapes == {row.torch: row.shape for row in rows}
+
+
+def test_dsdmsrs_fields() -> None:
+    for field, value in {"scale": 32, "unit": "edsr", "fusion": "none", "combine": "max"}.items():
+        with pytest.raises(InputError, match=f"{field} is .*choose one of"):
+            torch_modules.DSDMSR(**{field: value})  # type: ignore[arg-type]
+
+
+def test_dsdmsr_starts_as_the_published_one() -> None:
+    """SRCNNs as PyTorch has it, VDSRs by the number of outputs: the last convolution is then far from small."""
+    torch.manual_seed(0)
+    net: Any = torch_modules.DSDMSR(2, "vdsr")
+    assert abs(net.msf_dcnn.trunk[3].conv.weight.std() - (2 / (9 * 64)) ** 0.5) < 1e-3
+    assert abs(net.msf_dcnn.conv2.weight.std() - (2 / 9) ** 0.5) < 0.03
+    net = torch_modules.DSDMSR(2)
+    for x in (net.msf_dcnn.conv1.weight, net.msf_dcnn.conv1.bias):
+        assert 0.9 / 9 < x.abs().max() <= 1 / 9
+
+
+def test_dsdmsr_puts_the_views_in_their_places() -> None:
+    net = torch_modules.DSDMSR(2)
+    for x in net.parameters():
+        torch.nn.init.zeros_(x)
+    for value, view in enumerate(("1_1", "1_2", "2_1", "2_2")):
+        torch.nn.init.constant_(getattr(net, f"dcnn_unit_{view}_x2").conv3.bias, value)
+    _, (stage,) = net.trace(torch.rand(1, 1, 2, 3))
+    assert torch.equal(stage[0, 0], torch.tensor([[0.0, 1.0], [2.0, 3.0]]).tile(2, 3))
+
+
 def test_a_dada_trains_from_a_random_number_of_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that no gradient passes; all of them in evaluation."""
     done: list[tuple[int, int]] = []
@@ -137,6 +174,12 @@ def test_the_twin_of_a_trained_model() -> None:
     np.testing.assert_allclose(np.moveaxis(found.numpy(), 1, -1), wanted, rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="initial is 'griddata'"):
         torch_modules.network(dada.clone(initial="griddata"), {})
+
+    state = torch_modules.DSDMSR(4).state_dict()
+    dsdmsr, weights = torch_weights.from_torch({name: value.numpy() for name, value in state.items()})
+    net = torch_modules.network(dsdmsr.clone(fusion="figure", combine="mean"), weights)
+    assert (net.scale, net.fusion, net.combine, net.training) == (4, "figure", "mean", False)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
 def test_a_guide_of_another_size() -> None:
@@ -297,6 +340,19 @@ def test_a_dadas_program_of_any_sizes(tmp_path: Path) -> None:
         torch.testing.assert_close(program(depth, guide), module(depth, guide), rtol=0, atol=1e-5)
     with pytest.raises(RuntimeError, match=r"[Ss]izes"):
         program(depth, guide[..., :-1])
+
+
+@pytest.mark.parametrize(("unit", "fusion", "combine"), [("srcnn", "code", "sum"), ("vdsr", "figure", "mean")])
+def test_a_program_that_takes_no_guide(tmp_path: Path, unit: str, fusion: str, combine: str) -> None:
+    torch.manual_seed(0)
+    module = torch_modules.InUnits(torch_modules.DSDMSR(4, unit, fusion, combine), 10.0, "sample")
+    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(module, 4, 0))
+    loaded = torch.export.load(tmp_path / "model.pt2")
+    assert list(loaded.graph_signature.user_inputs) == ["depth_lr"]
+    program = loaded.module()
+    for batch, height, width in ((2, 3, 7), (1, 1, 1)):
+        depth = 2 + 6 * torch.rand(batch, 1, height, width)
+        torch.testing.assert_close(program(depth), module(depth), rtol=0, atol=1e-5)
 
 
 def test_damaged_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:

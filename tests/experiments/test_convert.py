@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ahmf_jax import checkpoint, export, torch_weights, upsample
-from ahmf_jax.models import AHMF, DADA
+from ahmf_jax.models import AHMF, DADA, DSDMSR
 from ahmf_jax.state import init_params
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,38 @@ def test_the_layout_of_dadas_authors(ahmf, refused, tmp_path):
             assert value == 0 and value.dtype == torch.int64
         else:
             assert torch.equal(value, theirs[name]), name
+
+
+def test_the_layout_of_the_published_dsdmsr(ahmf, refused, tmp_path):
+    """A file is the state dict and nothing else; of what no tensor tells, a .pth loses what is not as published."""
+    torch = pytest.importorskip("torch")
+    from ahmf_jax import torch_modules
+
+    theirs = torch_modules.DSDMSR(2).state_dict()
+    torch.save(theirs, tmp_path / "theirs.pth")
+    given = "convert", "from-torch", tmp_path / "theirs.pth", tmp_path / "b.safetensors"
+    ended = ahmf(*given)
+    assert ended.code == 0, ended.err
+    assert ended.out.endswith("scale 2, unit srcnn, fusion code, combine sum, 286,405 parameters\n")
+    refused(*given, "--scale", "2", said="no weights of a DADA: the scale is read off the tensors")
+    trained = upsample.load_trained(tmp_path / "b.safetensors")
+    assert (trained.scaling, trained.range, trained.unit) == ("range", 255.0, "grey level")
+
+    ended = ahmf("convert", "to-torch", tmp_path / "b.safetensors", tmp_path / "again.pth")
+    said = "the tensors do not tell all of it: on the way back add --scaling range --unit 'grey level' --range 255\n"
+    assert ended.code == 0 and ended.out.endswith(said)
+    stored = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert list(stored) == list(theirs) and all(torch.equal(stored[name], x) for name, x in theirs.items())
+
+    other = replace(trained, model=trained.model.clone(fusion="figure", combine="mean"))
+    export.save_bundle(tmp_path / "other.safetensors", other)
+    said = ahmf("convert", "to-torch", tmp_path / "other.safetensors", tmp_path / "t.pth").out
+    assert "; these are lost: fusion figure, combine mean (`ahmf export safetensors` keeps all)" in said
+    assert "lost" not in ahmf("convert", "to-torch", tmp_path / "other.safetensors", tmp_path / "t.safetensors").out
+    assert ahmf("convert", "from-torch", tmp_path / "t.safetensors", tmp_path / "back.safetensors").code == 0
+    back = upsample.load_trained(tmp_path / "back.safetensors")
+    assert back.model == other.model == DSDMSR(2, fusion="figure", combine="mean")
+    jax.tree.map(np.testing.assert_array_equal, back.params, trained.params)
 
 
 @pytest.fixture
