@@ -260,8 +260,9 @@ def _check_replaced(new: Prepared, data_dir: Path) -> None:
 
 
 def _options(prepared: Prepared) -> dict[str, Any]:
-    """All that was chosen, as it is stored: tuples are lists in JSON."""
-    return {"data set": prepared.builder, **json.loads(json.dumps(prepared.options))}
+    """All that was chosen, as JSON has it: tuples are lists. An option that there was not yet has its default."""
+    options = dataclasses.asdict(builder_class(prepared.builder).Options()) | prepared.options
+    return {"data set": prepared.builder, **json.loads(json.dumps(options))}
 
 
 def _check_name(name: str, save_as: str | None) -> str:

@@ -1,5 +1,6 @@
 """A folder of pairs: values and names as stored, and every way in which a folder can be wrong."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -210,6 +211,22 @@ def test_maps_are_stretched_each_by_itself(tmp_path):
         write_depth(source / "b_depth.png", np.full((2, 3), value, np.uint16))
         with pytest.raises(InputError, match=r"own/b_depth.png: has no two known values to stretch: take it away, or"):
             prepared(source, tmp_path, guide="", stretch=True, invalid=0.0)
+
+
+def test_an_option_that_a_set_is_older_than_is_its_default(tmp_path):
+    source = tmp_path / "own"
+    source.mkdir()
+    write(source, "a")
+    file = prepared(source, tmp_path).directory / "ahmf.json"
+    said = json.loads(file.read_text())
+    del said["options"]["stretch"], said["info"]["colour"]
+    file.write_text(json.dumps(said))
+    assert open_dataset("mine", "train", tmp_path / "data").info.colour  # as every set had, before there was a choice
+    assert prepared(source, tmp_path).options["stretch"] is False
+    with pytest.raises(
+        InputError, match=r"with 1 train \(stretch False\); this would make it 1 train \(stretch True\)"
+    ):
+        prepared(source, tmp_path, stretch=True)
 
 
 def test_folders_called_like_splits_are_splits(tmp_path):
