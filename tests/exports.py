@@ -13,7 +13,7 @@ import pytest
 
 from ahmf_jax import unet
 from ahmf_jax.export import Trained
-from ahmf_jax.models import AHMF, DADA, Model
+from ahmf_jax.models import AHMF, DADA, DSDMSR, Model
 from ahmf_jax.scaling import MIN_SPAN, TINY
 from ahmf_jax.state import init_params
 from ahmf_jax.variables import split
@@ -51,6 +51,19 @@ def dada(scaling: Any = "largest", **fields: Any) -> Trained:
         elif name in ("scale", "var"):
             value = rng.uniform(0.7, 1.3, x.shape)
         return np.asarray(value, np.float32)
+
+    return Trained(model, jax.tree_util.tree_map_with_path(draw, shapes), scaling, "m", RANGE, "a test")
+
+
+def dsdmsr(scaling: Any = "range", **fields: Any) -> Trained:
+    """A DSDMSR with random weights, by which each layer's outputs are about as large as its inputs."""
+    model = DSDMSR(**fields)
+    shapes = jax.eval_shape(functools.partial(init_params, model))
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, x: Any) -> np.ndarray:
+        spread = math.prod(x.shape[-4:-1]) ** -0.5 if path[-1].key == "kernel" else 0.2
+        return rng.normal(0, spread, x.shape).astype(x.dtype)
 
     return Trained(model, jax.tree_util.tree_map_with_path(draw, shapes), scaling, "m", RANGE, "a test")
 

@@ -21,9 +21,9 @@ class FromTorch:
     """What the network was trained to see: depth / range, or each sample stretched over its own span, or its largest
     depth as 1."""
     range: float | None = None
-    """The depth that it takes for 1; an AHMF's or a DSDMSR's is 255 by default. A DADA's must be given, with its unit, where
-    --scaling is range: the authors' is the standard deviation of their data in mm, 1122.7 of Middlebury, 1386.05 of
-    NYUv2, 1154.29 of DIML."""
+    """The depth that it takes for 1; an AHMF's or a DSDMSR's is 255 by default. A DADA's must be given, with its unit,
+    where --scaling is range: the authors' is the standard deviation of their data in mm, 1122.7 of Middlebury, 1386.05
+    of NYUv2, 1154.29 of DIML."""
     unit: str | None = None
     """The unit of its depth; an AHMF's or a DSDMSR's is grey level by default."""
     scale: int | None = None

@@ -16,7 +16,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from ahmf_jax import InputError, __version__, onnx_graph  # noqa: E402  # needs onnx
 from ahmf_jax.variants import PARTS, VARIANTS  # noqa: E402
-from tests.exports import RANGE, dada, images, narrow_unet, super_resolved, trained  # noqa: E402
+from tests.exports import RANGE, dada, dsdmsr, images, narrow_unet, super_resolved, trained  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,9 @@ def session(model: Any) -> Any:
 
 def difference(found: Any, runtime: Any, depth: Any, guide: Any) -> float:
     """The largest, in units of the range."""
-    feed = {"depth_lr": np.moveaxis(depth, -1, 1), "guide": np.moveaxis(guide, -1, 1)}
+    feed = {"depth_lr": np.moveaxis(depth, -1, 1)}
+    if guide.shape[-1]:
+        feed["guide"] = np.moveaxis(guide, -1, 1)
     depth_hr = np.moveaxis(runtime.run(None, feed)[0], 1, -1)
     wanted = super_resolved(found, depth, guide)
     assert depth_hr.shape == wanted.shape
@@ -97,6 +99,25 @@ def test_dada_of_any_size(scaling: Any, fields: Any) -> None:
             assert difference(found, runtime, depth, guide) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("scaling", "scale", "unit", "fusion", "combine"),
+    [
+        ("sample", 8, "srcnn", "figure", "sum"),
+        ("range", 2, "srcnn", "code", "sum"),
+        ("range", 4, "vdsr", "code", "mean"),
+    ],
+)
+def test_depth_without_a_guide(scaling: Any, scale: int, unit: Any, fusion: Any, combine: Any) -> None:
+    found = dsdmsr(scaling, scale=scale, unit=unit, fusion=fusion, combine=combine)
+    runtime = session(onnx_graph.build(found))
+    assert [(x.name, x.shape) for x in (*runtime.get_inputs(), *runtime.get_outputs())] == [
+        ("depth_lr", ["batch", 1, "height", "width"]),
+        ("depth", ["batch", 1, f"{scale}*height", f"{scale}*width"]),
+    ]
+    for size in ((2, 3, 5), (1, 1, 1)):
+        assert difference(found, runtime, *images(found, *size, 0)) <= 1e-5
+
+
 def test_largest_is_for_any_unit() -> None:
     found = dada("largest", features="rgb")
     depth, guide = images(found, 1, 2, 3)
@@ -154,6 +175,14 @@ def test_each_weight_is_in_the_file_once() -> None:
     model = onnx_graph.build(found)
     stored = sum(onnx.numpy_helper.to_array(x).size for x in model.graph.initializer)
     constants = 1 + 4 + 1  # range, the resize's scales, a half
+    assert stored == sum(x.size for x in jax.tree.leaves(found.params)) + constants
+
+
+def test_so_is_each_of_dsdmsrs() -> None:
+    found = dsdmsr(scale=4)
+    model = onnx_graph.build(found)
+    stored = sum(onnx.numpy_helper.to_array(x).size for x in model.graph.initializer)
+    constants = 1 + 4  # range, the resize's scales
     assert stored == sum(x.size for x in jax.tree.leaves(found.params)) + constants
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ahmf_jax import InputError, stablehlo
-from tests.exports import RANGE, dada, images, narrow_unet, super_resolved, trained
+from tests.exports import RANGE, dada, dsdmsr, images, narrow_unet, super_resolved, trained
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,18 @@ def test_dada_of_any_size(scaling: Any, fields: Any) -> None:
             depth, guide = images(found, *size)
             difference = np.asarray(program.call(depth, guide)) - super_resolved(found, depth, guide)
             assert np.abs(difference).max() <= 1e-5 * RANGE
+
+
+@pytest.mark.parametrize("fields", [{"scale": 2}, {"scale": 4, "fusion": "figure", "combine": "mean"}])
+def test_depth_without_a_guide(fields: Any) -> None:
+    found = dsdmsr("sample", **fields)
+    program = jax.export.deserialize(bytearray(stablehlo.serialize(found)))
+    (depth_lr,) = program.in_avals
+    assert str(depth_lr.shape) == "(batch, height, width, 1)"
+    for size in ((2, 3, 5), (1, 1, 1)):
+        depth, guide = images(found, *size, 0)
+        difference = np.asarray(program.call(depth)) - super_resolved(found, depth, guide)
+        assert np.abs(difference).max() <= 1e-5 * RANGE
 
 
 def test_what_scipy_computes_is_in_no_program() -> None:

@@ -17,6 +17,7 @@ from ahmf_jax import export as bundles
 from ahmf_jax import upsample
 from ahmf_jax.models import DADA
 from experiments import cli, export
+from tests import exports
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "exporting.md").read_text()
@@ -109,6 +110,35 @@ def test_the_learning_free_dada_by_its_name(kind, ahmf, tmp_path, monkeypatch):
 
         said = {x.key: x.value for x in onnx.load(tmp_path / OUT[kind]).metadata_props}
         assert json.loads(said["model"])["tolerance"] == 0
+
+
+@pytest.mark.parametrize("kind", OUT)
+def test_a_model_of_depth_alone(kind, ahmf, tmp_path, small):
+    """What is written is used by the lines that are printed, and takes no guide."""
+    for package in RUNTIMES[kind]:
+        pytest.importorskip(package)
+    found = exports.dsdmsr("sample", scale=2)
+    bundles.save_bundle(tmp_path / "w.safetensors", found)
+    shown = ahmf("export", "show", tmp_path / "w.safetensors")
+    assert re.search(r"^model +dsdmsr, scale 2, unit srcnn, fusion code, combine sum$", shown.out, re.M), shown.out
+    assert re.search(r"^weights +286,405, for depth without a guide$", shown.out, re.M)
+
+    ended = ahmf("export", kind, tmp_path / "w.safetensors", tmp_path / OUT[kind])
+    assert ended.code == 0, ended.err
+    said, _, lines = ended.out.partition("samples\n")
+    differences = re.findall(r"(\S+) on \S+ samples", said + "samples")
+    assert len(differences) == 2 and all(float(difference) <= 1e-5 for difference in differences)
+    depth, guide = exports.images(found, 1, 2, 3, 0)
+    laid_out = {"safetensors": depth[0, ..., 0], "stablehlo": depth}.get(kind, depth.transpose(0, 3, 1, 2))
+    if kind == "torch":
+        import torch
+
+        laid_out = torch.from_numpy(laid_out)
+    scope = {"depth_lr": laid_out}
+    exec(lines, scope)
+    wanted = exports.super_resolved(found, depth, guide).reshape(4, 6)
+    assert np.abs(np.asarray(scope["depth"]).reshape(4, 6) - wanted).max() <= 1e-5 * found.range
+    assert np.ptp(wanted) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
