@@ -1,6 +1,6 @@
-"""Losses by pixel, of gradients, and what stages are to make; the training step sums over what is known, divided once."""
+"""Losses by pixel, of gradients, and what stages are to make; the training step sums what is known, divided once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,27 +53,25 @@ def edge_values(
     )
 
 
-def stage_truth(
-    truth: Float[Array, "b H W 1"], mask: Bool[Array, "b H W 1"], size: tuple[int, int], kernel: str
-) -> Float[Array, "b h w 1"]:
-    """What a stage of that size (height, width) is to make: the truth, resampled by a kernel of `resample.KERNELS`.
+def stage_truths(
+    truth: Float[Array, "b H W 1"], mask: Bool[Array, "b H W 1"], sizes: Sequence[tuple[int, ...]], kernel: str
+) -> list[tuple[Float[Array, "b h w 1"], Bool[Array, "b h w 1"]]]:
+    """What stages of these sizes, (height, width), are to make: the truth, resampled by a kernel of `resample.KERNELS`.
 
-    What stands in holes has no influence where `stage_mask` is True.
+    With each its mask: a pixel is known where every pixel that it is made of is. That is stricter than a sensor's low
+    resolution, for which holes are filled and half of a block is enough: what was filled is to teach nothing here, and
+    what stands in holes has no influence on what is known.
     """
-    return resample.resize(jnp.where(mask, truth, 0.0), size, kernel)
+    filled, holes = jnp.where(mask, truth, 0.0), (~mask).astype(jnp.float32)
+    return [(resample.resize(filled, (h, w), kernel), _reached(holes, (h, w), kernel) == 0) for h, w in sizes]
 
 
-def stage_mask(mask: Bool[Array, "b H W 1"], size: tuple[int, int], kernel: str) -> Bool[Array, "b h w 1"]:
-    """Where `stage_truth` is known: every pixel that it is made of is.
-
-    Stricter than a sensor's low resolution, in which holes are filled first and half of a block is enough: here nothing
-    that was filled is to teach anything.
-    """
-    holes = (~mask).astype(jnp.float32)
+def _reached(image: Float[Array, "b H W 1"], size: tuple[int, int], kernel: str) -> Float[Array, "b h w 1"]:
+    """The sum over all that a pixel of the resampled image is made of."""
     for axis, length in zip((1, 2), size, strict=True):
-        made_of = np.abs(resample.matrix(holes.shape[axis], length, kernel)) > _NO_SHARE
-        holes = jnp.moveaxis(jnp.tensordot(holes, made_of.astype(np.float32), ((axis,), (1,))), -1, axis)
-    return holes == 0
+        made_of = np.abs(resample.matrix(image.shape[axis], length, kernel)) > _NO_SHARE
+        image = jnp.moveaxis(jnp.tensordot(image, made_of.astype(np.float32), ((axis,), (1,))), -1, axis)
+    return image
 
 
 def _both_known(mask: Bool[Array, "b h w 1"]) -> tuple[Bool[Array, "b h w 1"], Bool[Array, "b h w 1"]]:

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.layers import compiler_options
-from ahmf_jax.losses import LOSSES, edge_mask, edge_values, stage_mask, stage_truth
+from ahmf_jax.losses import LOSSES, edge_mask, edge_values, stage_truths
 from ahmf_jax.scaling import predict
 from ahmf_jax.sharding import place_batch, replicated, whole
 from ahmf_jax.state import TrainState
@@ -70,13 +70,14 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
                 f"stage_weights is {state.stage_weights}, and {type(state.model).__name__} makes {len(stages)} stages: "
                 f"{'give each its weight' if stages else 'leave them out'}"
             )
+        sizes = [stage.shape[1:3] for stage in stages]
+        targets = stage_truths(truth, part["mask_hr"], sizes, state.stage_kernel)
+        # Of the whole batch, the masks alone.
+        masks = [mask for _, mask in stage_truths(batch["depth_hr"], batch["mask_hr"], sizes, state.stage_kernel)]
         found = []
-        for stage in stages:
-            size, kernel = (stage.shape[1], stage.shape[2]), state.stage_kernel
-            target = stage_truth(truth, part["mask_hr"], size, kernel)
-            error = jnp.where(stage_mask(part["mask_hr"], size, kernel), loss_of(stage, target), 0.0)
-            count = jnp.maximum(jnp.sum(stage_mask(batch["mask_hr"], size, kernel)), 1)
-            found.append((f"loss_x{size[0] / part['depth_lr'].shape[1]:g}", jnp.sum(error) / count))
+        for stage, (target, mask), all_of_it in zip(stages, targets, masks, strict=True):
+            share = jnp.sum(jnp.where(mask, loss_of(stage, target), 0.0)) / jnp.maximum(jnp.sum(all_of_it), 1)
+            found.append((f"loss_x{stage.shape[1] / part['depth_lr'].shape[1]:g}", share))
         return found
 
     def loss_fn(params: Any, statistics: Any, part: Batch, number: Array) -> tuple[Array, tuple[dict[str, Array], Any]]:

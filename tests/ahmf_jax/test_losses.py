@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ahmf_jax import resample
-from ahmf_jax.losses import LOSSES, edge_mask, edge_values, stage_mask, stage_truth
+from ahmf_jax.losses import LOSSES, edge_mask, edge_values, stage_truths
 
 PREDICTION, TARGET = jnp.array([1.0, 5.0, -2.0]), jnp.array([1.5, 3.0, -2.0])
 
@@ -105,11 +105,11 @@ def test_what_a_stage_is_to_make_by_hand() -> None:
     """Linear shrinking by 2 takes the mean of a block, nearest the middle of 3; by 4 the mean of the inner 2 x 2."""
     truth = four_axes(np.arange(32.0).reshape(4, 8).tolist())
     known = jnp.ones_like(truth, bool)
-    np.testing.assert_allclose(
-        stage_truth(truth, known, (2, 4), "torch_bilinear")[0, ..., 0], np.add.outer([0, 16], [4.5, 6.5, 8.5, 10.5])
-    )
-    np.testing.assert_allclose(stage_truth(truth, known, (1, 2), "torch_bilinear")[0, ..., 0], [[13.5, 17.5]])
-    np.testing.assert_array_equal(stage_truth(truth, known, (4, 8), "matlab_bicubic"), truth)
+    (two, all_known), (four, _) = stage_truths(truth, known, [(2, 4), (1, 2)], "torch_bilinear")
+    np.testing.assert_allclose(two[0, ..., 0], np.add.outer([0, 16], [4.5, 6.5, 8.5, 10.5]))
+    np.testing.assert_allclose(four[0, ..., 0], [[13.5, 17.5]])
+    assert all_known.all()
+    np.testing.assert_array_equal(stage_truths(truth, known, [(4, 8)], "matlab_bicubic")[0][0], truth)
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
@@ -131,10 +131,11 @@ def test_a_stages_pixel_is_known_where_all_that_it_is_made_of_is(kernel: str, un
     known = np.ones(truth.shape, bool)
     known[0, 1, 5] = False
     spoilt = np.where(known, truth, np.float32(junk))
-    mask = stage_mask(jnp.asarray(known), (4, 8), kernel)
+    (whole, mask), (holed, _) = (
+        stage_truths(jnp.asarray(x), jnp.asarray(known), [(4, 8)], kernel)[0] for x in (truth, spoilt)
+    )
     row = np.asarray(mask)[0, 1, :, 0]
     np.testing.assert_array_equal(np.flatnonzero(~row), unknown)
-    whole, holed = (stage_truth(jnp.asarray(x), jnp.asarray(known), (4, 8), kernel) for x in (truth, spoilt))
     np.testing.assert_array_equal(whole, holed)
     expected = resample.resize(truth, (4, 8), kernel)
     np.testing.assert_allclose(np.asarray(whole)[mask], expected[np.asarray(mask)], rtol=1e-5)
