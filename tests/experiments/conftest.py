@@ -1,8 +1,14 @@
 """A small data set and one trained run, made once for all tests of the command line."""
 
+import contextlib
 import functools
+import json
+import os
+import queue
 import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -24,14 +30,16 @@ SCENES = {"height": 64, "width": 80, "train": 3, "validation": 1, "test": 2}
 
 @pytest.fixture(scope="session", autouse=True)
 def traced_once():
-    """Equal configurations get one optimiser, and a network's operations are counted once.
+    """Equal configurations get one optimiser and one program of lanes, and a network's operations are counted once.
 
     JAX traces a training step again for another optimiser, which takes longer than the six steps of a test.
     """
     from ahmf_jax import flops
+    from ahmf_jax.together import Lanes
     from experiments.config import OptimiserConfig
 
     counted, count = {}, flops.train_flops
+    jitted, jit = {}, Lanes._program
 
     def train_flops(model, batch):
         key = model, *(batch[name].shape for name in ("depth_lr", "guide"))
@@ -39,7 +47,16 @@ def traced_once():
             counted[key] = count(model, batch)
         return counted[key]
 
+    def program(self, function, *specs, **options):
+        # The step is a function made for the optimiser, whose configuration tells it.
+        make = getattr(self._make, "__self__", self._make)
+        key = getattr(function, "__name__", ""), make, self._mesh, specs, str(options)
+        if key not in jitted:
+            jitted[key] = jit(self, function, *specs, **options)
+        return jitted[key]
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lanes, "_program", program)
         patch.setattr(OptimiserConfig, "build", functools.cache(OptimiserConfig.build))
         patch.setattr(flops, "train_flops", train_flops)
         yield
@@ -111,6 +128,80 @@ def pairs(tmp_path):
         Image.fromarray(depth).save(folder / f"{name}_depth.png")
         Image.new("RGB", (4, 4)).save(folder / f"{name}_rgb.png")
     return folder
+
+
+class Lines(queue.SimpleQueue):
+    """A pipe between threads: what is printed to it on one side, and read line by line on the other."""
+
+    def write(self, text):
+        if text != "\n":  # which `print` writes after the text
+            self.put(text)
+
+    def flush(self):
+        pass
+
+    def readline(self):
+        return self.get(timeout=300)
+
+    def __iter__(self):
+        return iter(self.readline, "")
+
+
+@pytest.fixture
+def programs_in_threads(monkeypatch):
+    """The programs of a benchmark as threads: a process takes longer to start than it works here.
+
+    That they are processes which answer, and end, is tested of `ahmf benchmark model`.
+    """
+    import jax
+    import torch
+
+    from experiments import benchmark_programs, benchmark_rows
+
+    own = threading.local()
+
+    class Stdin:
+        def readline(self):
+            return own.requests.readline()
+
+        def __iter__(self):
+            return iter(own.requests)
+
+    @contextlib.contextmanager
+    def conversation(module, name, env):
+        requests, answers = Lines(), Lines()
+
+        def serve():
+            own.requests, own.answers = requests, answers
+            try:
+                benchmark_programs.serve()
+            finally:
+                answers.put("")
+
+        def ask(request):
+            requests.put(json.dumps(request))
+            line = answers.readline()
+            assert line, f"the {name} program has ended"
+            return json.loads(line)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield ask
+        finally:
+            requests.put("")
+            thread.join()
+
+    precision, threads = jax.config.jax_default_matmul_precision, torch.get_num_threads()
+    monkeypatch.setattr(benchmark_programs, "conversation", conversation)
+    monkeypatch.setattr(benchmark_programs, "answers_alone", lambda: own.answers)
+    monkeypatch.setattr(benchmark_programs, "sys", SimpleNamespace(stdin=Stdin()))
+    monkeypatch.setattr(benchmark_programs, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_IGN=None))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
+    monkeypatch.setattr(benchmark_rows, "PAUSE_S", 0)
+    yield
+    jax.config.update("jax_default_matmul_precision", precision)
+    torch.set_num_threads(threads)
 
 
 class Ended(NamedTuple):
