@@ -40,13 +40,18 @@ QUIET = 0.5  # load average above which the machine has other work
 # "jax" is the network as it is compiled, "engine" what `ahmf_jax.load` calls it through, from NumPy to NumPy.
 Program = Literal["jax", "engine", "torch", "onnxruntime"]
 Device = Literal["cpu", "gpu"]
+# The networks that there are twins of, but for the DADA, most of whose time is its loop's (`ahmf benchmark diffusion`).
+Network = Literal["ahmf", "dsdmsr"]
 # What is multiplied, as in `ahmf_jax.flops`; sums, weights and results are float32 (PyTorch calls bfloat16's AMP).
 Arithmetic = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is timed: AHMF's release on `images` of `height` x `width`, and on `batch` patches of `patch` x `patch`."""
+    """What is timed: a network on `images` of `height` x `width`, and on `batch` patches of `patch` x `patch`.
+
+    The network is AHMF's release, with its `num_levels` and `features`, or a DSDMSR of that `unit`.
+    """
 
     scale: int = 4
     num_levels: int = 4
@@ -56,6 +61,26 @@ class Sizes:
     batch: int = 4
     patch: int = 128
     images: int = 1
+    network: Network = "ahmf"
+    unit: Literal["srcnn", "vdsr"] = "srcnn"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Of the network, the same in both programs."""
+        names = {"ahmf": ("scale", "num_levels", "features"), "dsdmsr": ("scale", "unit")}[self.network]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def guide_channels(self) -> int:
+        """Of the images' guides."""
+        return {"ahmf": 3, "dsdmsr": 0}[self.network]
+
+    @property
+    def summary(self) -> str:
+        """Of the network, for a line."""
+        if self.network == "dsdmsr":
+            return f"DSDMSR x{self.scale}, {self.unit}"
+        return f"AHMF x{self.scale}, m = {self.num_levels}, {self.features} features"
 
 
 @dataclass(frozen=True)
@@ -338,7 +363,7 @@ def _image_and_batch(sizes: Sizes) -> tuple[dict[str, np.ndarray], dict[str, np.
         low = (count, height // sizes.scale, width // sizes.scale, 1)
         return {
             "depth_lr": rng.random(low, np.float32),
-            "guide": rng.random((count, height, width, 3), np.float32),
+            "guide": rng.random((count, height, width, sizes.guide_channels), np.float32),
             "depth_hr": rng.random((count, height, width, 1), np.float32),
             "mask_lr": np.ones(low, bool),
             "mask_hr": rng.random((count, height, width, 1)) < 0.9,
@@ -433,12 +458,12 @@ def _onnx_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> 
 
     graph = onnx_graph.build(_trained(weights)).SerializeToString()
     image, _ = _image_and_batch(sizes)
-    given = {name: np.moveaxis(image[name], -1, 1).copy() for name in ("depth_lr", "guide")}
 
     def inference() -> Task:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        given = {taken.name: np.moveaxis(image[taken.name], -1, 1).copy() for taken in session.get_inputs()}
         return Task(lambda: session.run(None, given)[0], np.ravel, {})
 
     return Tasks({INFERENCE: inference}, lambda: None, _nothing, _nothing)
@@ -474,11 +499,11 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    twin = torch_modules.AHMF(sizes.scale, sizes.num_levels, sizes.features)
-    with torch.no_grad():
-        for weight in twin.parameters():
-            if weight.ndim == 4:
-                weight.mul_(3**0.5)  # torch's default halves the signal at every layer; so its size is kept
+    made = {"ahmf": torch_modules.AHMF, "dsdmsr": torch_modules.DSDMSR}[sizes.network]
+    twin = made(**sizes.fields)
+    for weight in twin.parameters():
+        if weight.ndim == 4:  # so that the size of what passes through is about kept
+            torch.nn.init.kaiming_normal_(weight, nonlinearity="linear")
     np.savez(weights, **{name: value.numpy() for name, value in twin.state_dict().items()})
     # PyTorch's default is TF32 for convolutions and float32 for products.
     tf32 = setting.arithmetic == "tf32"
@@ -489,9 +514,9 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
     amp = torch.autocast(device.type, torch.bfloat16, enabled=setting.arithmetic == "bfloat16")
 
     def network() -> Any:
-        made = torch_modules.AHMF(sizes.scale, sizes.num_levels, sizes.features)
-        made.load_state_dict(twin.state_dict())
-        return made.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        own = made(**sizes.fields)
+        own.load_state_dict(twin.state_dict())
+        return own.to(device).to(memory_format=layout)  # type: ignore[call-overload]
 
     def placed(arrays: dict[str, np.ndarray]) -> dict[str, Any]:  # NCHW
         tensors = {name: torch.from_numpy(np.moveaxis(value, -1, 1).copy()) for name, value in arrays.items()}

@@ -17,21 +17,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.models.ahmf import SCALES
 from ahmf_jax.writing import atomic_write
 from experiments.benchmark_programs import (
     INFERENCE,
     QUIET,
     Arithmetic,
     Device,
+    Network,
     Setting,
     Sizes,
     answer_of,
@@ -44,6 +44,7 @@ from experiments.benchmark_programs import (
     verdict,
 )
 from experiments.benchmark_rows import median_ms, name_of, time_rows
+from experiments.benchmark_train import SCALES
 
 # Largest difference of the depth, of 0 to 1, from eager PyTorch's in float32.
 AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-5, "tf32": 1e-2, "bfloat16": 1e-1}
@@ -58,7 +59,8 @@ STEPS = {"cpu": 1, "gpu": 10}
 MEGAPIXELS = (0.1, 0.5, 2.0, 8.0, 24.0)
 # On the CPU, the largest ratio to eager PyTorch's time; on a GPU, the least of our images per second to the best of
 # PyTorch's; the most seconds of a first call; the most bytes, and time for a pixel over that of a whole image.
-CPU_TIME_TARGET, GPU_SPEED_TARGET, FIRST_TARGET_S, MEMORY_TARGET, TILES_TARGET = 0.95, 1.5, 2.0, 4e9, 2.0
+CPU_TIME_TARGETS: dict[Network, float] = {"ahmf": 0.95, "dsdmsr": 1.0}
+GPU_SPEED_TARGET, FIRST_TARGET_S, MEMORY_TARGET, TILES_TARGET = 1.5, 2.0, 4e9, 2.0
 
 
 def benchmark_upsample(
@@ -66,9 +68,11 @@ def benchmark_upsample(
     threads: int,
     device: Device = "cpu",
     *,
+    network: Network = "ahmf",
     scale: int = 4,
     num_levels: int = 4,
     features: int = 64,
+    unit: Literal["srcnn", "vdsr"] = "srcnn",
     shapes: Sequence[tuple[int, int, int]] = (),
     arithmetics: Sequence[Arithmetic] = (),
     megapixels: Sequence[float] = MEGAPIXELS,
@@ -80,7 +84,7 @@ def benchmark_upsample(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      scale, num_levels, features: of AHMF's release.
+      network, scale, num_levels, features, unit: AHMF's release, or a DSDMSR, as in `Sizes`.
       shapes: images, height and width of what is timed beside PyTorch; those of the device where it is empty.
       arithmetics: what is multiplied: all that the device has where it is empty.
       megapixels: of the images of which the cost is measured, in millions of pixels; may be empty.
@@ -93,35 +97,40 @@ def benchmark_upsample(
     """
     check("upsample", rounds, threads)
     shapes, arithmetics = tuple(shapes) or SHAPES[device], tuple(arithmetics) or ARITHMETICS[device]
-    _check(scale, num_levels, features, shapes, arithmetics, megapixels, device)
-    network = {"scale": scale, "num_levels": num_levels, "features": features}
+    model: dict[str, Any] = {
+        "network": network,
+        "scale": scale,
+        "num_levels": num_levels,
+        "features": features,
+        "unit": unit,
+    }
+    _check(model, shapes, arithmetics, megapixels, device)
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
-        report: dict[str, Any] = {"machine": machine(threads), "network": network, "device": device, "shapes": []}
+        report: dict[str, Any] = {"machine": machine(threads), "network": model, "device": device, "shapes": []}
         for images, height, width in shapes:
-            sizes = Sizes(**network, height=height, width=width, images=images)
+            sizes = Sizes(**model, height=height, width=width, images=images)
             report["shapes"].append(compare(settings(device, arithmetics), rounds, threads, sizes))
-        report["first"] = first_calls(rounds, threads, device, network, shapes[0])
-        report["cost"] = [cost(size, threads, device, network) for size in megapixels]
+        report["first"] = first_calls(rounds, threads, device, model, shapes[0])
+        report["cost"] = [cost(size, threads, device, model) for size in megapixels]
         print(table(report))
         if temp is not None:
             temp.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _check(
-    scale: int,
-    num_levels: int,
-    features: int,
+    model: Mapping[str, Any],
     shapes: Sequence[tuple[int, int, int]],
     arithmetics: Sequence[Arithmetic],
     megapixels: Sequence[float],
     device: Device,
 ) -> None:
-    if scale not in SCALES:
-        raise InputError(f"--scale {scale}: choose one of {', '.join(map(str, SCALES))}")
-    for option, value in (("num-levels", num_levels), ("features", features)):
-        if value < 1:
-            raise InputError(f"--{option} {value}: give at least 1")
+    scale, scales = model["scale"], SCALES[model["network"]]
+    if scale not in scales:
+        raise InputError(f"--scale {scale}: choose one of {', '.join(map(str, scales))}")
+    for option in ("num_levels", "features"):
+        if model[option] < 1:
+            raise InputError(f"--{option.replace('_', '-')} {model[option]}: give at least 1")
     for shape in shapes:
         images, *sides = shape
         if images < 1 or min(sides) < scale or any(side % scale for side in sides):
@@ -165,7 +174,7 @@ def compare(rows: Sequence[Setting], rounds: int, threads: int, sizes: Sizes) ->
 
 
 def first_calls(
-    times: int, threads: int, device: Device, network: dict[str, int], shape: tuple[int, int, int]
+    times: int, threads: int, device: Device, network: dict[str, Any], shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     """Seconds that new processes take from `import ahmf_jax` to their first result, and what of it they take to load.
 
@@ -184,7 +193,7 @@ def first_calls(
     return {"cold": calls[0], "warm": calls[1:], "median": median, "call": call, "met": call < FIRST_TARGET_S}
 
 
-def cost(megapixels: float, threads: int, device: Device, network: dict[str, int]) -> dict[str, Any]:
+def cost(megapixels: float, threads: int, device: Device, network: dict[str, Any]) -> dict[str, Any]:
     """What an image of that size takes: seconds, bytes, and where they go."""
     print(f"{megapixels:g} megapixels ...", file=sys.stderr, flush=True)
     return _in_a_process({"do": "cost", "megapixels": megapixels, **network}, threads, device)
@@ -217,17 +226,25 @@ def perform(what: dict[str, Any]) -> dict[str, Any]:
 def _trained(what: dict[str, Any]) -> Any:
     """A network of random weights."""
     from ahmf_jax.export import Trained
-    from ahmf_jax.models import AHMF
+    from ahmf_jax.models import MODELS
 
-    model = AHMF(scale=what["scale"], num_levels=what["num_levels"], features=what["features"])
+    sizes = _sizes(what)
+    model = MODELS[sizes.network](**sizes.fields)
     return Trained(model, random_params(model), "range", "m", 1.0)
 
 
-def _image(height: int, width: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (h, w) float32 and guide (H, W, 3) uint8, at random."""
+def _sizes(what: dict[str, Any]) -> Sizes:
+    """Of the network that is asked for."""
+    return Sizes(
+        **{name: what[name] for name in ("network", "scale", "num_levels", "features", "unit") if name in what}
+    )
+
+
+def _image(height: int, width: int, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (h, w) float32 and guide (H, W, C) uint8, at random."""
     rng = np.random.default_rng(0)
-    guide = rng.integers(0, 256, (height, width, 3), np.uint8)
-    return rng.random((height // scale, width // scale), np.float32), guide
+    guide = rng.integers(0, 256, (height, width, sizes.guide_channels), np.uint8)
+    return rng.random((height // sizes.scale, width // sizes.scale), np.float32), guide
 
 
 def _save(what: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +255,7 @@ def _save(what: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_call(what: dict[str, Any]) -> dict[str, Any]:
-    depth, guide = _image(what["height"], what["width"], what["scale"])
+    depth, guide = _image(what["height"], what["width"], _sizes(what))
     start = time.perf_counter()
     import ahmf_jax
 
@@ -277,7 +294,7 @@ def _cost(what: dict[str, Any]) -> dict[str, Any]:
             calls += 1
             return output
 
-    depth, guide = _image(scale * rows, scale * columns, scale)
+    depth, guide = _image(scale * rows, scale * columns, _sizes(what))
     known = np.ones(depth.shape, bool)
     engine = Timed(trained)
     engine(depth, known, guide)  # compiles
@@ -319,8 +336,9 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
             ratio = median_ms(ours) / median_ms(theirs)
             what = f"{sizes.images} x {sizes.height} x {sizes.width}, {setting.arithmetic}, {name_of(setting)}"
             if setting.device == "cpu":
-                reached, met = f"{ratio:.2f} times the time of {name_of(against)}", ratio <= CPU_TIME_TARGET
-                entries.append(_entry(what, reached, f"at most {CPU_TIME_TARGET:g}", met))
+                target = CPU_TIME_TARGETS[sizes.network]
+                reached, met = f"{ratio:.2f} times the time of {name_of(against)}", ratio <= target
+                entries.append(_entry(what, reached, f"at most {target:g}", met))
             elif setting.program == "jax":
                 reached, met = f"{1 / ratio:.2f} times the speed of {name_of(against)}", 1 / ratio >= GPU_SPEED_TARGET
                 entries.append(_entry(what, reached, f"at least {GPU_SPEED_TARGET:g}", met))
@@ -364,7 +382,7 @@ def table(report: dict[str, Any]) -> str:
     cards = [row["device"] for shape in report["shapes"] for row in shape["rows"] if "device" in row]
     if report["device"] == "gpu":
         lines.append(f"on {cards[0]}" if cards else "on a GPU, on which JAX did not run")
-    lines.append(f"inference of AHMF x{network['scale']}, m = {network['num_levels']}, {network['features']} features")
+    lines.append(f"inference of {_sizes(network).summary}")
     for shape in report["shapes"]:
         lines += _shape_lines(shape)
     first = report["first"]

@@ -56,10 +56,14 @@ class BenchmarkTrain:
     """Timings of each, taken in turn; the medians are compared."""
     threads: int = 2
     """Threads that each may use."""
+    network: Literal["ahmf", "dsdmsr"] = "ahmf"
+    """Which network."""
     scale: int = 4
     """Up-sampling factor."""
     num_levels: int = 4
-    """Feature levels, the paper's m."""
+    """Feature levels of an AHMF, the paper's m."""
+    unit: Literal["srcnn", "vdsr"] = "srcnn"
+    """Units of a DSDMSR."""
     batch: int | None = None
     """Patches in a step (default: 4 on a CPU, 16 on a GPU)."""
     patch: int | None = None
@@ -77,8 +81,10 @@ class BenchmarkTrain:
             self.rounds,
             self.threads,
             self.device,
+            network=self.network,
             scale=self.scale,
             num_levels=self.num_levels,
+            unit=self.unit,
             batch=self.batch,
             patch=self.patch,
             arithmetics=self.arithmetics,
@@ -96,12 +102,16 @@ class BenchmarkUpsample:
     """Timings of each, taken in turn; the medians are compared."""
     threads: int = 2
     """Threads that each may use."""
+    network: Literal["ahmf", "dsdmsr"] = "ahmf"
+    """Which network."""
     scale: int = 4
     """Up-sampling factor."""
     num_levels: int = 4
-    """Feature levels, the paper's m."""
+    """Feature levels of an AHMF, the paper's m."""
     features: int = 64
-    """Channels of every intermediate feature."""
+    """Channels of every intermediate feature of an AHMF."""
+    unit: Literal["srcnn", "vdsr"] = "srcnn"
+    """Units of a DSDMSR."""
     shapes: tuple[tuple[int, int, int], ...] = ()
     """Images, height and width of what is timed beside PyTorch (default: 1 480 640; on a GPU also 8, and 1080 1920)."""
     arithmetics: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ()
