@@ -228,6 +228,18 @@ def test_an_export_that_differs_is_not_left_behind(error, run, tmp_path, monkeyp
     assert contents(tmp_path) == before
 
 
+def test_rounding_is_in_proportion_to_the_depth_that_is_made(ahmf, tmp_path, monkeypatch):
+    """A VDSR makes depths many times the range before it is trained."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(export, "SIZES", ((1, 2, 3),))
+    found = exports.dsdmsr(scale=2)
+    last = found.params["fusion"]["conv_3"]
+    last["kernel"], last["bias"] = 1e5 * last["kernel"], 1e5 * last["bias"]
+    bundles.save_bundle(tmp_path / "w.safetensors", found)
+    ended = ahmf("export", "onnx", tmp_path / "w.safetensors", tmp_path / "w.onnx")
+    assert ended.code == 0, ended.err
+
+
 def test_a_file_is_replaced_whole_and_a_folder_never(ahmf, refused, bundle, tmp_path, contents, small):
     out = tmp_path / "w.safetensors"
     out.write_text("from an earlier time")
