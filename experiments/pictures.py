@@ -1,9 +1,13 @@
 """Depth and errors as colours, and pictures side by side with their names. Pillow and NumPy only."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from experiments.stage_pictures import Stages
 
 # Anchor colours of a perceptually ordered map, dark blue (small) to yellow (large), interpolated in between.
 _ANCHORS = np.array(
@@ -62,7 +66,11 @@ def error_colours(error: np.ndarray, largest: float) -> np.ndarray:
 
 def grid(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
     """Rows of named pictures one above the other, shorter rows filled with white; (H, W, 3) uint8."""
-    sheets = [side_by_side(row) for row in rows]
+    return stacked([side_by_side(row) for row in rows])
+
+
+def stacked(sheets: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures one above the other, narrower ones filled with white; (H, W, 3) uint8."""
     width = max(s.shape[1] for s in sheets)
     return np.concatenate([np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets])
 
@@ -85,22 +93,32 @@ def side_by_side(pictures: Sequence[tuple[str, np.ndarray]], height: int | None 
     return np.asarray(sheet)
 
 
-def validation_picture(batch: Mapping[str, np.ndarray], prediction: np.ndarray, height: int = 320) -> np.ndarray:
+class Made(NamedTuple):
+    """What a model made of an image: (1, H, W, 1) in units of the range, and its stages where it has any."""
+
+    depth: np.ndarray
+    stages: "Stages | None" = None
+
+
+def validation_picture(batch: Mapping[str, np.ndarray], made: Made, height: int = 320) -> np.ndarray:
     """Guide, low resolution, prediction, truth and error of a batch of one; (H, W, 3) uint8.
 
+    No guide where there is no colour. The stages of a model that has any stand below.
+
     Args:
-      batch: with the truth, in units of the range as the prediction.
-      prediction: (1, H, W, 1).
-      height: of the pictures, but no more than the guide's: so that a run's many do not fill a disk.
+      batch: with the truth, in units of the range.
+      made: of it.
+      height: of the pictures, but no more than the truth's: so that a run's many do not fill a disk.
     """
-    truth, mask, ours = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0], prediction[0, ..., 0]
+    truth, mask, ours = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0], made.depth[0, ..., 0]
     low = batch["depth_lr"][0, ..., 0]
     known = truth[mask] if mask.any() else truth
     span = float(known.min()), float(known.max())
     error = np.where(mask, np.abs(ours - truth), 0)
-    return side_by_side(
+    guide = [("guide", np.rint(batch["guide"][0] * 255).astype(np.uint8))] if batch["guide"].shape[-1] else []
+    row = side_by_side(
         [
-            ("guide", np.rint(batch["guide"][0] * 255).astype(np.uint8)),
+            *guide,
             (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(low, *span, batch["mask_lr"][0, ..., 0])),
             ("prediction", depth_colours(ours, *span)),
             ("truth", depth_colours(truth, *span, mask)),
@@ -108,3 +126,4 @@ def validation_picture(batch: Mapping[str, np.ndarray], prediction: np.ndarray, 
         ],
         height=min(height, truth.shape[0]),
     )
+    return row if made.stages is None else stacked([row, made.stages.picture()])

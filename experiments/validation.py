@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +14,12 @@ from data_pipelines.datasets import Dataset, DatasetInfo, Example
 from experiments import config as configs
 from experiments.evaluate import measure, whole_batch
 from experiments.methods import interpolate
+from experiments.pictures import Made
 from experiments.protocols import PROTOCOLS, Protocol, run_protocol
 
 if TYPE_CHECKING:
     from ahmf_jax.stopping import Stop
+    from experiments.stage_pictures import Stages
 
 
 def validation_protocol(config: configs.TrainConfig, dataset: Dataset) -> Protocol:
@@ -33,11 +35,11 @@ def validation_protocol(config: configs.TrainConfig, dataset: Dataset) -> Protoc
 
 
 class Sample(NamedTuple):
-    """An image of a validation: its name, its batch of one, and the prediction (1, H, W, 1) in units of the range."""
+    """An image of a validation: its name, its batch of one, and what was made of it."""
 
     name: str
     batch: Mapping[str, np.ndarray]
-    prediction: np.ndarray
+    prediction: Made
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def validate(
         if stop is not None and stop.requested:
             return None
         batch = whole_batch(example, place, info, model.scale, protocol)
-        prediction = predict(batch)
+        maps = predict(batch)
+        prediction = np.asarray(maps[-1])
         ours = measure(prediction, batch, info.range, protocol)
         if place not in floors:
             floors[place] = measure(interpolate(batch, protocol.floor), batch, info.range, protocol)
@@ -118,15 +121,46 @@ def validate(
         if ours.count:
             found += Validation(1, ours.mae, ours.rmse, floor.mae, floor.rmse)
         if len(found.samples) < samples:
-            found += Validation(samples=(Sample(example.name, batch, prediction),))
+            stages = _stages(maps, batch, info, protocol) if len(maps) > 1 else None
+            found += Validation(samples=(Sample(example.name, batch, Made(prediction, stages)),))
     return found
 
 
-def _predictor(model: Any, scaling: str, params: Any) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-    """The network on a batch of one: (1, H, W, 1), in units of the range.
+def _stages(maps: Sequence[Any], batch: Mapping[str, np.ndarray], info: DatasetInfo, protocol: Protocol) -> "Stages":
+    """The middle of an image, stage by stage, in the unit that the protocol measures in."""
+    from experiments.stage_pictures import Measure, central, compared, part
+
+    unit, factor = protocol.unit_of(info)
+    measure = Measure(unit, info.range * factor, protocol, protocol.degrade.kernel)
+    low, truth = (
+        measure.range * np.where(batch[f"mask_{which}"], batch[f"depth_{which}"], np.nan)[0, ..., 0]
+        for which in ("lr", "hr")
+    )
+    height, width = truth.shape
+    crop = central(height, width, height // low.shape[0])
+    parts = [measure.range * part(np.asarray(depth)[0, ..., 0], crop, height) for depth in maps]
+    return compared(low, parts, truth, measure, crop)
+
+
+@functools.cache
+def _whole() -> Callable[..., tuple[Any, ...]]:
+    """Runs a network on a batch, in one program for each shape: its stages and its output, in units of the range."""
+    import jax
+
+    from ahmf_jax.scaling import predict
+
+    def maps(model: Any, scaling: Any, params: Any, batch: Any) -> tuple[Any, ...]:
+        made = predict(model, scaling, params, batch)
+        return tuple(depth * made.span + made.offset for depth in (*made.stages, made.output))
+
+    return jax.jit(maps, static_argnames=("model", "scaling"))
+
+
+def _predictor(model: Any, scaling: str, params: Any) -> Callable[[Mapping[str, np.ndarray]], Sequence[Any]]:
+    """The network on a batch of one: what it makes on its way and its output, each (1, h, w, 1), in units of the range.
 
     An image is computed whole, by a program that the run's next validation has still; one that would take more than
-    half of the memory that is free, in tiles, whose programs are compiled for each validation.
+    half of the memory that is free, in tiles, whose programs are compiled for each validation, and of the output alone.
     """
     import jax
 
@@ -139,9 +173,9 @@ def _predictor(model: Any, scaling: str, params: Any) -> Callable[[Mapping[str, 
     def in_tiles() -> upsample.Upsampler:
         return upsample.Upsampler(Trained(model, params, scaling), [device])  # type: ignore[arg-type]
 
-    def predict(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    def predict(batch: Mapping[str, np.ndarray]) -> Sequence[Any]:
         if model.bytes_per_sample * batch["depth_lr"].size > memory.free(device) / 2:
-            return in_tiles().batch(batch)
-        return np.asarray(upsample.super_resolve(model, scaling, params, upsample.network_batch(batch)))
+            return (in_tiles().batch(batch),)
+        return _whole()(model, scaling, params, upsample.network_batch(batch))
 
     return predict

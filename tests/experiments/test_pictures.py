@@ -7,6 +7,7 @@ from experiments.pictures import (
     _HEAT,
     CAPTION,
     GAP,
+    Made,
     depth_colours,
     error_colours,
     grid,
@@ -82,7 +83,7 @@ def test_the_picture_of_a_validation():
         "mask_lr": np.ones((1, 1, 2, 1), bool),
     }
     prediction = truth[None, ..., None] + np.array([0, 0.04, 0.2, 9, 0, 0, 0, 0], np.float32).reshape(1, 2, 4, 1)
-    sheet = validation_picture(batch, prediction)
+    sheet = validation_picture(batch, Made(prediction))
     assert sheet.dtype == np.uint8 and sheet.shape == (2 + CAPTION, 5 * 4 + 4 * GAP, 3)
     guide, low, ours, target, error = (sheet[CAPTION:, n * (4 + GAP) : n * (4 + GAP) + 4] for n in range(5))
     assert (guide == [255, 128, 0]).all()
@@ -91,6 +92,8 @@ def test_the_picture_of_a_validation():
     np.testing.assert_array_equal(ours, depth_colours(prediction[0, ..., 0], 2, 4))
     np.testing.assert_array_equal(error[..., 0], [[0, 51, 255, 255], [0, 0, 0, 0]])
     large = {name: array.repeat(200, 1).repeat(200, 2) for name, array in batch.items()}
-    assert validation_picture(large, large["depth_hr"]).shape == (320 + CAPTION, 5 * 640 + 4 * GAP, 3)
+    assert validation_picture(large, Made(large["depth_hr"])).shape == (320 + CAPTION, 5 * 640 + 4 * GAP, 3)
     nothing = {**batch, "mask_hr": np.zeros_like(mask)}
-    assert (validation_picture(nothing, prediction)[CAPTION:, -4:] == 0).all()
+    assert (validation_picture(nothing, Made(prediction))[CAPTION:, -4:] == 0).all()
+    colourless = {**batch, "guide": batch["guide"][..., :0]}
+    np.testing.assert_array_equal(validation_picture(colourless, Made(prediction))[CAPTION:], sheet[CAPTION:, 4 + GAP :])

@@ -16,6 +16,7 @@ from data_pipelines.datasets import open_dataset, open_pairs
 from data_pipelines.degrade import Degradation
 from experiments import evaluate, methods, validation
 from experiments.config import DataConfig, TrainConfig
+from experiments.pictures import Made, validation_picture
 from experiments.protocols import PROTOCOLS, Protocol, run_protocol
 
 NEAREST = Protocol(Degradation("nearest_first"), floor="nearest_first", rounding="uint8")
@@ -109,9 +110,47 @@ def test_the_first_images_are_kept_with_what_was_made_of_them(pairs):
     dataset = open_pairs(pairs)
     assert validated(dataset).samples == ()
     (sample,) = validated(dataset, samples=1).samples
-    assert sample.name == "a" and sample.prediction.shape == (1, 4, 4, 1)
-    np.testing.assert_allclose(sample.prediction, 105.4 / 255, rtol=1e-6)
+    assert sample.name == "a" and sample.prediction.depth.shape == (1, 4, 4, 1)
+    assert sample.prediction.stages is None, "a model that makes none"
+    np.testing.assert_allclose(sample.prediction.depth, 105.4 / 255, rtol=1e-6)
     np.testing.assert_allclose(sample.batch["depth_hr"][0, ..., 0] * 255, dataset[0].depth, rtol=1e-6)
+
+
+class Staged:
+    """Stands in for a model that makes two maps on its way: 0.2 and 0.3 everywhere, and 0.4 in the end."""
+
+    scale = 4
+    bytes_per_sample = 0.0
+
+    def apply(self, variables, depth_lr, guide, mask_lr):
+        import jax.numpy as jnp
+
+        two, four = (jnp.full((1, n * depth_lr.shape[1], n * depth_lr.shape[2], 1), v) for n, v in ((2, 0.2), (4, 0.3)))
+        return four + 0.1, {"stages": (two, four)}
+
+
+def test_the_stages_of_a_model_are_kept_beside_their_truths(pairs):
+    dataset = open_pairs(pairs)
+    protocol = Protocol(Degradation("torch_bilinear"), "torch_bilinear", clip=True)
+    examples = [(i, dataset[i]) for i in range(2)]
+    found = validation.validate(Staged(), "range", {}, examples, dataset.info, protocol, samples=2)
+    depth, stages = found.samples[1].prediction
+    np.testing.assert_allclose(depth, 0.4, rtol=1e-6)
+    assert [stage.name for stage in stages.stages] == ["x2", "x4", "output"]
+    two, four, output = stages.stages
+    np.testing.assert_allclose(two.depth, np.full((2, 2), 51), rtol=1e-6)
+    np.testing.assert_allclose(output.depth, np.full((4, 4), 102), rtol=1e-6)
+    # The second image: 2 x 2 blocks of 100 and three times 110, the first with one of 140.
+    np.testing.assert_allclose(two.truth, [[115, 107.5], [107.5, 107.5]], rtol=1e-6)
+    np.testing.assert_array_equal(four.truth, dataset[1].depth)
+    np.testing.assert_allclose(stages.low, [[115]], rtol=1e-6)  # the mean of the middle four
+    assert stages.measure.unit == "grey levels" and stages.measure.range == 255 and not stages.is_part
+    mse = np.mean((102 - dataset[1].depth) ** 2)
+    assert stages.psnr(output) == pytest.approx(10 * np.log10(255**2 / mse))
+    picture = validation_picture(found.samples[1].batch, found.samples[1].prediction)
+    row = validation_picture(found.samples[1].batch, Made(depth))
+    np.testing.assert_array_equal(picture[: row.shape[0], : row.shape[1]], row)
+    np.testing.assert_array_equal(picture[row.shape[0] :], stages.picture())
 
 
 def test_chance_in_a_validation_is_that_of_an_evaluation(pairs):
@@ -132,20 +171,20 @@ def test_an_image_that_memory_would_not_hold_is_validated_in_tiles(tmp_path, mon
     model = DADA(scale=2, features="rgb", iterations=5)
     args = model, "range", {}, [(i, dataset[i]) for i in range(2)], dataset.info, NEAREST
     whole = validation.validate(*args, samples=2)
-    run_whole, run_in_tiles, sizes = upsample.super_resolve, upsample.Upsampler.batch, []
+    run_whole, run_in_tiles, sizes = validation._whole(), upsample.Upsampler.batch, []
 
     def spied(name, run, *given):
         sizes.append((name, given[-1]["depth_lr"].shape[2]))
         return run(*given)
 
-    monkeypatch.setattr(upsample, "super_resolve", functools.partial(spied, "whole", run_whole))
+    monkeypatch.setattr(validation, "_whole", lambda: functools.partial(spied, "whole", run_whole))
     monkeypatch.setattr(upsample.Upsampler, "batch", lambda *given: spied("tiles", run_in_tiles, *given))
     monkeypatch.setattr(memory, "free", lambda device: 1.9 * model.bytes_per_sample * 4 * 200)
     found = validation.validate(*args, samples=2)
     assert sizes == [("whole", 4), ("tiles", 200)]
     assert found.means == pytest.approx(whole.means, abs=1e-4) and found.images == 2
     for sample, wanted in zip(found.samples, whole.samples, strict=True):
-        np.testing.assert_allclose(sample.prediction, wanted.prediction, atol=1e-6)
+        np.testing.assert_allclose(sample.prediction.depth, wanted.prediction.depth, atol=1e-6)
 
 
 def test_the_protocol_of_a_validation(pairs, data_dir):
