@@ -39,11 +39,12 @@ class Layout(NamedTuple):
     features: tuple[int, ...]  # that they make
     bias: bool
     skip: bool  # the input is added to the output
+    held: int  # features of a pixel that are in memory at once
 
 
 UNITS: dict[Unit, Layout] = {
-    "srcnn": Layout((9, 5, 5), (64, 32, 1), bias=True, skip=False),
-    "vdsr": Layout((3,) * 10, (64,) * 9 + (1,), bias=False, skip=True),
+    "srcnn": Layout((9, 5, 5), (64, 32, 1), bias=True, skip=False, held=96),
+    "vdsr": Layout((3,) * 10, (64,) * 9 + (1,), bias=False, skip=True, held=192),
 }
 
 
@@ -160,8 +161,11 @@ class DSDMSR(Model):
 
     @property
     def bytes_per_sample(self) -> float:
-        """About the memory that a low-resolution sample takes while it is computed, as `memory_analysis` tells it."""
-        return float(self.scale**2 * 128 * 4)
+        """About the memory that a low-resolution sample takes while it is computed, as `memory_analysis` tells it.
+
+        In bfloat16 it is as much, as the features are made in float32.
+        """
+        return 4.0 * self.scale**2 * UNITS[self.unit].held
 
     @property
     def least_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -26,8 +26,8 @@ from experiments.benchmark_scaling import collectives, gathered_activations
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "dsdmsr_srcnn_x8.npz"
 VIEWS = ("1_1", "1_2", "2_1", "2_2")
 FEW: dict[Any, Layout] = {
-    "srcnn": Layout((3, 3, 3), (4, 3, 1), bias=True, skip=False),
-    "vdsr": Layout((3,) * 3, (3,) * 2 + (1,), bias=False, skip=True),
+    "srcnn": Layout((3, 3, 3), (4, 3, 1), bias=True, skip=False, held=7),
+    "vdsr": Layout((3,) * 3, (3,) * 2 + (1,), bias=False, skip=True, held=9),
 }
 
 
@@ -148,9 +148,6 @@ def test_what_is_fused(few: None, fusion: Any, combine: Any) -> None:
     maps += [resize(depth, (12, 20), "torch_bilinear")] if fusion == "figure" else []
     wanted = sum(maps) / (len(maps) if combine == "mean" else 1)
     np.testing.assert_allclose(fused, wanted, rtol=0, atol=1e-6)
-    # Depth is rounded nowhere, whatever the features are.
-    half, _ = apply(model.clone(dtype=jnp.bfloat16), constants(model, 0.0), depth)
-    np.testing.assert_allclose(half, wanted, rtol=0, atol=1e-6)
 
 
 def test_bfloat16_is_near_float32(few: None) -> None:
@@ -160,6 +157,30 @@ def test_bfloat16_is_near_float32(few: None) -> None:
     half, aux = apply(model.clone(dtype=jnp.bfloat16), params, depth)
     assert {x.dtype for x in (half, *aux["stages"])} == {jnp.dtype("float32")}
     assert 1e-5 < np.abs(half - full).max() < 2e-2 * np.abs(full).max()
+
+
+@pytest.mark.parametrize("unit", ["srcnn", "vdsr"])
+def test_depth_is_rounded_nowhere(few: None, unit: Any) -> None:
+    """Only features are: here what is above 0.5, far less than the distance of two numbers in bfloat16 there."""
+    model = DSDMSR(2, unit, dtype=jnp.bfloat16)
+    params = constants(model, 0.0)
+    if unit == "srcnn":
+        for layer in params["stage_1"].values():
+            layer["kernel"][:, 1, 1, 0, 0] = 1
+        params["stage_1"]["conv_1"]["bias"][:] = -0.5
+        params["stage_1"]["conv_3"]["bias"][:] = 0.5
+    depth = 0.5 + 1e-4 * random_depth(1, 2, 3)
+    (made,) = apply(model, params, depth)[1]["stages"]
+    np.testing.assert_allclose(made, depth.repeat(2, 1).repeat(2, 2), rtol=0, atol=1e-6)
+
+
+def test_the_memory_is_about_as_told() -> None:
+    """Without the options of these tests it is within a hundredth."""
+    model = DSDMSR(2)
+    depth = jax.ShapeDtypeStruct((1, 24, 32, 1), jnp.float32)
+    program = jax.jit(lambda params, depth: model.apply({"params": params}, depth)[0]).lower(shapes(model), depth)
+    planned: Any = program.compile().memory_analysis()
+    assert 0.9 < planned.temp_size_in_bytes / (model.bytes_per_sample * 24 * 32) < 1.6
 
 
 def test_no_guide_is_read(few: None) -> None:
