@@ -24,6 +24,7 @@ from ahmf_jax.state import init_params
 TINY: dict[str, Any] = {"scale": 2, "num_levels": 3, "features": 2}
 
 
+@functools.cache
 def random_params(model: AHMF, guide_channels: int = 3) -> Any:
     """Of the right shapes, and quickly: compiling the initialisation takes far longer than anything here."""
     rng = np.random.default_rng(0)
