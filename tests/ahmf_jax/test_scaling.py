@@ -58,7 +58,7 @@ def test_an_affine_change_of_the_depth_is_the_same_change_of_the_result(scale: f
     def result(depth: Any) -> Any:
         model = Doubler()
         batch = {"depth_lr": depth, "mask_lr": KNOWN, "guide": guide}
-        output, offset, span, _ = predict(model, "sample", {"offset": 0.5}, batch)
+        output, offset, span, *_ = predict(model, "sample", {"offset": 0.5}, batch)
         assert model.seen.min() == 0 and model.seen.max() == pytest.approx(1)
         return output * span + offset
 
@@ -82,7 +82,7 @@ def test_truth_is_the_span_of_the_batch_whatever_the_sample_holds() -> None:
 def test_a_prediction_by_truth_reads_the_batch() -> None:
     guide, model = jnp.zeros((2, 6, 8, 1)), Doubler()
     batch = {"depth_lr": depths(), "mask_lr": KNOWN, "guide": guide, "depth_span": jnp.array([[0.5, 0.75], [0, 2]])}
-    output, offset, span, _ = predict(model, "truth", {"offset": 0.0}, batch)
+    output, offset, span, *_ = predict(model, "truth", {"offset": 0.0}, batch)
     np.testing.assert_allclose(model.seen[0], (depths()[0] - 0.5) / 0.25, rtol=1e-6)
     np.testing.assert_allclose(model.seen[1], depths()[1] / 2, rtol=1e-6)
     np.testing.assert_allclose((output * span + offset)[1, ::2, ::2], (depths()[1] / 2) ** 2 * 2, rtol=1e-6)
