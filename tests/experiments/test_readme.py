@@ -55,9 +55,10 @@ def test_training_on_ones_own_images(ahmf, monkeypatch, tmp_path):
         write_picture(place / "a_rgb.png", np.zeros((64, 80, 3), np.uint8))
     small = ["--model.num-levels", 1, "--model.features", 2, "--data.patch-size", 16, "--data.batch-size", 8]
     # As the run of the other tests, whose compiled programs are there.
+    small += ["--model.fusion", "concat", "--model.recurrence", "none"]
     small += [
         "--optimiser.name",
-        "adam",
+        "lion",
         "--optimiser.schedule",
         "step",
         "--optimiser.learning-rate",
