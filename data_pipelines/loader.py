@@ -51,6 +51,7 @@ def train_loader(
     *,
     scale: int,
     patch_size: int,
+    patch_width: int = 0,
     batch_size: int,
     degradation: Degradation,
     augmentation: Augmentation = PLAIN,
@@ -74,7 +75,8 @@ def train_loader(
         twice as often as one of a set with weight 1; with equal weights all images of all sets come equally often.
         The sets are shuffled into one another, and keep their exact shares.
       scale: the factor between LR and HR.
-      patch_size: the side of an HR patch, a multiple of `scale`.
+      patch_size: the height of an HR patch, a multiple of `scale`.
+      patch_width: its width, so too; 0: it is square.
       batch_size: patches per batch, over all processes.
       degradation: how LR is made.
       augmentation: how patches are varied, and which are drawn anew.
@@ -109,6 +111,7 @@ def train_loader(
     for option, value, least in (
         ("scale", scale, 1),
         ("patch_size", patch_size, 1),
+        ("patch_width", patch_width, 0),
         ("batch_size", batch_size, 1),
         ("edge_candidates", edge_candidates, 1),
         ("process_count", process_count, 1),
@@ -119,13 +122,16 @@ def train_loader(
             raise InputError(f"{option} {value}: must be at least {least}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed}: must be from 0 to {2**32 - 1}")
-    if patch_size % scale:
-        raise InputError(f"patch_size {patch_size}: must be a multiple of the scale {scale}")
+    for option, value in (("patch_size", patch_size), ("patch_width", patch_width)):
+        if value % scale:
+            raise InputError(f"{option} {value}: must be a multiple of the scale {scale}")
     if batch_size % process_count:
         raise InputError(f"batch_size {batch_size}: must be a multiple of the {process_count} processes that share it")
     if not 0 <= process_index < process_count:
         raise InputError(f"process_index {process_index}: must be from 0 to {process_count - 1} for {process_count}")
     augmentation.check_beside(degradation)
+    patch = patch_size, patch_width or patch_size
+    augmentation.check_patch(patch)
     if on_corrupt not in ("stop", "skip"):
         raise InputError(f"on_corrupt {on_corrupt!r}: choose stop or skip")
     datasets = [dataset for dataset, _ in parts]
@@ -133,7 +139,7 @@ def train_loader(
         datasets,
         Order([len(dataset) for dataset in datasets], [weight for _, weight in parts], seed),
         scale,
-        patch_size // scale,
+        (patch[0] // scale, patch[1] // scale),
         degradation,
         augmentation,
         edge_candidates,
@@ -243,7 +249,7 @@ class Made(NamedTuple):
 
 def _make(sampler: "Sampler", first: int, batch_size: int, share: int, step: int) -> Made | InputError:
     """This process's `share` of rows of the batch of a step; `first` is the place of the first row of all."""
-    batch = _empty(share, (sampler.size, sampler.size), sampler.scale, sampler.channels)
+    batch = _empty(share, sampler.size, sampler.scale, sampler.channels)
     skipped: dict[str, str] = {}
     try:
         for row in range(share):
@@ -300,14 +306,14 @@ class Drawn(NamedTuple):
 class Sampler:
     """Place in the stream -> patch.
 
-    `size` is the patch's side at low resolution, `channels` are those of its guide, 3 or 0, and the rest is as for
-    `train_loader`.
+    `size` is (height, width) of the patch at low resolution, `channels` are those of its guide, 3 or 0, and the rest is
+    as for `train_loader`.
     """
 
     datasets: Sequence[Dataset]
     order: "Order"
     scale: int
-    size: int
+    size: tuple[int, int]
     degradation: Degradation
     augmentation: Augmentation
     edge_candidates: int
@@ -323,7 +329,7 @@ class Sampler:
 
     def describe(self, place: int) -> dict[str, Any]:
         """What stands at a place, as JSON: data set, image, and the window at high resolution, before it is turned."""
-        drawn, side = self._draw(place, {}), self.size * self.scale
+        drawn = self._draw(place, {})
         upside_down, mirrored, transposed = drawn.turns
         return {
             "place": place,
@@ -331,8 +337,8 @@ class Sampler:
             "image": drawn.image,
             "top": drawn.top * self.scale,
             "left": drawn.left * self.scale,
-            "height": side,
-            "width": side,
+            "height": self.size[0] * self.scale,
+            "width": self.size[1] * self.scale,
             "degrees": drawn.degrees,
             "upside_down": upside_down,
             "mirrored": mirrored,
@@ -348,11 +354,11 @@ class Sampler:
         step = self.scale * self.degradation.reduce  # pixels as stored of a low-resolution sample
         example = patches.crop_to_multiple(example, step)
         height, width = example.depth.shape
-        side = self.size * step
-        if min(height, width) < side:
+        wanted = self.size[0] * step, self.size[1] * step
+        if height < wanted[0] or width < wanted[1]:
             raise InputError(
-                f"{name}: {height} x {width} (cut to a multiple of {step}) is smaller than the patch of {side}: choose "
-                "a smaller patch_size"
+                f"{name}: {height} x {width} (cut to a multiple of {step}) is smaller than the patch of {wanted[0]} x "
+                f"{wanted[1]}: choose a smaller patch_size or patch_width"
             )
         edge = patches.EDGE_STEP * info.range
         table = patches.EdgeTable(
@@ -362,7 +368,7 @@ class Sampler:
 
         def draw() -> Drawn:
             grid = height // step, width // step
-            degrees, border = how.angle(grid, self.size, step, rng) if how.rotate else (0.0, 0)
+            degrees, border = how.angle(grid, self.size, step, rng) if how.rotate else (0.0, (0, 0))
             top, left = patches.choose(table, self.size, step, self.edge_candidates, rng, border=border)
             turns = how.turns(rng)
             patch = patches.cut(

@@ -85,35 +85,37 @@ def edge_table(example: Example, scale: int, step: float) -> EdgeTable:
 
 def choose(
     table: EdgeTable,
-    size: int,
+    size: tuple[int, int],
     scale: int,
     candidates: int,
     rng: np.random.Generator,
     *,
-    border: int = 0,
+    border: tuple[int, int] = (0, 0),
 ) -> tuple[int, int]:
     """Draws where a patch begins, on the low-resolution grid.
 
     Args:
       table: of the image, on the grid of `scale`.
-      size: the patch's side on the low-resolution grid; the image holds at least one such patch.
+      size: (height, width) of the patch on the low-resolution grid; the image holds at least one such patch.
       scale: as for the table.
       candidates: how many positions are drawn; the one with the most depth edges wins. 1 is uniform.
       rng: where the positions come from.
-      border: low-resolution samples between the patch and the image's border, for which the image has room.
+      border: low-resolution samples between the patch and the image's border, above and below and at its sides, for
+        which the image has room.
 
     Returns:
       `(top, left)` in low-resolution samples.
     """
-    limits = np.array(table.edges.shape) - size - border
+    height, width = size
+    limits = np.array(table.edges.shape) - np.array(size) - np.array(border)
     top, left = rng.integers(border, limits, (candidates + SPARE, 2)).T
 
     def count(sums: np.ndarray) -> np.ndarray:
-        bottom, right = top + size, left + size
+        bottom, right = top + height, left + width
         return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
 
     known = count(table.known)
-    usable = np.flatnonzero(known >= MIN_KNOWN * (size * scale) ** 2)[:candidates]
+    usable = np.flatnonzero(known >= MIN_KNOWN * height * width * scale**2)[:candidates]
     best = usable[np.argmax(count(table.edges)[usable])] if usable.size else np.argmax(known)
     return int(top[best]), int(left[best])
 
@@ -122,7 +124,7 @@ def cut(
     example: Example,
     top: int,
     left: int,
-    size: int,
+    size: tuple[int, int],
     scale: int,
     degradation: Degradation,
     depth_range: float,
@@ -144,7 +146,7 @@ def cut(
 
     Args:
       example: an image whose sizes are multiples of `scale * degradation.reduce`.
-      top, left, size: where, in low-resolution samples of the image as it is stored.
+      top, left, size: where, and (height, width), in low-resolution samples of the image as it is stored.
       scale, degradation: see `degrade`.
       depth_range: the data set's range, in its unit.
       rng: where the noise comes from.
@@ -156,29 +158,35 @@ def cut(
     """
     span = known_span(example) if span is None else span
     step = scale * degradation.reduce
+    height, width = size
     if degrees:
         beside = margin(degradation, step)
-        around = (top - beside) * step, (left - beside) * step, (size + 2 * beside) * step
-        example = Example(*rotated(*example[:3], *around, degrees), example.name)
+        around = (height + 2 * beside) * step, (width + 2 * beside) * step
+        corner = (top - beside) * step, (left - beside) * step
+        example = Example(*rotated(*example[:3], *corner, around, degrees), example.name)
         top = left = beside
     guide, depth, mask = example[:3]  # turned as views: nothing is copied but the patch
     if flip_rows:
         guide, depth, mask = guide[::-1], depth[::-1], mask[::-1]
-        top = depth.shape[0] // step - size - top
+        top = depth.shape[0] // step - height - top
     if flip_columns:
         guide, depth, mask = guide[:, ::-1], depth[:, ::-1], mask[:, ::-1]
-        left = depth.shape[1] // step - size - left
+        left = depth.shape[1] // step - width - left
     if transpose:
         guide, depth, mask = guide.swapaxes(0, 1), depth.T, mask.T
-        top, left = left, top
-    found = truth(guide, depth, mask, degradation, *(slice(n * scale, (n + size) * scale) for n in (top, left)))
-    rows, columns = slice(top, top + size), slice(left, left + size)
+        top, left, height, width = left, top, width, height
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    found = truth(guide, depth, mask, degradation, _times(rows, scale), _times(columns, scale))
     if degradation.lr_from == "patch":
-        inside = slice(top * step, (top + size) * step), slice(left * step, (left + size) * step)
+        inside = _times(rows, step), _times(columns, step)
         measured = measure(depth[inside], mask[inside], step, degradation, depth_range, span, rng)
     else:
         measured = measure(depth, mask, step, degradation, depth_range, span, rng, rows, columns)
     return _patch(measured, found, span)
+
+
+def _times(part: slice, factor: int) -> slice:
+    return slice(part.start * factor, part.stop * factor)
 
 
 def whole(

@@ -44,6 +44,7 @@ WholeImages = Literal[
     "dscsan",
     "dscsan_noisy",
     "dsdmsr",
+    "dsdmsr_dtu",
 ]
 ProtocolName = Literal[WholeImages, "dada"]
 # The optimisers of `OptimiserConfig.build` that can leave parameters out of their weight decay; a test compares.
@@ -249,7 +250,10 @@ class DataConfig:
     degrade: Degradation = field(default_factory=Degradation)
     augment: Augmentation = field(default_factory=Augmentation)
     patch_size: int = field(default=256, metadata=rule(above=0))
-    """Height and width of a training patch at high resolution."""
+    """Height, and width, of a training patch at high resolution."""
+    patch_width: int = field(default=0, metadata=rule(least=0))
+    """Its width, where that is another; 0: it is square. Other patches are not transposed (`--data.augment.flips`), and
+    one may be a whole image."""
     batch_size: int = field(default=16, metadata=rule(above=0))
     """Patches in a step, over all devices."""
     edge_candidates: int = field(default=1, metadata=rule(above=0))
@@ -266,7 +270,13 @@ class DataConfig:
         """Checks each field, and what `mix` says."""
         check(self)
         self.augment.check_beside(self.degrade)
+        self.augment.check_patch(self.patch)
         self.training()
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(height, width) of a training patch at high resolution."""
+        return self.patch_size, self.patch_width or self.patch_size
 
     def training(self) -> list["Part"]:
         """All that is trained on: `dataset`, and what `mix` names."""

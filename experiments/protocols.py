@@ -172,7 +172,16 @@ PROTOCOLS = {
         mask="all",
         unit="grey",
         metrics=("psnr", "mae", "rmse"),
-        about="DSDMSR (Song et al., TCSVT 2019) as its PyTorch implementation measures: DTU's maps, 640 x 512",
+        about="DSDMSR (Song et al., TCSVT 2019) as its PyTorch implementation measures, on maps of the truth's size",
+    ),
+    "dsdmsr_dtu": Protocol(
+        degrade=Degradation("torch_bilinear", reduce=2),
+        floor="torch_bilinear",
+        clip=True,
+        mask="all",
+        unit="grey",
+        metrics=("psnr", "mae", "rmse"),
+        about="the same on DTU as that prepares it: 80 x 64 and the truth of 640 x 512, both of maps of 1280 x 1024",
     ),
     "float": Protocol(about="this project's, for any data"),
     "area": Protocol(

@@ -2,7 +2,7 @@
 
     ahmf data prepare dtu --from DIR --size 1280x1024 --name dtu_1280x1024
     ahmf train dsdmsr_vdsr_dtu_x8
-    ahmf evaluate runs/dsdmsr_vdsr_dtu_x8 --dataset dtu_1280x1024 --split dsdmsr/validation --protocol dsdmsr
+    ahmf evaluate runs/dsdmsr_vdsr_dtu_x8 --dataset dtu_1280x1024 --split dsdmsr/validation --protocol dsdmsr_dtu
 
 asrimanth/DSDMSR-PyTorch, `train_dtu_vdsr.py`: 6,348 maps, 16 in a step, are 396 steps an epoch; 80 epochs, a validation
 each; SGD with momentum; the gradient's L1 norm is clipped to 1 over the rate.
@@ -29,6 +29,7 @@ config = TrainConfig(
         degrade=Degradation("torch_bilinear", reduce=2),
         augment=Augmentation("none"),
         patch_size=512,
+        patch_width=640,
         batch_size=16,
     ),
     optimiser=OptimiserConfig(

@@ -26,10 +26,10 @@ def image(height=40, width=48, known=1.0):
     return Example(guide, depth, RNG.random((height, width)) < known, "noise")
 
 
-def places(top, left, side, degrees):
-    """Row and column in the image of each pixel of the turned square, in the words of its docstring."""
-    middle = complex(left + (side - 1) / 2, -(top + (side - 1) / 2))  # the imaginary axis goes up
-    rows, columns = np.indices((side, side))
+def places(top, left, size, degrees):
+    """Row and column in the image of each pixel of the turned rectangle, in the words of its docstring."""
+    middle = complex(left + (size[1] - 1) / 2, -(top + (size[0] - 1) / 2))  # the imaginary axis goes up
+    rows, columns = np.indices(size)
     there = (columns + left - 1j * (rows + top)) - middle
     found = middle + there * np.exp(-1j * math.radians(degrees))
     return -found.imag, found.real
@@ -49,7 +49,7 @@ def test_what_is_seen_turns_counter_clockwise():
     # Fails with the other sign, and with a middle that is half a pixel off.
     example = image()
     for degrees, turns in ((90, 1), (180, 2), (-90, -1)):
-        guide, depth, mask = rotated(*example[:3], 8, 11, 17, degrees)
+        guide, depth, mask = rotated(*example[:3], 8, 11, (17, 17), degrees)
         part = np.s_[8:25, 11:28]
         np.testing.assert_array_equal(guide, np.rot90(example.guide[part], turns))
         np.testing.assert_allclose(depth, np.rot90(example.depth[part], turns), rtol=1e-4)
@@ -57,25 +57,28 @@ def test_what_is_seen_turns_counter_clockwise():
 
 
 @pytest.mark.parametrize("degrees", [7.3, -15.0, 41.0])
+@pytest.mark.parametrize("size", [(18, 18), (11, 24)])
 @pytest.mark.parametrize("top, left", [(10, 12), (-5, 30)])  # inside, and partly beyond
-def test_depth_and_guide_are_bilinear_and_known_where_all_samples_are(degrees, top, left):
-    example, side = image(known=0.9), 18
-    guide, depth, mask = rotated(*example[:3], top, left, side, degrees)
-    want_depth, want_guide, known = np.zeros((side, side)), np.zeros((side, side, 3)), np.ones((side, side), bool)
-    for y, x, weight, inside in weights(example, *places(top, left, side, degrees)):
+def test_depth_and_guide_are_bilinear_and_known_where_all_samples_are(degrees, top, left, size):
+    example = image(known=0.9)
+    guide, depth, mask = rotated(*example[:3], top, left, size, degrees)
+    want_depth, want_guide, known = np.zeros(size), np.zeros((*size, 3)), np.ones(size, bool)
+    for y, x, weight, inside in weights(example, *places(top, left, size, degrees)):
         want_depth += weight * example.depth[y, x]
         want_guide += weight[..., None] * example.guide[y, x]
         known &= (weight < 1e-4) | (inside & example.mask[y, x])
     np.testing.assert_allclose(depth, want_depth, atol=1e-3)
     np.testing.assert_allclose(guide, want_guide, atol=0.51 + 1e-2)
     np.testing.assert_array_equal(mask, known)
-    assert 0.3 < mask.mean() < 0.9 and depth.dtype == np.float32 and guide.dtype == np.uint8 and mask.dtype == bool
+    assert 0.15 < mask.mean() < 0.9 and depth.dtype == np.float32 and guide.dtype == np.uint8 and mask.dtype == bool
 
 
 def test_no_known_depth_is_mixed_with_what_fills_a_hole():
     example = image(known=0.9)
     filled = np.where(example.mask, example.depth, np.float32(1e6))
-    (_, one, mask), (_, other, _) = (rotated(example.guide, d, example.mask, 9, 9, 20, 11.0) for d in (filled, -filled))
+    (_, one, mask), (_, other, _) = (
+        rotated(example.guide, d, example.mask, 9, 9, (20, 20), 11.0) for d in (filled, -filled)
+    )
     np.testing.assert_array_less(one[mask], 10)
     np.testing.assert_array_equal(one[mask], -other[mask])
     assert mask.sum() > 100 and one[~mask].max() > 100
@@ -83,8 +86,10 @@ def test_no_known_depth_is_mixed_with_what_fills_a_hole():
 
 def test_a_rotated_patch_is_degraded_then():
     example = image(known=0.9)
-    patch = patches.cut(example, 2, 3, 5, 4, ALONE, 10.0, np.random.default_rng(0), False, True, True, degrees=12.0)
-    guide, depth, mask = (x[:, ::-1].swapaxes(0, 1) for x in rotated(*example[:3], 8, 12, 20, 12.0))
+    patch = patches.cut(
+        example, 2, 3, (5, 5), 4, ALONE, 10.0, np.random.default_rng(0), False, True, True, degrees=12.0
+    )
+    guide, depth, mask = (x[:, ::-1].swapaxes(0, 1) for x in rotated(*example[:3], 8, 12, (20, 20), 12.0))
     np.testing.assert_array_equal(patch.depth_hr[..., 0], depth)
     np.testing.assert_array_equal(patch.mask_hr[..., 0], mask)
     np.testing.assert_array_equal(patch.guide, guide)
@@ -101,10 +106,10 @@ def test_a_rotated_patch_is_a_crop_of_all_that_is_not_chance(turns):
     # Fails where the patch is degraded without what is around it.
     example, scale, size = image(64, 64, known=0.9), 4, 5
     how = Degradation("matlab_bicubic", multipath_blur=1.0, guide_shift=3, guide_blur=1.0)
-    cut = patches.cut(example, 5, 6, size, scale, how, 10.0, np.random.default_rng(0), *turns, degrees=12.0)
+    cut = patches.cut(example, 5, 6, (size, size), scale, how, 10.0, np.random.default_rng(0), *turns, degrees=12.0)
     # A larger square about the same middle, degraded as a whole.
-    around = Example(*rotated(*example[:3], 4, 8, 52, 12.0), "")
-    whole = patches.cut(around, 0, 0, 13, scale, how, 10.0, np.random.default_rng(0), *turns)
+    around = Example(*rotated(*example[:3], 4, 8, (52, 52), 12.0), "")
+    whole = patches.cut(around, 0, 0, (13, 13), scale, how, 10.0, np.random.default_rng(0), *turns)
     inside = slice(4, 9), slice(4, 9)
     np.testing.assert_allclose(cut.depth_lr, whole.depth_lr[inside], rtol=1e-4)
     np.testing.assert_array_equal(cut.mask_lr, whole.mask_lr[inside])
@@ -113,7 +118,7 @@ def test_a_rotated_patch_is_a_crop_of_all_that_is_not_chance(turns):
         tolerance = 1 if name == "guide" else 1e-3  # of interpolation: a level where it is rounded
         np.testing.assert_allclose(one, other[16:36, 16:36], atol=tolerance)
     alone = Degradation("matlab_bicubic", lr_from="patch")
-    other = patches.cut(example, 5, 6, size, scale, alone, 10.0, np.random.default_rng(0), *turns, degrees=12.0)
+    other = patches.cut(example, 5, 6, (size, size), scale, alone, 10.0, np.random.default_rng(0), *turns, degrees=12.0)
     want = degrade(other.depth_hr[..., 0], other.mask_hr[..., 0], scale, "matlab_bicubic")[0]
     np.testing.assert_array_equal(other.depth_lr[..., 0], want)
 
@@ -123,7 +128,7 @@ def test_the_guide_of_another_camera_is_displaced_after_the_rotation():
     shifted, straight = (
         patches.cut(
             example,
-            *(3, 3, 4, 4),
+            *(3, 3, (4, 4), 4),
             Degradation("area", "patch", guide_shift=shift, guide_blur=1.0),
             *(10.0, np.random.default_rng(0)),
             degrees=9.0,
@@ -132,13 +137,13 @@ def test_the_guide_of_another_camera_is_displaced_after_the_rotation():
     )
     # What is displaced into the patch is seen around it: nothing of its own border goes on. (One level of rounding.)
     assert np.abs(shifted[:, 3:] - straight[:, :-3]).max() <= 1
-    around = rotated(*example[:3], 4, 4, 32, 9.0)[0]
+    around = rotated(*example[:3], 4, 4, (32, 32), 9.0)[0]
     blurred = degrade_guide(around, Degradation(guide_blur=1.0), slice(0, 32), slice(0, 32)).astype(int)
     assert np.abs(shifted[:, :3] - blurred[8:24, 5:8]).max() <= 1
 
 
 def corners_inside(grid, size, scale, top, left, degrees):
-    rows, columns = places(top * scale, left * scale, size * scale, degrees)
+    rows, columns = places(top * scale, left * scale, (size[0] * scale, size[1] * scale), degrees)
     height, width = (n * scale - 1 for n in grid)
     slack = 1e-4
     return min(rows.min(), columns.min()) > -slack and rows.max() < height + slack and columns.max() < width + slack
@@ -146,29 +151,59 @@ def corners_inside(grid, size, scale, top, left, degrees):
 
 # Image and patch in samples of 4 pixels, and the pixels that are free beside the patch, in whole samples on each side.
 @pytest.mark.parametrize(
-    ("grid", "size", "room"), [((5, 9), 5, 0), ((6, 6), 5, 0), ((11, 14), 9, 4), ((12, 11), 9, 4), ((20, 30), 5, 28)]
+    ("grid", "size", "rooms"),
+    [
+        ((5, 9), (5, 5), (0, 8)),
+        ((6, 6), (5, 5), (0, 0)),
+        ((11, 14), (9, 9), (4, 8)),
+        ((12, 11), (9, 9), (4, 4)),
+        ((20, 30), (5, 5), (28, 48)),
+        ((5, 9), (5, 9), (0, 0)),
+        ((9, 13), (5, 9), (8, 8)),
+        ((13, 9), (9, 5), (8, 8)),
+        ((16, 17), (4, 16), (24, 0)),
+        ((16, 18), (4, 16), (24, 4)),  # there is room for every angle at the sides, but for no small one
+    ],
 )
-def test_inside_a_patch_is_wholly_in_the_image_by_a_smaller_angle_where_need_be(grid, size, room):
+def test_inside_a_patch_is_wholly_in_the_image_by_a_smaller_angle_where_need_be(grid, size, rooms):
     how, scale, rng = Augmentation(rotate=30), 4, np.random.default_rng(1)
     angles = []
     for _ in range(200):
         degrees, border = how.angle(grid, size, scale, rng)
         angles.append(degrees)
-        for top, left in itertools.product(*((border, n - size - border) for n in grid)):
-            assert border <= top and border <= left
+        ends = ((beside, n - side - beside) for n, side, beside in zip(grid, size, border, strict=True))
+        for top, left in itertools.product(*ends):
+            assert border[0] <= top and border[1] <= left
             assert corners_inside(grid, size, scale, top, left, degrees), (degrees, border)
-    # The widest angle by trial: where the turned square still fits between.
-    half = (size * scale - 1) / 2
-    fits = [a for a in np.arange(0, 30.01, 0.1) if half * (math.cos(a * DEGREE) + math.sin(a * DEGREE) - 1) <= room]
-    assert max(map(abs, angles)) == pytest.approx(max(fits), abs=0.5)
-    assert min(angles) < 0 < max(angles) if room else set(angles) == {0.0}
+    # The widest angle by trial: up to where the turned rectangle still fits between.
+    tried = np.arange(0, 30.01, 0.1)
+    turn = np.array(
+        [[np.cos(tried * DEGREE), np.sin(tried * DEGREE)], [np.sin(tried * DEGREE), np.cos(tried * DEGREE)]]
+    )
+    half = (np.array(size) * scale - 1) / 2
+    beyond = np.einsum("ijn,j->in", turn, half) - half[:, None]
+    fits = np.logical_and.accumulate((beyond <= np.array(rooms)[:, None] + 1e-9).all(0))
+    assert max(map(abs, angles)) == pytest.approx(tried[fits].max(), abs=0.5)
+    assert min(angles) < 0 < max(angles) if fits[1] else max(map(abs, angles)) < 1e-6
+
+
+def test_a_rectangle_is_not_transposed():
+    for flips, most in (("mirror", 2), ("none", 1)):
+        example = image(16, 24)
+        found = take(loader(example, patch_width=24, augmentation=Augmentation(flips)), 10)
+        assert len({b["guide"][i].tobytes() for b in found for i in range(4)}) == most
+    with pytest.raises(
+        InputError, match=r"flips is 'all', which transposes, and patches are 16 x 24: choose mirror or"
+    ):
+        loader(image(), patch_width=24)
+    PLAIN.check_patch((24, 24))
 
 
 def test_with_unknown_corners_a_patch_may_be_anywhere():
     how, rng = Augmentation(rotate=10, corners="unknown"), np.random.default_rng(1)
-    drawn = [how.angle((5, 9), 5, 4, rng) for _ in range(500)]
+    drawn = [how.angle((5, 9), (5, 5), 4, rng) for _ in range(500)]
     angles = np.array([degrees for degrees, _ in drawn])
-    assert {border for _, border in drawn} == {0}
+    assert {border for _, border in drawn} == {(0, 0)}
     assert angles.std() == pytest.approx(10 / math.sqrt(3), rel=0.1) and np.abs(angles).max() < 10
 
 
@@ -227,7 +262,7 @@ def test_a_rotated_stream_follows_from_its_seed_and_place():
     # What is told of a batch is what it is made of.
     for row, said in enumerate(second.describe(16)):
         example = examples[int(said["image"][-1])]
-        guide = rotated(*example[:3], said["top"], said["left"], said["height"], said["degrees"])[0]
+        guide = rotated(*example[:3], said["top"], said["left"], (said["height"],) * 2, said["degrees"])[0]
         guide = guide[:, ::-1] if said["mirrored"] else guide
         np.testing.assert_array_equal(whole[4]["guide"][row], guide / np.float32(255))
         assert abs(said["degrees"]) <= 15 and not said["upside_down"] and not said["transposed"]

@@ -266,6 +266,49 @@ def test_a_truth_that_is_reduced_comes_in_batches_of_its_own_size(dataset):
         whole_example(dataset[4], INFO, scale=8, degradation=how)
 
 
+def whole_frames(**more):
+    """Images of two heights, each as wide as the other and as a patch."""
+    args = ARGS | {"patch_size": 12, "patch_width": 20, "batch_size": 4, "augmentation": Augmentation("none")}
+    return train_loader(Dataset(INFO, Memory(((12, 20), (25, 20)))), **args | more)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_patch_may_be_a_rectangle_and_a_whole_image(workers):
+    tops = set()
+    loader = whole_frames(degradation=Degradation("area", reduce=1), workers=workers)
+    for batch in take(loader, 8):
+        assert batch["depth_lr"].shape == batch["mask_lr"].shape == (4, 6, 10, 1)
+        assert batch["guide"].shape == (4, 12, 20, 3) and batch["depth_hr"].shape == batch["mask_hr"].shape
+        for row, number in enumerate(numbers(batch)):
+            image = loader._sampler.datasets[0][number]
+            if number == 0:
+                whole = whole_example(image, INFO, scale=2, degradation=Degradation("area"))
+                for name in whole:
+                    np.testing.assert_array_equal(batch[name][row], whole[name][0], err_msg=name)
+            else:
+                top = round(batch["guide"][row, 0, 0, 1] * 255)
+                tops.add(top)
+                want = image.depth[top : top + 12] / np.float32(4)
+                np.testing.assert_array_equal(batch["depth_hr"][row, ..., 0], want)
+    assert tops <= set(range(0, 13, 2)) and len(tops) > 3
+    said = loader.describe(0)[0]
+    assert (said["left"], said["height"], said["width"], said["transposed"]) == (0, 12, 20, False)
+
+
+def test_a_width_of_the_height_is_a_square(dataset):
+    assert_same(*(take(train_loader(dataset, **CHANCE, patch_width=width), 3) for width in (0, 8)))
+
+
+def test_a_rectangle_that_an_image_is_too_small_for():
+    for more in ({"patch_size": 14}, {"patch_width": 22}):
+        loader = whole_frames(**more)
+        with pytest.raises(
+            InputError, match=r"image\d: \d+ x 20 .* smaller than the patch of 1[24] x 2[02]: choose a sma"
+        ):
+            list(itertools.islice(loader, 3))
+        loader.close()
+
+
 def test_a_small_image_is_named():
     args = ARGS | {"scale": 4, "patch_size": 12, "on_corrupt": "skip"}  # it is no fault of the image
     loader = train_loader(Dataset(INFO, Memory(((20, 20), (9, 30)))), **args)
@@ -278,6 +321,9 @@ def test_a_small_image_is_named():
     ("wrong", "message"),
     [
         ({"scale": 3}, "patch_size 8: must be a multiple of the scale 3"),
+        ({"patch_width": 9}, "patch_width 9: must be a multiple of the scale 2"),
+        ({"patch_width": -8}, "patch_width -8: must be at least 0"),
+        ({"patch_width": 10}, "patches are 8 x 10: choose mirror or none, or patches that are square"),
         ({"scale": 0}, "scale 0"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"edge_candidates": 0}, "edge_candidates 0"),

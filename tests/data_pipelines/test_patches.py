@@ -34,16 +34,19 @@ def turned(array, flip_rows, flip_columns, transpose):
 def test_a_patch_is_a_crop_of_the_turned_and_degraded_image(kernel, turns):
     # The turned image is degraded as a whole, and holds the patch where the cut area has gone. For nearest_first this
     # fails if a finished patch is flipped instead: its samples would be the last of each block.
-    image, scale, size = example(), 4, 5
+    image, scale, (height, width) = example(), 4, (5, 3)
+    wanted = (width, height) if turns[2] else (height, width)
     guide, depth, mask = (np.ascontiguousarray(turned(array, *turns)) for array in image[:3])
     whole_lr, whole_mask = degrade(depth, mask, scale, kernel)
     rows, columns = np.indices((12, 16))
     places = turned(np.stack([rows, columns], -1), *turns)
-    for top, left in itertools.product((0, 3, 12 - size), (0, 6, 16 - size)):  # at the borders and inside
-        patch = patches.cut(image, top, left, size, scale, Degradation(kernel), 10.0, RNG, *turns)
-        cut_area = (places >= [top, left]).all(-1) & (places < [top + size, left + size]).all(-1)
+    for top, left in itertools.product((0, 3, 12 - height), (0, 6, 16 - width)):  # at the borders and inside
+        patch = patches.cut(image, top, left, (height, width), scale, Degradation(kernel), 10.0, RNG, *turns)
+        assert patch.depth_lr.shape == (*wanted, 1)
+        cut_area = (places >= [top, left]).all(-1) & (places < [top + height, left + width]).all(-1)
         y, x = np.argwhere(cut_area)[0]
-        lr, hr = np.s_[y : y + size, x : x + size], np.s_[y * 4 : (y + size) * 4, x * 4 : (x + size) * 4]
+        bottom, right = y + wanted[0], x + wanted[1]
+        lr, hr = np.s_[y:bottom, x:right], np.s_[y * 4 : bottom * 4, x * 4 : right * 4]
         np.testing.assert_allclose(patch.depth_lr[..., 0], whole_lr[lr], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(patch.mask_lr[..., 0], whole_mask[lr])
         np.testing.assert_array_equal(patch.depth_hr[..., 0], depth[hr])
@@ -55,7 +58,7 @@ def test_a_flip_keeps_the_sampling_of_nearest():
     image = example(known=1.1)
     for kernel, offset in (("nearest_first", 0), ("nearest_center", 1), ("nearest_last", 3)):
         for turns in itertools.product([False, True], repeat=3):
-            patch = patches.cut(image, 2, 3, 4, 4, Degradation(kernel), 10.0, RNG, *turns)
+            patch = patches.cut(image, 2, 3, (4, 4), 4, Degradation(kernel), 10.0, RNG, *turns)
             np.testing.assert_array_equal(patch.depth_lr, patch.depth_hr[offset::4, offset::4])
 
 
@@ -69,12 +72,12 @@ def test_a_patch_has_the_images_span_wherever_it_is_cut():
     image.mask[0, 0], image.depth[0, 0] = True, -1
     image.mask[47, 63], image.depth[47, 63] = True, 12
     for top, left in ((0, 0), (4, 5)):
-        patch = patches.cut(image, top, left, 5, 4, Degradation(), 10.0, rng())
+        patch = patches.cut(image, top, left, (5, 5), 4, Degradation(), 10.0, rng())
         np.testing.assert_array_equal(patch.span, [-1, 12])
     assert patch.span.dtype == np.float32
     np.testing.assert_array_equal(patches.edge_table(image, 4, 0.1).span, [-1, 12])
     np.testing.assert_array_equal(patches.whole(image, 4, Degradation(), 10.0, rng()).span, [-1, 12])
-    kept = patches.cut(image, 0, 0, 5, 4, Degradation(), 10.0, rng(), span=np.array([2, 3], np.float32))
+    kept = patches.cut(image, 0, 0, (5, 5), 4, Degradation(), 10.0, rng(), span=np.array([2, 3], np.float32))
     np.testing.assert_array_equal(kept.span, [2, 3])
     np.testing.assert_array_equal(patches.known_span(image._replace(mask=np.zeros_like(image.mask))), [-1, 99])
 
@@ -84,7 +87,7 @@ def test_noise_of_the_image_is_by_its_span():
     image.depth[:] = 5
     image.depth[-1, -1] = 7  # far from the patch
     noisy = Degradation("area", noise_sigma=0.1, noise_of="image")
-    patch = patches.cut(image, 0, 0, 11, 4, noisy, 100.0, rng())
+    patch = patches.cut(image, 0, 0, (11, 11), 4, noisy, 100.0, rng())
     assert patch.depth_lr.min() == 5  # clipped there
     assert patch.depth_lr.std() == pytest.approx(0.2 * np.sqrt(0.5 - 0.5 / np.pi), rel=0.2)  # half of a Gaussian
 
@@ -117,7 +120,7 @@ def test_a_patch_is_a_crop_where_its_truth_is_reduced(kernel, turns):
     whole = patches.whole(image._replace(guide=guide, depth=depth, mask=mask), scale, how, 10.0, rng())
     places = turned(np.stack(np.indices((48 // step, 64 // step)), -1), *turns)
     for top, left in itertools.product((0, 4, 12 - size), (0, 6, 16 - size)):
-        patch = patches.cut(image, top, left, size, scale, how, 10.0, rng(), *turns)
+        patch = patches.cut(image, top, left, (size, size), scale, how, 10.0, rng(), *turns)
         y, x = np.argwhere((places >= [top, left]).all(-1) & (places < [top + size, left + size]).all(-1))[0]
         lr, hr = np.s_[y : y + size, x : x + size], np.s_[y * 2 : (y + size) * 2, x * 2 : (x + size) * 2]
         for name, part in (("depth_lr", lr), ("mask_lr", lr), ("depth_hr", hr), ("mask_hr", hr), ("guide", hr)):
@@ -135,8 +138,8 @@ def test_a_rotated_patch_whose_truth_is_reduced(lr_from):
     # Fails where the square that is turned is that of the truth, or ends where the patch does.
     image = example(64, 64, known=1.1)
     how = Degradation("matlab_bicubic", lr_from=lr_from, reduce=2)
-    cut = patches.cut(image, 5, 6, 5, 2, how, 10.0, rng(), degrees=12.0)
-    around = Example(*rotated(*image[:3], 4, 8, 52, 12.0), "")
+    cut = patches.cut(image, 5, 6, (5, 5), 2, how, 10.0, rng(), degrees=12.0)
+    around = Example(*rotated(*image[:3], 4, 8, (52, 52), 12.0), "")
     wanted = patches.whole(around, 2, how, 10.0, rng())
     for name in ("depth_hr", "guide"):
         one, other = (getattr(patch, name).astype(float) for patch in (cut, wanted))
@@ -148,8 +151,8 @@ def test_a_rotated_patch_whose_truth_is_reduced(lr_from):
 @pytest.mark.parametrize("kernel", resample.KERNELS)
 def test_a_patch_degraded_alone_differs_at_its_border_only(kernel):
     image = example(known=1.1)
-    alone = patches.cut(image, 2, 3, 9, 4, Degradation(kernel, "patch"), 10.0, rng())
-    inside = patches.cut(image, 2, 3, 9, 4, Degradation(kernel, "image"), 10.0, rng())
+    alone = patches.cut(image, 2, 3, (9, 9), 4, Degradation(kernel, "patch"), 10.0, rng())
+    inside = patches.cut(image, 2, 3, (9, 9), 4, Degradation(kernel, "image"), 10.0, rng())
     want = degrade(image.depth[8:44, 12:48], image.mask[8:44, 12:48], 4, kernel)[0]
     np.testing.assert_array_equal(alone.depth_lr[..., 0], want)
     np.testing.assert_allclose(alone.depth_lr[2:-2, 2:-2], inside.depth_lr[2:-2, 2:-2], rtol=1e-5)
@@ -168,7 +171,7 @@ def test_a_patch_is_a_crop_of_all_that_is_not_chance(transpose):
         guide_blur=1.0,
         guide_exposure=0.5,
     )
-    cut = patches.cut(image, 2, 3, 7, 4, how, 10.0, rng(), transpose=transpose)
+    cut = patches.cut(image, 2, 3, (7, 7), 4, how, 10.0, rng(), transpose=transpose)
     guide, depth, mask = (np.ascontiguousarray(turned(array, False, False, transpose)) for array in image[:3])
     whole = patches.whole(image._replace(guide=guide, depth=depth, mask=mask), 4, how, 10.0, rng())
     top, left = (3, 2) if transpose else (2, 3)
@@ -185,7 +188,7 @@ def test_the_guide_is_displaced_to_the_right_of_the_patch_that_is_returned():
     image = example()
     for turns in itertools.product([False, True], repeat=3):
         straight, shifted = (
-            patches.cut(image, 2, 3, 6, 4, Degradation(guide_shift=n), 10.0, rng(), *turns).guide for n in (0, 2)
+            patches.cut(image, 2, 3, (6, 6), 4, Degradation(guide_shift=n), 10.0, rng(), *turns).guide for n in (0, 2)
         )
         np.testing.assert_array_equal(shifted[:, 2:], straight[:, :-2])
 
@@ -214,10 +217,10 @@ def test_a_patch_follows_from_its_place_and_its_generator():
     how = Degradation(
         noise_sigma=0.05, tof_sigma=0.01, flying_pixels=0.5, dropouts=0.2, guide_blur=1.0, multipath_blur=0.5
     )
-    first, again = (patches.cut(image, 1, 2, 8, 4, how, 10.0, rng()) for _ in range(2))
+    first, again = (patches.cut(image, 1, 2, (8, 8), 4, how, 10.0, rng()) for _ in range(2))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    other = patches.cut(image, 1, 2, 8, 4, how, 10.0, np.random.default_rng(4))
+    other = patches.cut(image, 1, 2, (8, 8), 4, how, 10.0, np.random.default_rng(4))
     assert (other.mask_lr != first.mask_lr).any() and (other.depth_lr != first.depth_lr).mean() > 0.9
     np.testing.assert_array_equal(other.guide, first.guide)
 
@@ -255,10 +258,10 @@ def positions(image, size, scale, candidates, count, step=0.1):
 
 
 def test_one_candidate_is_uniform_over_every_position():
-    found = positions(example(16, 24, known=1.1), 2, 4, 1, 3000)
-    counts = np.zeros((3, 5))
+    found = positions(example(16, 24, known=1.1), (2, 3), 4, 1, 3000)
+    counts = np.zeros((3, 4))
     np.add.at(counts, tuple(found.T), 1)
-    assert counts.min() > 140 and counts.max() < 260  # 200 each
+    assert counts.min() > 180 and counts.max() < 320  # 250 each
 
 
 def test_candidates_prefer_edges():
@@ -266,7 +269,7 @@ def test_candidates_prefer_edges():
     depth[40:48, 40:48] = 5
     image = Example(np.zeros((64, 64, 3), np.uint8), depth, np.ones((64, 64), bool), "square")
     touching = [
-        np.mean([abs(y - 10) < 4 and abs(x - 10) < 4 for y, x in positions(image, 3, 4, n, 400)]) for n in (1, 20)
+        np.mean([abs(y - 10) < 4 and abs(x - 10) < 4 for y, x in positions(image, (3, 3), 4, n, 400)]) for n in (1, 20)
     ]
     assert touching[0] < 0.35 and touching[1] > 0.8
 
@@ -275,12 +278,21 @@ def test_mostly_unknown_patches_are_avoided_where_others_are():
     image = example(64, 64, known=1.1)
     image.mask[:, :40] = False
     image.depth[:, :32] = RNG.uniform(0, 100, (64, 32))  # full of edges, of which none is real
-    found = positions(image, 4, 4, 4, 300)
+    found = positions(image, (4, 4), 4, 4, 300)
     known = [image.mask[4 * y : 4 * y + 16, 4 * x : 4 * x + 16].mean() for y, x in found]
     assert np.mean(np.array(known) >= 0.5) > 0.95
     nothing = image._replace(mask=np.zeros((64, 64), bool))
-    assert positions(nothing, 4, 4, 4, 3).shape == (3, 2)
+    assert positions(nothing, (4, 4), 4, 4, 3).shape == (3, 2)
 
 
 def test_the_only_position_is_found():
-    np.testing.assert_array_equal(positions(example(16, 16), 4, 4, 3, 5), np.zeros((5, 2)))
+    np.testing.assert_array_equal(positions(example(16, 24), (4, 6), 4, 3, 5), np.zeros((5, 2)))
+
+
+def test_known_pixels_are_counted_in_the_whole_rectangle():
+    # Of a patch of 8 x 24 the upper half is known: enough, though it is little of a square of 24.
+    image = example(16, 24, known=1.1)
+    image.mask[4:], image.depth[:] = False, 1
+    image.depth[13, 3] = 9  # an edge that is unknown, and so is none
+    found = positions(image, (2, 6), 4, 8, 20)
+    np.testing.assert_array_equal(found, np.zeros((20, 2)))

@@ -170,6 +170,7 @@ def test_dsdmsr_divides_dtu_as_its_formula_does():
     ordered = sorted(NAMES["dtu"])
     assert validation == [ordered[index] for index in permuted[:1588]]
     assert train == [ordered[index] for index in permuted[1588:]] and len(train) == 6348
+    assert called("dtu", "dsdmsr", "validation_sub") == validation[:300]
     scans = [{name.split("_")[0] for name in names} for names in (train, validation)]
     assert len(scans[0]) == len(scans[1]) == 124  # as the note warns
 

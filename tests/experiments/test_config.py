@@ -182,7 +182,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         (
             {"validation_protocol": "best"},
             "validation_protocol is 'best': choose one of run, float, area, ahmf_table1, "
-            "ahmf_table2, ahmf_table3, ahmf_table4, b6, dscsan, dscsan_noisy, dsdmsr",
+            "ahmf_table2, ahmf_table3, ahmf_table4, b6, dscsan, dscsan_noisy, dsdmsr, dsdmsr_dtu",
         ),
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
         ({"loss": None}, "TrainConfig.loss is None: choose one of l1"),
@@ -200,6 +200,8 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"optimiser": {"clip_norm": "max"}}, "OptimiserConfig.clip_norm is 'max': choose one of l2, l1"),
         ({"output_scale": math.inf}, "TrainConfig.output_scale is inf: it must be positive"),
         ({"data": {"patch_size": 64.0}}, "DataConfig.patch_size is 64.0: it must be a whole number"),
+        ({"data": {"patch_width": -8}}, "DataConfig.patch_width is -8: it must not be negative"),
+        ({"data": {"patch_width": 320}}, "flips is 'all', which transposes, and patches are 256 x 320: choose mirror"),
         ({"data": {"pairs": {"range": 0}}}, "PairsConfig.range is 0: it must be positive"),
         ({"data": {"pairs": {"invalid": "nan"}}}, "PairsConfig.invalid is 'nan': it must be a number or None"),
     ],

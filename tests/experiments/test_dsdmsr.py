@@ -152,6 +152,9 @@ def test_the_published_recipes(name, unit, batch, epochs):
     assert (config.data.train, config.data.validation) == ("dsdmsr/train", "dsdmsr/validation")
     assert config.supervision["stage_kernel"] == config.data.degrade.kernel == "torch_bilinear"
     assert config.data.augment == Augmentation("none") and config.scaling == "range"
+    # Whole frames of 512 x 640, which are a half of what is stored.
+    assert config.data.patch == (512, 640) and config.data.degrade.reduce == 2
+    assert config.data.degrade == PROTOCOLS["dsdmsr_dtu"].degrade
     epoch = config.validate_every
     # 6,348 maps, what is left over of an epoch is dropped.
     assert epoch == 6348 // batch and config.steps == epochs * epoch
@@ -186,3 +189,24 @@ def test_the_protocol_by_hand():
     assert found.count == 64
     assert found.psnr(info.range) == pytest.approx(10 * math.log10(1 / (0.1**2 / 64)), rel=1e-5)
     assert protocol.averaging == "images" and protocol.border == 0 and protocol.floor == "torch_bilinear"
+
+
+def test_the_protocol_of_dtu_by_hand():
+    """Low resolution and truth are both of what is stored, the four pixels at the centre of each block."""
+    protocol, info = PROTOCOLS["dsdmsr_dtu"], DatasetInfo("maps", "grey level", 255.0, None, "", "", colour=False)
+    depth = np.random.default_rng(3).integers(0, 256, (32, 48)).astype(np.float32)
+    example = Example(np.zeros((32, 48, 0), np.uint8), depth, np.ones((32, 48), bool), "a")
+    batch = whole_batch(example, 0, info, 8, protocol)
+
+    def centre(side):
+        inner = depth.reshape(32 // side, side, 48 // side, side)[:, side // 2 - 1 : side // 2 + 1]
+        return inner[..., side // 2 - 1 : side // 2 + 1].mean((1, 3)) / 255
+
+    np.testing.assert_allclose(batch["depth_lr"][0, ..., 0], centre(16), rtol=1e-5)
+    np.testing.assert_allclose(batch["depth_hr"][0, ..., 0], centre(2), rtol=1e-5)
+    assert batch["guide"].shape == (1, 16, 24, 0)
+    # But for that it is the other.
+    assert (
+        dataclasses.replace(protocol, degrade=PROTOCOLS["dsdmsr"].degrade, about=PROTOCOLS["dsdmsr"].about)
+        == (PROTOCOLS["dsdmsr"])
+    )
