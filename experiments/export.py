@@ -21,9 +21,9 @@ from ahmf_jax.export import Trained
 from ahmf_jax.writing import atomic_folder, atomic_write
 from experiments import config as configs
 
-# Largest difference that is rounding, in units of the range, or of the largest depth that the model makes, if that is
-# more, as it may be before it is trained: of a network, and of a model that iterates, where it adds up: 9,024 iterations
-# of DADA in float32 are 3e-5 from float64 on these images, whatever program does them.
+# Largest difference that is rounding, of the range, or of the largest depth that the model makes, if more, as it
+# may be before it is trained: of a network, and of a model that iterates, where it adds up: 9,024 iterations of DADA in
+# float32 are 3e-5 from float64 on these images, whatever program does them.
 TOLERANCE, ITERATED = 1e-5, 1e-4
 # Batch, height and width of the low-resolution depth that is compared; thousands of iterations are slow in PyTorch.
 SIZES = ((2, 7, 11), (1, 1, 2), (1, 24, 40))

@@ -129,5 +129,7 @@ def test_a_model_of_a_derived_class_has_no_name() -> None:
         pass
 
     assert name_of(DADA(8)) == "dada"
-    with pytest.raises(InputError, match="Mine has no name that files could tell: use one of ahmf, dada as it is"):
+    with pytest.raises(
+        InputError, match="Mine has no name that files could tell: use one of ahmf, dada, dsdmsr as it is"
+    ):
         torch_weights.to_torch(Mine(8), {})
