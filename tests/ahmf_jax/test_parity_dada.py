@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
+from ahmf_jax import torch_modules, torch_weights, unet  # noqa: E402  # needs torch
 from ahmf_jax.variables import split  # noqa: E402
 
 FORWARD = 2e-5  # largest absolute difference in single precision
@@ -29,6 +29,19 @@ def full_precision() -> Iterator[None]:
     with jax.default_matmul_precision("highest"):
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow() -> Iterator[None]:
+    """A block of each kind, and one that follows another: compiling is what these tests spend their time on.
+
+    That both have the encoders' own numbers of blocks, test_torch_modules.py shows by the names of all weights.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for layers in (unet.LAYERS, torch_modules.unet.LAYERS):
+            for encoder in ("resnet18", "resnet50"):
+                patch.setitem(layers, encoder, (2, 1, 1, 1))
+        yield
 
 
 @pytest.fixture(scope="module")
