@@ -20,7 +20,8 @@ config = TrainConfig(
     # The network that is traced soonest: most of what a training of six steps takes.
     model=AHMFConfig(scale=4, num_levels=1, features=2, fusion="concat", recurrence="none"),
     data=DataConfig(dataset="scenes", patch_size=16, batch_size=8),
-    optimiser=OptimiserConfig(learning_rate=1e-3),
+    # One moment of every parameter: what is saved and read again is most of a training that is compiled already.
+    optimiser=OptimiserConfig("lion", learning_rate=1e-3),
     steps=6, scaling="sample", output_scale=0.1, log_every=1, checkpoint_every=2,
     validate_every=2, mesh="data=1",
 )
@@ -30,16 +31,21 @@ SCENES = {"height": 64, "width": 80, "train": 3, "validation": 1, "test": 2}
 
 @pytest.fixture(scope="session", autouse=True)
 def traced_once():
-    """Equal configurations get one optimiser and one program of lanes, and a network's operations are counted once.
+    """Equal configurations get one optimiser and one program of lanes, equal networks one program of the engine for
+    images of a size, and a network's operations are counted once.
 
     JAX traces a training step again for another optimiser, which takes longer than the six steps of a test.
     """
+    import jax
+
     from ahmf_jax import flops
+    from ahmf_jax.engine import Engine
     from ahmf_jax.together import Lanes
     from experiments.config import OptimiserConfig
 
     counted, count = {}, flops.train_flops
     jitted, jit = {}, Lanes._program
+    programs, compiled = {}, Engine._program
 
     def train_flops(model, batch):
         key = model, *(batch[name].shape for name in ("depth_lr", "guide"))
@@ -55,7 +61,20 @@ def traced_once():
             jitted[key] = jit(self, function, *specs, **options)
         return jitted[key]
 
+    def of_engine(self, wanted, inputs, shardings):
+        def described(tree):
+            leaves, structure = jax.tree.flatten(tree)
+            return structure, tuple((x.shape, str(x.dtype)) for x in leaves)
+
+        own = wanted, *described(inputs)  # an engine counts its programs
+        key = self._model, self._mesh, described(self._params), own
+        if key in programs:
+            self._programs[own] = programs[key]
+        programs[key] = compiled(self, wanted, inputs, shardings)
+        return programs[key]
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_program", of_engine)
         patch.setattr(Lanes, "_program", program)
         patch.setattr(OptimiserConfig, "build", functools.cache(OptimiserConfig.build))
         patch.setattr(flops, "train_flops", train_flops)
@@ -196,7 +215,9 @@ def programs_in_threads(monkeypatch):
     monkeypatch.setattr(benchmark_programs, "conversation", conversation)
     monkeypatch.setattr(benchmark_programs, "answers_alone", lambda: own.answers)
     monkeypatch.setattr(benchmark_programs, "sys", SimpleNamespace(stdin=Stdin()))
-    monkeypatch.setattr(benchmark_programs, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_IGN=None))
+    monkeypatch.setattr(
+        benchmark_programs, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_IGN=None)
+    )
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
     monkeypatch.setattr(benchmark_rows, "PAUSE_S", 0)
     yield

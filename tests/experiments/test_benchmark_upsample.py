@@ -57,11 +57,12 @@ def report(rows: list[dict[str, Any]], device: str = "cpu", costs: Any = (), fir
     }
 
 
-def test_all_programs_agree_are_timed_and_reported() -> None:
+def test_all_programs_agree_are_timed_and_reported(request: pytest.FixtureRequest) -> None:
     """The network as JAX compiles it is test_benchmark.py's."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
+    request.getfixturevalue("programs_in_threads")
     rows = [Setting(program) for program in ("torch", "engine", "onnxruntime")]
     shape = benchmark_upsample.compare(rows, 2, 1, SIZES)
     assert [entry["setting"]["program"] for entry in shape["rows"]] == ["torch", "engine", "onnxruntime"]
@@ -113,8 +114,8 @@ def test_tiles_are_counted_with_their_margins_and_passes(monkeypatch: pytest.Mon
 
 def test_the_first_call_of_a_process_is_split_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "keep_compiled", lambda: None)
-    what = {"bundle": str(tmp_path / "model.safetensors"), "height": 16, "width": 20, **NETWORK}
-    benchmark_upsample._save(what)
+    what = {"bundle": str(tmp_path / "model.safetensors"), "height": 16, "width": 20, **NETWORK, "features": 4}
+    benchmark_upsample._save(what)  # of a network that no other test has had compiled
     call = benchmark_upsample._first_call(what)
     assert call["seconds"] == pytest.approx(call["load"] + call["call"])
     assert 0 < call["again"] < call["call"]  # which compiles
