@@ -1,5 +1,6 @@
 """DADA's loop: the authors' numbers, PyTorch's twin, what every iteration keeps, and the gradients in three ways."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from ahmf_jax import InputError, diffusion
 from ahmf_jax.diffusion import adjust, coefficients, diffuse, spread
 from ahmf_jax.sharding import make_mesh, place_batch
 
+# Each of which is a program of its own; any number of first iterations is the same.
+CHOICES = ("after", "rate", "gradient", "tolerance", "start")
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "dada_rgb_x8.npz"
 
 
@@ -32,7 +35,7 @@ def run(*arrays: Any, **options: Any) -> Any:
     return _compiled(*map(jnp.asarray, arrays), **options)
 
 
-_compiled = jax.jit(diffuse, static_argnames=("after", "rate", "gradient", "tolerance", "start"))
+_compiled = jax.jit(diffuse, static_argnames=CHOICES)
 
 
 def draw(scale: int, h: int, w: int, batch: int = 2, known: float = 0.7, dtype: Any = jnp.float32) -> Sample:
@@ -280,10 +283,16 @@ def test_one_program_for_any_count() -> None:
 def gradients(sample: Sample, weights: Any, **options: Any) -> dict[str, Any]:
     """Of a weighted sum of the result, by everything that is a number."""
 
-    def total(numbers: dict[str, Any]) -> Any:
-        return jnp.sum(diffuse(mask=sample.mask, **numbers, **options)[0] * weights)
+    numbers = {name: value for name, value in sample._asdict().items() if name != "mask"}
+    return _gradients(numbers, sample.mask, weights, **options)
 
-    return jax.jit(jax.grad(total))({name: value for name, value in sample._asdict().items() if name != "mask"})
+
+@functools.partial(jax.jit, static_argnames=CHOICES)
+def _gradients(numbers: dict[str, Any], mask: Any, weights: Any, **options: Any) -> dict[str, Any]:
+    def total(numbers: dict[str, Any]) -> Any:
+        return jnp.sum(diffuse(mask=mask, **numbers, **options)[0] * weights)
+
+    return jax.grad(total)(numbers)
 
 
 def plain(image: Any, cv: Any, ch: Any, sample: Sample, count: int, rate: float = diffusion.RATE) -> Any:
