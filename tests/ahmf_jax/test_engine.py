@@ -76,15 +76,14 @@ def test_the_reach_is_what_an_output_depends_on_and_no_more(
 
 
 # The parts that the reach depends on, each where the two forms differ in it.
-@pytest.mark.parametrize("variant", ["release", "paper"])
 @pytest.mark.parametrize(
-    ("part", "scale", "num_levels", "recurrence"),
+    ("part", "scale", "num_levels", "recurrence", "variant"),
     [
-        ("guidance_head", 16, 1, "none"),
-        ("residual", 2, 1, "none"),
-        ("order", 2, 2, "forward"),
-        ("gru_layers", 2, 2, "backward"),
-        ("reconstruction", 2, 1, "none"),
+        ("guidance_head", 16, 1, "none", "release"),
+        ("residual", 2, 1, "none", "paper"),
+        ("order", 2, 2, "forward", "release"),
+        ("gru_layers", 2, 2, "backward", "paper"),
+        ("reconstruction", 2, 1, "none", "release"),
     ],
 )
 def test_the_reach_of_a_network_with_a_part_swapped(
@@ -102,8 +101,6 @@ def test_the_reach_of_a_network_with_a_part_swapped(
     [
         (AHMF(4, 2, 4), 5),
         (AHMF(2, 3, 4, "paper"), 1),
-        (AHMF(8, 1, 4, "paper"), 9),
-        (AHMF(16, 1, 4), 6),
         (AHMF(4, 2, 4, fusion="concat", recurrence="forward"), 8),
         (AHMF(2, 1, 4, fusion="frb", recurrence="none", swapped=("statistics", "squeeze")), 4),
     ],
