@@ -28,9 +28,10 @@ def row(
     return {"setting": vars(setting), "idle_cpu_ms": 0.0} | timed | (facts if program == "jax" else {})
 
 
-def test_rows_agree_are_timed_and_reported(capfd: pytest.CaptureFixture[str]) -> None:
+def test_rows_agree_are_timed_and_reported(capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
     """JAX in float32 is test_benchmark.py's."""
     pytest.importorskip("torch")
+    request.getfixturevalue("programs_in_threads")
     rows = [Setting("torch"), Setting("jax", "bfloat16"), Setting("torch", channels_last=True)]
     report = benchmark_train.compare(rows, 2, 1, SIZES)
     assert [entry["setting"]["program"] for entry in report["rows"]] == ["torch", "jax", "torch"]
@@ -48,6 +49,17 @@ def test_rows_agree_are_timed_and_reported(capfd: pytest.CaptureFixture[str]) ->
     printed = benchmark_train.table(json.loads(json.dumps({"machine": machine(1)} | report)))
     assert "2 x 16 x 16" in printed
     assert "PyTorch, eager, channels_last, float32" in printed
+
+
+def test_a_network_that_reads_no_guide(request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("torch")
+    request.getfixturevalue("programs_in_threads")
+    sizes = Sizes(network="dsdmsr", scale=2, batch=1, patch=8, unit="vdsr")
+    report = benchmark_train.compare([Setting("torch"), Setting("jax")], 1, 1, sizes)
+    assert report["rows"][1]["difference"] <= 1e-4
+    printed = benchmark_train.table({"machine": machine(1)} | report)
+    assert "training step of DSDMSR x2, vdsr, 1 x 8 x 8; medians of 1 rounds" in printed
+    assert "target at most 1.3 times its time" in printed
 
 
 def test_a_row_that_is_not_compiled_says_so_and_the_others_go_on(

@@ -130,7 +130,7 @@ def test_the_first_loss_is_that_of_the_weights(tmp_path):
     from ahmf_jax.train import train_step
     from experiments.config import OptimiserConfig
 
-    model, source = drawn(0, num_levels=1)
+    model, source = drawn(0, num_levels=1, fusion="concat", recurrence="none")
     save_bundle(tmp_path / "a.safetensors", Trained(model, source))
     rng = np.random.default_rng(0)
     batch = {
