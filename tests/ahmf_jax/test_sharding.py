@@ -16,7 +16,7 @@ from ahmf_jax.resample import resize
 from ahmf_jax.sharding import batch_sharding, choose_mesh, make_mesh, parse_mesh, place_batch, rows_of_process
 from experiments.benchmark_scaling import Layout, Sizes, collectives, compile_step, equality, gathered_activations
 
-SMALL = Sizes(scale=2, num_levels=2, features=16, batch=8, rows=16, width=7)
+SMALL = Sizes(scale=2, num_levels=2, features=16, batch=4, rows=16, width=5)
 TOLERANCE = 1e-5
 
 
