@@ -57,6 +57,12 @@ def report(rows: list[dict[str, Any]], device: str = "cpu", costs: Any = (), fir
     }
 
 
+def test_a_first_call_without_a_guide(tmp_path: Path) -> None:
+    what = {"network": "dsdmsr", "scale": 2, "bundle": str(tmp_path / "w.safetensors"), "height": 4, "width": 6}
+    benchmark_upsample._save(what)
+    assert benchmark_upsample._first_call(what)["call"] > 0
+
+
 def test_all_programs_agree_are_timed_and_reported(request: pytest.FixtureRequest) -> None:
     """The network as JAX compiles it is test_benchmark.py's."""
     pytest.importorskip("torch")
