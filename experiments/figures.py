@@ -2,9 +2,9 @@
 
     figure(evaluations, "art", [], Path("art"))     # art.pdf and art.png, the crops where interpolation is worst
 
-One column each, below them the crops, each with the errors in it. Depth has one scale of colours, and so do all error
-maps; grey is unknown. Text is text in the PDF and its font is embedded as TrueType, as publishers ask for. The same
-evaluations always give the same bytes, by the same version of Matplotlib.
+One column each (no guide where there is no colour), below them the crops, each with the errors in it. Depth has one
+scale of colours, and so do all error maps; grey is unknown. Text is text in the PDF and its font is embedded as
+TrueType, as publishers ask for. The same evaluations always give the same bytes, by the same version of Matplotlib.
 """
 
 import io
@@ -116,7 +116,7 @@ def draw(
         truth, a crop outside the image.
     """
     drawing = _drawing(evaluations, image)
-    height, width = drawing.columns[0].shown.shape[:2]
+    height, width = drawing.columns[-1].shown.shape
     chosen = [Crop(*crop) for crop in crops]
     for crop in chosen:
         if min(crop) < 0 or min(crop[2:]) < 1 or crop.x + crop.width > width or crop.y + crop.height > height:
@@ -203,7 +203,8 @@ def _drawing(evaluations: Sequence[Evaluation], image: str) -> Drawing:
         for row, found in zip(rows, maps, strict=True)
     ]
     low_resolution = np.where(first["mask_lr"], first["depth_lr"], np.nan)
-    columns = [Column("guide", first["guide"]), Column(f"LR (x{scale})", low_resolution)]
+    columns = [Column("guide", first["guide"])] if first["guide"].shape[-1] else []
+    columns.append(Column(f"LR (x{scale})", low_resolution))
     floor = compared[0].rows[0]
     if floor.evaluation is None:
         columns.append(estimate(floor.method, first["floor"], floor.text(image, metric)))
@@ -246,7 +247,7 @@ def _layout(drawing: Drawing, crops: Sequence[Crop], largest: float) -> "Figure"
     from matplotlib.figure import Figure
 
     columns = drawing.columns
-    height, width = columns[0].shown.shape[:2]
+    height, width = columns[-1].shown.shape
     cell = (WIDTH - SCALES) / len(columns) - GAP
     whole = Crop(0, 0, width, height)
     rows = [(whole, False), (whole, True), *((crop, errors) for crop in crops for errors in (False, True))]

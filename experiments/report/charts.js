@@ -102,10 +102,10 @@ async function drawProfile(div, lines, step, unit, hovered) {
   div.on("plotly_unhover", () => hovered(null));
 }
 
-/** A map as relief: its columns and rows across and down, its values as distance, in the guide's colours; as many as a browser turns smoothly. */
-function drawCloud(div, viewer, layer, { left, top, right, bottom }) {
+/** A map as relief: its columns and rows across and down, its values as distance, in the colours of a picture; as many as a browser turns smoothly. */
+function drawCloud(div, viewer, layer, colours, { left, top, right, bottom }) {
   const { image, spec } = viewer;
-  const pixels = viewer.pictures.get("guide").getContext("2d").getImageData(0, 0, image.width, image.height).data;
+  const pixels = viewer.pictures.get(colours).getContext("2d").getImageData(0, 0, image.width, image.height).data;
   const stride = Math.max(Math.ceil(Math.sqrt(((right - left) * (bottom - top)) / CLOUD_POINTS)), 1);
   const [x, y, z, colour] = [[], [], [], []];
   for (let row = top; row < bottom; row += stride) {
@@ -142,5 +142,5 @@ function drawCloud(div, viewer, layer, { left, top, right, bottom }) {
         camera: { eye: { x: 0.24, y: -1.15, z: 0.18 }, center: { x: 0.02, y: 0, z: -0.04 } },
       },
     },
-  }), `${layer.name} as relief, in the colours of the guide`);
+  }), `${layer.name} as relief, in the colours of ${colours === "guide" ? "the guide" : "its depth"}`);
 }

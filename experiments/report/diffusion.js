@@ -27,10 +27,8 @@ class Player {
     this.drawn = this.draw();
   }
 
-  /** Draws what there is without playing: the colours' scales and the last frame. */
+  /** Draws what there is without playing: the last frame. */
   async draw() {
-    const ramps = { depth: gradient(DEPTH_COLOURS), error: gradient(ERROR_COLOURS), coefficient: "linear-gradient(to right, #000, #fff)" };
-    for (const bar of this.root.querySelectorAll("[data-ramp]")) bar.style.background = ramps[bar.dataset.ramp];
     const last = this.spec.frames.length - 1;
     this.frames[last] = await this.decode(this.spec.frames[last]);
     this.show(last);

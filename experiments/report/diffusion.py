@@ -1,10 +1,7 @@
 """What a report shows of DADA's diffusion: of which evaluations, of which image, and of which part of it."""
 
-import contextlib
 import functools
-import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ahmf_jax.errors import InputError
 from experiments.comparison import Comparison, number
-from experiments.evaluations import EVALUATIONS, Evaluation, read_images
-from experiments.methods import DADA_RGB
-from experiments.report import images, progress
+from experiments.evaluations import Evaluation, read_images
+from experiments.report import images, models, progress
 from experiments.report.pixels import webp
-from experiments.report.sources import CONFIG
 
 if TYPE_CHECKING:
     from experiments.diffusion_pictures import Diffusion
 
 SIDE = 384  # pixels of the part: the whole of a large image takes a minute
-MODEL = "dada"  # its name in `ahmf_jax.models.MODELS`, which is slow to import
 WIDE = 400  # pixels: no picture on the page is shown wider
 
 
@@ -112,29 +105,7 @@ def is_dada(evaluation: Evaluation) -> bool:
     """Whether a DADA was measured, as far as the record or its weights say."""
     if "model" in evaluation.made:
         return str(evaluation.made["model"]).startswith("DADA")
-    weights = weights_of(evaluation)
-    if re.fullmatch(rf"{DADA_RGB}_x\d+", str(weights)):
-        return True
-    # What cannot be read is not known to be one, and its numbers can be shown all the same.
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InputError):
-        if weights.is_dir():
-            return bool(json.loads((weights / CONFIG).read_text("utf-8"))["trained"]["model"]["name"] == MODEL)
-        if weights.suffix == ".safetensors":
-            from ahmf_jax.export import read_header  # slow
-
-            return bool(json.loads(read_header(weights)["model"])["name"] == MODEL)
-    return False
-
-
-def weights_of(evaluation: Evaluation) -> Path:
-    """What can be loaded: the run that the record lies in, or what the command was given."""
-    folder = evaluation.folder
-    if folder is not None and folder.resolve().parent.name == EVALUATIONS:
-        run = folder.resolve().parent.parent
-        if (run / CONFIG).is_file():
-            return run
-    name = evaluation.weights
-    return Path(f"{name}_x{evaluation.scale}" if name == DADA_RGB else name)
+    return models.model_of(evaluation) == models.DADA
 
 
 def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, int], None]) -> Shown:
@@ -142,9 +113,6 @@ def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, 
 
     Weights that are gone are said, and that there is no memory for it. `show` is told how far it is.
     """
-    import jax
-
-    from ahmf_jax.engine import keep_compiled, out_of_memory
     from ahmf_jax.upsample import load_trained
     from experiments import diffusion_pictures
     from experiments.figures import worst_part
@@ -153,43 +121,24 @@ def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, 
     truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
     crop = worst_part(np.abs(arrays["floor"] - truth), SIDE, diffusion_pictures.STEP)
     shown = functools.partial(Shown, method, name, evaluation.scale)
-    keep_compiled()
-    try:
-        trained = load_trained(weights_of(evaluation))
-        found = diffusion_pictures.watch(
-            trained,
-            arrays["depth_lr"],
-            arrays["mask_lr"],
-            arrays["guide"],
-            truth=truth,
-            unit=evaluation.unit,
-            crop=crop,
-            progress=show,
-        )
-    except InputError as error:
-        return shown(None, f"The diffusion of {method} cannot be shown: {error}.")
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        lack = "there is no memory for it here: free some, or make the report on a larger machine"
-        return shown(None, f"The diffusion of {method} cannot be shown: {lack}.")
+
+    def run() -> tuple[str, "Diffusion"]:
+        trained = load_trained(models.weights_of(evaluation))
+        low, known, guide = (arrays[of] for of in ("depth_lr", "mask_lr", "guide"))
+        options: Any = {"truth": truth, "unit": evaluation.unit, "crop": crop, "progress": show}
+        return trained.origin, diffusion_pictures.watch(trained, low, known, guide, **options)
+
+    made, why = models.attempt(f"The diffusion of {method}", run)
+    if made is None:
+        return shown(None, why)
+    origin, found = made
     height, width = truth.shape
     part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
     off = float(np.abs(found.depths[-1] - arrays["prediction"][part]).mean(dtype=np.float64))
-    size = f"{width} x {height} pixels"
-    text = (
-        f"{name}, of whose {size} the {crop.width} x {crop.height} are shown, from x {crop.x}, y {crop.y}, where "
-        "interpolation errs most."
-        if found.is_part
-        else f"{name}, all of its {size}."
-    )
     rounded = evaluation.protocol_fields.get("rounding") == "uint8"
-    text += (
-        f" Computed again for this page ({trained.origin}): in the mean {off:.2g} {found.unit} from the prediction that"
-        f" was measured{', which the protocol rounds' if rounded else ''}."
-    )
-    if not evaluation.origin.startswith(trained.origin):
-        text += f" That was made by {evaluation.origin}: evaluate again."
+    remark = ", which the protocol rounds" if rounded else ""
+    text = f"{models.which_part(name, crop, height, width)} "
+    text += models.how_far(evaluation, origin, off, found.unit, remark)
     mae = next(image.metrics.get("mae", math.nan) for image in evaluation.images if image.name == name)
     if (found.is_part or rounded) and not math.isnan(mae):
         here = " and ".join([*["of this part"] * found.is_part, *["of depth that is not rounded"] * rounded])

@@ -32,7 +32,7 @@ class Shown:
 
     Attributes:
       name: its name.
-      guide: (H, W, 3) uint8.
+      guide: (H, W, 3) uint8, or (H, W, 0) where there is no colour.
       layers: low resolution, floor, methods, truth.
       low, high: the span of the known truth, which is the scale of colours.
     """
@@ -47,6 +47,18 @@ class Shown:
     def truth(self) -> np.ndarray:
         """The ground truth, NaN where it is unknown."""
         return self.layers[-1].depth
+
+    @property
+    def has_colour(self) -> bool:
+        """Whether there is a guide."""
+        return self.guide.shape[-1] > 0
+
+    @property
+    def picture(self) -> np.ndarray:
+        """What the image is known by, (H, W, 3) uint8: the guide, or the true depth in colours where there is none."""
+        return (
+            self.guide if self.has_colour else depth_colours(self.truth, self.low, self.high, np.isfinite(self.truth))
+        )
 
     @property
     def estimates(self) -> tuple[Layer, ...]:
@@ -188,7 +200,7 @@ def manifest(comparison: Comparison, image: Shown, blobs: Blobs) -> dict[str, An
             entry["score"] = row.text(image.name, metric)
             entry["regions"] = worst_regions(np.abs(layer.depth - image.truth), border)
         layers.append(entry)
-    height, width = image.guide.shape[:2]
+    height, width = image.truth.shape
     return {
         "name": image.name,
         "width": width,
@@ -196,7 +208,7 @@ def manifest(comparison: Comparison, image: Shown, blobs: Blobs) -> dict[str, An
         "step": codes.step,
         "low": image.low,
         "high": image.high,
-        "guide": blobs.add(webp(image.guide)),
+        "guide": blobs.add(webp(image.guide)) if image.has_colour else None,
         "layers": layers,
     }
 

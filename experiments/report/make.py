@@ -138,8 +138,8 @@ def _title(compared: Sequence[comparisons.Comparison], runs: Sequence[str]) -> s
     """What the report is about."""
     names = list(dict.fromkeys(comparison.title for comparison in compared))
     if len(names) == 1:
-        return f"Guided depth super-resolution: {names[0]}"
-    return "Guided depth super-resolution" if names else f"Training of {', '.join(runs)}"
+        return f"Depth super-resolution: {names[0]}"
+    return "Depth super-resolution" if names else f"Training of {', '.join(runs)}"
 
 
 def write_figure(

@@ -11,7 +11,7 @@ from data_pipelines.files import write_picture
 from experiments.comparison import Comparison, code, escape, markdown
 from experiments.pictures import depth_colours, grid, heat_colours
 from experiments.report import diffusion as diffusions
-from experiments.report import images, progress
+from experiments.report import images, progress, stages
 from experiments.report.page import GENERATOR, Example, Page, curves, summary
 from experiments.report.sources import Training
 
@@ -35,7 +35,7 @@ def write(
     parts = [MARK, f"# {escape(title)}"]
     if lead:
         parts.append(escape(lead))
-    count = sum(map(len, (*page.shown, *page.diffusions)))
+    count = sum(map(len, (*page.shown, *page.diffusions, *page.stages)))
     with progress.bar("pictures of the Markdown", count, unit="picture") as bar:
         for i, comparison in enumerate(comparisons):
             parts += of_comparison(folder, link, i, comparison, page, bar.update)
@@ -75,6 +75,15 @@ def of_comparison(
     for j, shown in enumerate(page.diffusions[i]):
         parts += diffusion(folder, link, f"diffusion_{i}_{j}", shown)
         done()
+    if page.stages[i]:
+        parts.append("### The stages")
+    for j, made in enumerate(page.stages[i]):
+        parts.append(f"**{escape(made.title)}**: {escape(made.text)}")
+        if made.found is not None:
+            file = f"stages_{i}_{j:03d}.png"
+            write_picture(folder / file, made.found.picture())
+            parts.append(f"![{escape(stages.described(made))}]({link}/{file})")
+        done()
     return parts
 
 
@@ -92,20 +101,21 @@ def diffusion(folder: Path, link: str, name: str, shown: diffusions.Shown) -> li
 
 
 def picture(image: images.Shown, scale: float) -> np.ndarray:
-    """Guide and maps of an image, and the errors each below its map; (H, W, 3) uint8."""
+    """Guide, if any, and maps of an image, and the errors each below its map; (H, W, 3) uint8."""
     by = -(-image.truth.shape[0] // HEIGHT)
 
     def colours(layer: images.Layer) -> np.ndarray:
         depth = layer.depth if layer.kind == "lr" else shrink(layer.depth, by)
         return depth_colours(depth, image.low, image.high, np.isfinite(depth))
 
-    guide = np.rint(shrink(image.guide, by)).astype(np.uint8)
+    guide = [("guide", np.rint(shrink(image.guide, by)).astype(np.uint8))] if image.has_colour else []
     errors = [
         (f"error of {layer.name}", heat_colours(shrink(np.abs(layer.depth - image.truth), by), scale))
         for layer in image.estimates
     ]
-    nothing = ("", np.full_like(guide, 255))  # below the guide and the low resolution
-    return grid([[("guide", guide), *((layer.name, colours(layer)) for layer in image.layers)], [nothing] * 2 + errors])
+    maps = [(layer.name, colours(layer)) for layer in image.layers]
+    nothing = [("", np.full_like(errors[0][1], 255))] * (len(guide) + 1)  # below the guide and the low resolution
+    return grid([guide + maps, nothing + errors])
 
 
 def shrink(array: np.ndarray, by: int) -> np.ndarray:

@@ -35,6 +35,10 @@ function sortBy(button) {
 }
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => sortBy(button));
 
+// The scales of colours beside pictures.
+const ramps = { depth: gradient(DEPTH_COLOURS), error: gradient(ERROR_COLOURS), coefficient: "linear-gradient(to right, #000, #fff)" };
+for (const bar of document.querySelectorAll("[data-ramp]")) bar.style.background = ramps[bar.dataset.ramp];
+
 /** Calls `act` once, when the element comes near the window. */
 function whenSeen(target, act) {
   const observer = new IntersectionObserver((entries) => {

@@ -20,6 +20,7 @@ from ahmf_jax.units import in_metres
 from experiments.comparison import Comparison, heading
 from experiments.evaluations import Evaluation
 from experiments.report import images, progress
+from experiments.report import stages as of_stages
 from experiments.report.diffusion import Computed, Shown, diffusions, of_page
 from experiments.report.pixels import webp
 from experiments.report.sources import Training
@@ -44,12 +45,14 @@ class Page:
       scales: the error at the end of the colours, for each comparison.
       shown: the names of the images with a viewer, the worst first, for each comparison.
       diffusions: what is shown of DADA's diffusion, for each comparison.
+      stages: what is shown of the stages of the models that make some, for each comparison.
     """
 
     html: str
     scales: tuple[float, ...]
     shown: tuple[tuple[str, ...], ...]
     diffusions: tuple[tuple[Shown, ...], ...]
+    stages: tuple[tuple[of_stages.Shown, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,18 @@ def render(
         viewed = [view(*each, blobs, bar.update) for each in zip(comparisons, names, strict=True)]
     viewers = [viewer for viewer, _ in viewed]
     diffused = diffusions(list(zip(comparisons, names, strict=True)), computed)
+    staged = of_stages.stages(list(zip(comparisons, names, strict=True)))
     sections, players, steps = [], [], set()
-    for comparison, (viewer, thumbnails), found in zip(comparisons, viewed, diffused, strict=True):
+    for comparison, (viewer, thumbnails), found, made in zip(comparisons, viewed, diffused, staged, strict=True):
         of_diffusions = [of_page(one) for one in found]
         players += [player for _, player in of_diffusions if player]
         sections.append(
-            {**section(comparison), "images": thumbnails, "diffusions": [template for template, _ in of_diffusions]}
+            {
+                **section(comparison),
+                "images": thumbnails,
+                "diffusions": [template for template, _ in of_diffusions],
+                "stages": [of_stages.of_page(one) for one in made],
+            }
         )
         steps |= {f"{image['step']:g} {comparison.unit}" for image in viewer["images"]}
     charts = curves(trainings)
@@ -131,12 +140,14 @@ def render(
         ],
         curves=charts,
         steps=", ".join(sorted(steps)),
+        guides=any(image["guide"] for viewer in viewers for image in viewer["images"]),
     )
     return Page(
         html,
         tuple(viewer["largest"] for viewer in viewers),
         tuple(map(tuple, names)),
         tuple(map(tuple, diffused)),
+        tuple(map(tuple, staged)),
     )
 
 
@@ -203,7 +214,7 @@ def view(
         entry = images.manifest(comparison, image, blobs)
         shown.append(entry)
         first = next((layer for layer in entry["layers"] if layer["kind"] == "method"), entry["layers"][1])
-        thumbnails.append({"name": name, "thumbnail": webp(image.guide, 70, width=224), "score": first["score"]})
+        thumbnails.append({"name": name, "thumbnail": webp(image.picture, 70, width=224), "score": first["score"]})
         done()
     viewer = {
         "unit": comparison.unit,

@@ -64,11 +64,11 @@ def pack(codes: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(planes, 6)).decode()
 
 
-def webp(picture: np.ndarray, quality: int = 85, width: int | None = None) -> str:
+def webp(picture: np.ndarray, quality: int = 85, width: int | None = None, lossless: bool = False) -> str:
     """A (H, W, 3) uint8 picture as a data URL, brought to a width where one is given."""
     image = Image.fromarray(picture)
     if width is not None and width < image.width:
         image = image.resize((width, max(round(image.height * width / image.width), 1)), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=quality)
+    image.save(file, "WEBP", quality=quality, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -50,7 +50,8 @@ class Viewer {
     this.line = this.hover = this.box = null;
     this.depths = image.layers;
     this.estimates = image.layers.filter((layer) => layer.kind === "floor" || layer.kind === "method");
-    const keys = [...this.depths.map((layer) => layer.key), "guide"];
+    this.choices = [...this.depths, ...(image.guide ? [{ key: "guide", name: "guide" }] : [])];
+    const keys = this.choices.map(({ key }) => key);
     if (!keys.includes(this.sides[0])) this.sides[0] = "floor";
     if (!keys.includes(this.sides[1])) this.sides[1] = keys.includes("m0") ? "m0" : "truth";
     this.root.style.setProperty("--aspect", image.width / image.height);
@@ -134,7 +135,7 @@ class Viewer {
     for (const [side, part] of [[0, "left"], [1, "right"]]) {
       const choice = this.part(part);
       choice.replaceChildren();
-      for (const { key, name } of [...this.depths, { key: "guide", name: "guide" }]) choice.add(new Option(name, key));
+      for (const { key, name } of this.choices) choice.add(new Option(name, key));
       choice.value = this.sides[side];
     }
     for (const [part, layers] of [
@@ -599,7 +600,8 @@ class Viewer {
     const turn = this.shows;
     this.part("cloud").hidden = false;
     const layer = this.layer(this.part("cloud-of").value);
-    await Promise.all([this.loadCodes(layer.key), this.loadPicture("guide")]);
+    const colours = this.image.guide ? "guide" : layer.key;
+    await Promise.all([this.loadCodes(layer.key), this.loadPicture(colours)]);
     if (turn !== this.shows || layer.key !== this.part("cloud-of").value) return;
     const { zoom, x, y } = this.view;
     const [halfWidth, halfHeight] = [this.image.width / zoom / 2, this.image.height / zoom / 2];
@@ -612,6 +614,6 @@ class Viewer {
     const ends = `x ${area.left}\u2013${area.right - 1}, y ${area.top}\u2013${area.bottom - 1}`;
     const way = this.spec.nearer === "large" ? "towards" : "away from";
     this.part("cloud-title").textContent = `In view, as relief (${ends}; ${this.spec.unit} ${way} the eye)`;
-    await drawCloud(this.part("cloud-chart"), this, layer, area);
+    await drawCloud(this.part("cloud-chart"), this, layer, colours, area);
   }
 }

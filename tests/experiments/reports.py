@@ -47,7 +47,7 @@ def numbers(prediction, arrays):
     return {"mae": float(error.mean()), "rmse": float(np.sqrt((error**2).mean()))}
 
 
-def write_evaluation(folder, method="AHMF", factor=1.0, names=NAMES, keep=None, whole=True, **fields):
+def write_evaluation(folder, method="AHMF", factor=1.0, names=NAMES, keep=None, whole=True, colour=True, **fields):
     """Writes an evaluation whose image i is off by 4 * (i + 1) * factor in a block."""
     images, kept = [], {}
     for i, name in enumerate(names):
@@ -55,6 +55,8 @@ def write_evaluation(folder, method="AHMF", factor=1.0, names=NAMES, keep=None, 
         arrays["prediction"] = predicted(arrays, 4 * (i + 1) * factor, whole).astype(np.float32)
         numbers_of = numbers(arrays["prediction"], arrays), numbers(arrays["floor"], arrays)
         images.append(ImageNumbers(name, *numbers_of, HEIGHT, WIDTH))
+        if not colour:
+            arrays["guide"] = arrays["guide"][..., :0]
         if keep is None or i < keep:
             kept[i] = arrays
     mean = ImageNumbers(

@@ -117,6 +117,16 @@ def test_what_is_drawn_is_what_was_measured(recorded):
     assert panels[1].images[0].get_array().shape == (HEIGHT // SCALE, WIDTH // SCALE)
 
 
+def test_without_colour_there_is_no_guide(recorded, tmp_path):
+    mine = recorded("mine", 3.0)
+    arrays = maps(3.0)
+    save_image(mine.kept()["a"], arrays | {"guide": arrays["guide"][..., :0]})
+    titles = [column.title for column in figures._drawing([mine], "a").columns]
+    assert titles == ["LR (x4)", "matlab_bicubic", "mine", "truth"]
+    pdf, _ = figure([mine], "a", [Crop(28, 2, 10, 8)], tmp_path / "x")  # which lies outside the low resolution
+    assert pdf.stat().st_size > 1000
+
+
 def test_the_interpolation_stands_there_once(recorded):
     values = {name: {"mae": 2.0} for name in ("a", "b", "mean")}
     floor = recorded("bicubic", 2.0, floors=values)

@@ -96,4 +96,5 @@ def test_the_picture_of_a_validation():
     nothing = {**batch, "mask_hr": np.zeros_like(mask)}
     assert (validation_picture(nothing, Made(prediction))[CAPTION:, -4:] == 0).all()
     colourless = {**batch, "guide": batch["guide"][..., :0]}
-    np.testing.assert_array_equal(validation_picture(colourless, Made(prediction))[CAPTION:], sheet[CAPTION:, 4 + GAP :])
+    without = validation_picture(colourless, Made(prediction))
+    np.testing.assert_array_equal(without[CAPTION:], sheet[CAPTION:, 4 + GAP :])

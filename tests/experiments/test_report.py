@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import io
 import json
 import re
 import zlib
@@ -244,6 +245,29 @@ def test_the_picture_of_an_image_shows_maps_and_errors(folders):
     assert (error[0, 0] == 128).all(), "unknown"
 
 
+def test_without_colour_an_image_is_known_by_its_depth(tmp_path):
+    from experiments.pictures import CAPTION, GAP, depth_colours
+    from experiments.report.markdown import picture
+
+    (comparison,) = compare([read(write_evaluation(tmp_path / "e", names=("hard",), colour=False, factor=3.0))])
+    image = images.load(comparison, "hard")
+    arrays = scene("hard")
+    known = arrays["depth_hr"][arrays["mask_hr"]]
+    wanted = depth_colours(arrays["depth_hr"], known.min(), known.max(), arrays["mask_hr"])
+    np.testing.assert_array_equal(image.picture, wanted)
+    page = render([comparison], [], title="t").html
+    assert data(page)["viewers"][0]["images"][0]["guide"] is None
+    (thumbnail,) = re.findall(r'aria-pressed="false"><img src="data:image/webp;base64,(.*?)"', page)
+    with Image.open(io.BytesIO(base64.b64decode(thumbnail))) as small:
+        assert np.abs(np.asarray(small.convert("RGB")).astype(int) - wanted).mean() < 20, "of lossy compression"
+    assert "Guides are compressed" not in page
+    sheet = picture(image, 24.0)
+    assert sheet.shape == (2 * (HEIGHT + CAPTION), 4 * WIDTH + 3 * GAP, 3)
+    np.testing.assert_array_equal(sheet[CAPTION : CAPTION + HEIGHT, -WIDTH:], wanted)
+    error = sheet[-HEIGHT:, 2 * (WIDTH + GAP) : 3 * WIDTH + 2 * GAP]
+    assert error[20, 44].max() > 100 and (error[0, 0] == 128).all(), "the errors stand below their maps"
+
+
 def test_pictures_are_shrunk_by_means_of_what_is_known():
     from experiments.report.markdown import shrink
 
@@ -312,7 +336,8 @@ def test_which_methods_are_dada(tmp_path, bundle):
     """By what the record says, or its run, or the weights: of a run that moved, those of its new place."""
     import dataclasses
 
-    from experiments.report.diffusion import is_dada, weights_of
+    from experiments.report.diffusion import is_dada
+    from experiments.report.models import weights_of
 
     run = write_run(tmp_path / "run")
     evaluation = read(write_evaluation(run / "evaluations" / "e", names=("a",), keep=0, weights="somewhere/else"))
@@ -434,6 +459,92 @@ def test_the_figure_of_a_diffusion(ahmf, tmp_path):
     with Image.open(tmp_path / "r_art_diffusion.png") as picture:
         assert picture.width > 2000
     assert "The diffusion" not in without_data((tmp_path / "r.html").read_text()), "no images were asked for"
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    """The report of a DSDMSR x4 of random weights on two images, and of a method that has no stages."""
+    from ahmf_jax.export import Trained, save_bundle
+    from ahmf_jax.models import DSDMSR
+    from ahmf_jax.state import init_params
+
+    folder = tmp_path_factory.mktemp("staged")
+    model, weights = DSDMSR(4), folder / "w.safetensors"
+    save_bundle(weights, Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0, "a test"))
+    fields = {"names": ("easy", "hard"), "colour": False}
+    own = {"weights": str(weights), "origin": "a test", "protocol_fields": {"degrade": {"kernel": "area"}}}
+    folders = [
+        write_evaluation(folder / "own", method="own", **fields, **own),
+        write_evaluation(folder / "other", method="other", **fields),
+    ]
+    return report(folders, folder / "page.html")
+
+
+def test_the_stages_of_a_model_are_shown_on_each_image(staged, html):
+    from experiments.pictures import depth_colours
+
+    text = staged.page.read_text("utf-8")
+    section = re.search(r'<section id="stages-0".*?</section>', without_data(text), re.S)[0]
+    assert re.findall("<(?:h3|summary)>(.*?)</", section) == ["own, x4, on hard", "own, x4, on easy"]
+    assert "hard, all of its 64 x 48 pixels. Computed again for this page (a test): in the mean" in section
+    assert "A stage's truth is made by area, as the low resolution." in section.replace("&#39;", "'")
+    first = section.partition("<details>")[0]
+    captions = [re.sub("<.*?>", "", caption) for caption in re.findall("<figcaption>(.*?)</figcaption>", first)]
+    assert captions[0] == "low resolution 16 x 12"
+    for caption, name in zip(captions[1:4], ("x2 32 x 24", "x4 64 x 48", "output 64 x 48"), strict=True):
+        assert re.fullmatch(rf"{name} RMSE [\d.]+", caption), caption
+    assert captions[4:] == [f"{of} of {stage}" for of in ("truth", "error") for stage in ("x2", "x4", "output")]
+    pictures = [base64.b64decode(picture) for picture in re.findall(r'src="data:image/webp;base64,(.*?)"', first)]
+    shown = [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures]
+    assert [picture.shape[1] for picture in shown] == [16, *[32, 64, 64] * 3]
+    arrays = scene("hard")
+    known = arrays["depth_hr"][arrays["mask_hr"]]
+    wanted = depth_colours(arrays["depth_hr"], known.min(), known.max(), arrays["mask_hr"])
+    np.testing.assert_array_equal(shown[6], wanted, "the output's truth")
+    assert 'href="#stages-0"' in text and 'id="stages' not in html
+
+
+def test_the_stages_in_markdown(staged):
+    from experiments.pictures import CAPTION, GAP
+
+    text = staged.markdown.read_text("utf-8")
+    assert "### The stages\n\n**own, x4, on hard**: hard, all of its 64 x 48 pixels." in text
+    links = re.findall(r"!\[The stages of own, x4, on \w+: x2 RMSE .*?\]\((.*?)\)", text)
+    assert len(links) == 2
+    for link in links:
+        with Image.open(staged.page.parent / link) as sheet:
+            assert sheet.size == (4 * 4 * WIDTH + 3 * GAP, 3 * (4 * HEIGHT + CAPTION) + CAPTION + 1)
+
+
+def test_the_stages_of_a_part_and_those_that_cannot_be_shown(staged, tmp_path, monkeypatch):
+    from experiments import stage_pictures
+    from experiments.report import stages
+
+    monkeypatch.setattr(stage_pictures, "SIDE", 18)
+    weights = str(staged.page.parent / "w.safetensors")
+    folder = write_evaluation(tmp_path / "e", names=("a",), weights=weights, origin="another")
+    (comparison,) = compare([read(folder)])
+    ((shown,),) = stages.stages([(comparison, ["a"])])
+    assert shown.found is not None and shown.found.is_part and shown.found.stages[-1].truth.shape == (16, 16)
+    assert "a, of whose 64 x 48 pixels the 16 x 16 are shown, from x" in shown.text
+    measured = read(folder).images[0].metrics["rmse"]
+    assert shown.text.endswith(f"on all of a the output was measured as RMSE {measured:.3f} grey levels.")
+    assert "That was made by another: evaluate again." in shown.text
+    beyond = write_evaluation(tmp_path / "f", names=("a",), weights=weights, unit="furlong")
+    ((shown,),) = stages.stages([(compare([read(beyond)])[0], ["a"])])
+    assert shown.found is None
+    assert shown.text.startswith("The stages of AHMF cannot be shown: the unit 'furlong' is not known")
+    assert stages.stages([(comparison, ["b"])]) == [[]], "it was not kept"
+
+
+def test_the_range_is_what_the_numbers_tell():
+    from experiments.evaluations import ImageNumbers
+    from experiments.report.stages import depth_range
+
+    perfect = {"psnr": float("inf"), "rmse": 0.0}
+    floor = {"psnr": 20 * np.log10(255 / 3.7), "rmse": 3.7}
+    assert depth_range([ImageNumbers("a", perfect, floor, 1, 1)]) == 255
+    assert np.isnan(depth_range([ImageNumbers("a", perfect, {"rmse": 2.0}, 1, 1)]))
 
 
 def test_a_run_without_an_evaluation_has_its_curves(tmp_path):

@@ -4,14 +4,18 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
+from ahmf_jax.export import Trained, save_bundle
+from ahmf_jax.models import DSDMSR
+from ahmf_jax.state import init_params
 from experiments.evaluations import find, read_image
 from experiments.pictures import depth_colours
 from experiments.report.make import report
 from experiments.report.sources import read_training
-from tests.experiments.reports import EVIL, HEIGHT, WIDTH, write_diffused, write_sources
+from tests.experiments.reports import EVIL, HEIGHT, WIDTH, scene, write_diffused, write_evaluation, write_sources
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # SwiftShader draws the 3D view where no graphics card is, and the driver then says that reading it back is slow; Plotly
@@ -307,6 +311,41 @@ def test_the_points_of_the_relief_are_those_of_the_map(opened, folders):
     assert ends in opened.part("cloud-title").inner_text()
     opened.part("reset").click()
     opened.until(f"document.querySelector('[data-part=cloud-chart]').data[0].x.length === {points}")
+
+
+def test_without_colour_there_is_no_guide_to_choose(one_context, tmp_path):
+    folder = write_evaluation(tmp_path / "e", names=("easy",), colour=False)
+    watched = Watched(one_context, report([folder], tmp_path / "r.html").page)
+    watched.page.wait_for_selector(".viewer[data-complete]")
+    keys = watched.part("left").evaluate("choice => [...choice.options].map(({ value }) => value)")
+    assert keys == ["lr", "floor", "m0", "truth"]
+    watched.part("show-cloud").click()
+    watched.page.wait_for_selector('[data-part="cloud-chart"][data-drawn]')
+    chart = watched.part("cloud-chart")
+    assert chart.get_attribute("aria-label") == "AHMF as relief, in the colours of its depth"
+    depth, colours = chart.evaluate("({ data: [d] }) => [d.y, d.marker.color]")
+    arrays = scene("easy")
+    known = arrays["depth_hr"][arrays["mask_hr"]]
+    wanted = depth_colours(np.array(depth)[None], known.min(), known.max())[0]
+    found = np.array([[int(part) for part in re.findall(r"\d+", colour)] for colour in colours])
+    assert np.abs(found - wanted).max() <= 2 and len({*colours}) > 20, "a palette of 256"
+    watched.page.close()
+    assert watched.complaints == []
+
+
+def test_the_scales_of_the_stages_have_colours(one_context, tmp_path):
+    model, weights = DSDMSR(4), tmp_path / "w.safetensors"
+    save_bundle(weights, Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0))
+    folder = write_evaluation(tmp_path / "e", names=("easy",), weights=str(weights))
+    watched = Watched(one_context, report([folder], tmp_path / "r.html").page)
+    ramps = watched.page.eval_on_selector_all("#stages-0 [data-ramp]", "bars => bars.map((b) => b.style.background)")
+    assert len(ramps) == 2 and len({*ramps}) == 2 and all(ramp.startswith("linear-gradient") for ramp in ramps)
+    widths = watched.page.eval_on_selector_all("#stages-0 img", "images => images.map((i) => Math.round(i.width))")
+    assert len(widths) == 10 and max(widths) - min(widths) <= 1, "of one size, whatever their resolution"
+    watched.page.set_viewport_size({"width": 360, "height": 740})
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == 360
+    watched.page.close()
+    assert watched.complaints == []
 
 
 def test_curves_are_the_runs_and_tables_sort(opened, folders):

@@ -1,4 +1,4 @@
-"""The stages of a model in pictures: they are the model's, their truths those of training, a part is that of the whole."""
+"""The stages of a model in pictures: they are the model's, their truths those of training, a part is as in the whole."""
 
 import functools
 import math
