@@ -328,8 +328,9 @@ def test_a_scaling_that_needs_the_truth() -> None:
         torch_modules.InUnits(torch.nn.Identity(), 1.0, "truth")
 
 
-def test_a_dadas_program_of_any_sizes(tmp_path: Path) -> None:
+def test_a_dadas_program_of_any_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of those that the U-Net does not take as they are, and that are smaller than it takes at all."""
+    monkeypatch.setitem(torch_modules.unet.LAYERS, "resnet18", (1, 1, 1, 1))  # blocks are of no account here
     torch.manual_seed(0)
     net = torch_modules.DADA(8, encoder="resnet18", channels=2, iterations=9, gradient_iterations=2).eval()
     module = torch_modules.InUnits(net, 10.0, "range")
