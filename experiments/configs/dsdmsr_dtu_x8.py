@@ -12,8 +12,8 @@ Different from it:
 
 - 1280 x 1024 is rounded to 8 bits and what is made of it is not, where each published size is rounded by itself;
 - the truths of the stages are made of the 640 x 512 of the last, not of 1280 x 1024;
-- the first values and the order of the maps are others, and an epoch, 32 at a time of 6,348, is no whole number of
-  steps: no map is left out of one, some are seen across its end;
+- the first values and the order of the maps are others, and the 12 maps that are left over of an epoch in whole steps
+  are not dropped: the step goes on with the next epoch's;
 - the checkpoint that is kept is that of the smallest MAE of the output, not of the smallest loss of all stages.
 
 The published lists, which it follows, have views of every scan in both: `--data.train train --data.validation
