@@ -103,7 +103,7 @@ class Made(NamedTuple):
 def validation_picture(batch: Mapping[str, np.ndarray], made: Made, height: int = 320) -> np.ndarray:
     """Guide, low resolution, prediction, truth and error of a batch of one; (H, W, 3) uint8.
 
-    No guide where there is no colour. The stages of a model that has any stand below.
+    No guide where there is no colour. The stages of a model that has any stand below, and the row is no wider.
 
     Args:
       batch: with the truth, in units of the range.
@@ -116,14 +116,16 @@ def validation_picture(batch: Mapping[str, np.ndarray], made: Made, height: int 
     span = float(known.min()), float(known.max())
     error = np.where(mask, np.abs(ours - truth), 0)
     guide = [("guide", np.rint(batch["guide"][0] * 255).astype(np.uint8))] if batch["guide"].shape[-1] else []
-    row = side_by_side(
-        [
-            *guide,
-            (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(low, *span, batch["mask_lr"][0, ..., 0])),
-            ("prediction", depth_colours(ours, *span)),
-            ("truth", depth_colours(truth, *span, mask)),
-            ("error (white: 1/10 of the span)", error_colours(error, 0.1 * (span[1] - span[0]))),
-        ],
-        height=min(height, truth.shape[0]),
-    )
-    return row if made.stages is None else stacked([row, made.stages.picture()])
+    row = [
+        *guide,
+        (f"depth, {low.shape[1]} x {low.shape[0]}", depth_colours(low, *span, batch["mask_lr"][0, ..., 0])),
+        ("prediction", depth_colours(ours, *span)),
+        ("truth", depth_colours(truth, *span, mask)),
+        ("error (white: 1/10 of the span)", error_colours(error, 0.1 * (span[1] - span[0]))),
+    ]
+    height = min(height, truth.shape[0])
+    if made.stages is None:
+        return side_by_side(row, height)
+    below = made.stages.picture()
+    width = (below.shape[1] + GAP) // len(row) - GAP
+    return stacked([side_by_side(row, min(height, max(width * truth.shape[0] // truth.shape[1], 1))), below])

@@ -16,7 +16,7 @@ from data_pipelines.datasets import open_dataset, open_pairs
 from data_pipelines.degrade import Degradation
 from experiments import evaluate, methods, validation
 from experiments.config import DataConfig, TrainConfig
-from experiments.pictures import Made, validation_picture
+from experiments.pictures import CAPTION, Made, validation_picture
 from experiments.protocols import PROTOCOLS, Protocol, run_protocol
 
 NEAREST = Protocol(Degradation("nearest_first"), floor="nearest_first", rounding="uint8")
@@ -150,7 +150,12 @@ def test_the_stages_of_a_model_are_kept_beside_their_truths(pairs):
     picture = validation_picture(found.samples[1].batch, found.samples[1].prediction)
     row = validation_picture(found.samples[1].batch, Made(depth))
     np.testing.assert_array_equal(picture[: row.shape[0], : row.shape[1]], row)
-    np.testing.assert_array_equal(picture[row.shape[0] :], stages.picture())
+    below = stages.picture()
+    np.testing.assert_array_equal(picture[row.shape[0] :], below)
+    maps = {name: image for name, image in found.samples[1].batch.items() if image.ndim == 4}
+    *large, depth = (image.repeat(100, 1).repeat(400, 2) for image in (*maps.values(), depth))
+    picture = validation_picture(dict(zip(maps, large, strict=True)), Made(depth, stages))
+    assert picture.shape == (CAPTION + 43 + below.shape[0], below.shape[1], 3), "the row is no wider"
 
 
 def test_chance_in_a_validation_is_that_of_an_evaluation(pairs):
