@@ -109,7 +109,7 @@ def init_params(model: Model, seed: Any = 0, guide_channels: int = 3, output_sca
       model: the module; its `scale` sets the guide's size.
       seed: of the random numbers, 0 to 2**32 - 1; a number, and so is `output_scale`, that may be traced.
       guide_channels: of the guide, if the model reads one.
-      output_scale: factor on the last convolution (`Model.output`). At 1 a new AHMF starts grey levels away from the
+      output_scale: factor on the last convolution, or convolutions (`Model.corrections`). At 1 a new AHMF starts grey levels away from the
         bicubic up-sampling that it is to refine, and spends hundreds of steps on coming back; at 0 it
         starts exactly there and hardly leaves.
     """
@@ -118,8 +118,8 @@ def init_params(model: Model, seed: Any = 0, guide_channels: int = 3, output_sca
     variables = model.init(jax.random.key(seed), depth_lr, guide)
 
     def scaled(path: Any, x: Array) -> Array:
-        inside = tuple(key.key for key in path[: len(model.output)]) == model.output
-        return output_scale * x if model.output and inside else x
+        keys = tuple(key.key for key in path)
+        return output_scale * x if any(keys[: len(one)] == one for one in model.corrections) else x
 
     params = jax.tree_util.tree_map_with_path(scaled, variables.get("params", {}))
     return join(params, variables.get(STATISTICS, {}))

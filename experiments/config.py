@@ -61,6 +61,7 @@ class AHMFConfig:
 
     name: ClassVar[str] = "ahmf"
     stages: ClassVar[int] = 0  # what it makes of them on its way, for `TrainConfig.stage_weights`
+    corrects: ClassVar[bool] = True  # up-sampled depth, at its end, for `TrainConfig.output_scale`
 
     scale: Literal[2, 4, 8, 16, 32] = 4
     """Up-sampling factor."""
@@ -112,6 +113,7 @@ class DADAConfig:
 
     name: ClassVar[str] = "dada"
     stages: ClassVar[int] = 0
+    corrects: ClassVar[bool] = False
 
     scale: Literal[2, 4, 8, 16, 32] = 8
     """Up-sampling factor."""
@@ -192,6 +194,11 @@ class DSDMSRConfig:
     def stages(self) -> int:
         """How many maps it makes on its way."""
         return self.scale.bit_length() - 1
+
+    @property
+    def corrects(self) -> bool:
+        """Whether its units add to the depth that they are given."""
+        return self.unit == "vdsr"
 
     def summary(self) -> str:
         """In a few words, for a line."""
@@ -620,7 +627,8 @@ class TrainConfig:
     """What the network sees: depth / range; each sample stretched over its own span, or over its own largest depth; or
     over the span of its ground truth, as some papers do, which no sensor knows."""
     output_scale: float = field(default=1.0, metadata=rule(above=0))
-    """Factor on the last convolution's initial values."""
+    """Factor on the initial values of the last convolution, of DSDMSR's `vdsr` on those of every unit's: with little of
+    it a new network begins with up-sampled depth."""
     start_from: str = ""
     """Weights to start from: a run's folder or a .safetensors file; also of another scale or another number of levels,
     of which whatever fits is taken. The rest, and all where this is empty, starts at random."""
@@ -671,9 +679,9 @@ class TrainConfig:
                 f"TrainConfig.scaling is {self.scaling!r}, which takes the smallest depth to 0, and DADA multiplies "
                 "depth: choose range or largest"
             )
-        if self.output_scale != 1 and not isinstance(self.model, AHMFConfig):
+        if self.output_scale != 1 and not self.model.corrects:
             raise InputError(
-                f"TrainConfig.output_scale is {self.output_scale}, but {self.model.name} has no last convolution "
+                f"TrainConfig.output_scale is {self.output_scale}, but {self.model.summary()}, has no last convolution "
                 "that corrects up-sampled depth: leave it at 1"
             )
         self._check_stages()
@@ -681,11 +689,11 @@ class TrainConfig:
         data, spatial = axis.format("data"), axis.format("spatial")
         if not re.fullmatch(f"auto|{data}|{spatial}|{data},{spatial}|{spatial},{data}", self.mesh, re.ASCII):
             raise InputError(f"TrainConfig.mesh is {self.mesh!r}: write auto, or as data=4,spatial=2")
-        if self.data.patch_size % self.model.scale:
-            raise InputError(
-                f"DataConfig.patch_size is {self.data.patch_size}: it must be a multiple of the scale, "
-                f"{self.model.scale}"
-            )
+        for name in ("patch_size", "patch_width"):
+            if (value := getattr(self.data, name)) % self.model.scale:
+                raise InputError(
+                    f"DataConfig.{name} is {value}: it must be a multiple of the scale, {self.model.scale}"
+                )
 
     def _check_stages(self) -> None:
         weights, stages = self.stage_weights, self.model.stages

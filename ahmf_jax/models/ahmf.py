@@ -408,7 +408,6 @@ class AHMF(Model):
     remat: Remat = "none"
     swapped: tuple[Part, ...] = ()
 
-    output = ("reconstruction", "output")
     paddable = True
 
     def __post_init__(self) -> None:
@@ -432,6 +431,11 @@ class AHMF(Model):
         self.swapped = Forms(self.variant, self.swapped).swapped
         check_blocks(self.swapped, self.fusion, self.recurrence)
         super().__post_init__()
+
+    @property
+    def corrections(self) -> tuple[tuple[str, ...], ...]:
+        """The last convolution."""
+        return (("reconstruction", "output"),)
 
     @property
     def forms(self) -> Forms:

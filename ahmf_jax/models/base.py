@@ -24,8 +24,6 @@ class Model(nn.Module):
 
     # Whether it reads the guide.
     guided: ClassVar[bool] = True
-    # Its last convolution, by its path in the parameters, for `state.init_params`; () where there is none to scale.
-    output: ClassVar[tuple[str, ...]] = ()
     # Whether it can be told how much of an image is padding: the argument `size` of `AHMF`.
     paddable: ClassVar[bool] = False
     # Whether unknown samples have no say in it: it reads `mask_lr`.
@@ -33,6 +31,14 @@ class Model(nn.Module):
     # Whether it ends in a loop of cheap steps, which are no work of a network's: `flops` leaves them out.
     iterates: ClassVar[bool] = False
     scale: int
+
+    @property
+    def corrections(self) -> tuple[tuple[str, ...], ...]:
+        """The convolutions whose result is added to up-sampled depth, by paths in the parameters; of most one, or none.
+
+        `state.init_params` can begin with less of them.
+        """
+        return ()
 
     @property
     def pools(self) -> bool:

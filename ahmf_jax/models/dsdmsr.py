@@ -147,6 +147,13 @@ class DSDMSR(Model):
         return int(math.log2(self.scale))
 
     @property
+    def corrections(self) -> tuple[tuple[str, ...], ...]:
+        """The last convolution of every unit, where units add to what they are given."""
+        layout = UNITS[self.unit]
+        units = [*(f"stage_{step}" for step in range(1, self.steps + 1)), "fusion"]
+        return tuple((unit, f"conv_{len(layout.sizes)}") for unit in units) if layout.skip else ()
+
+    @property
     def reach(self) -> int:
         """How many low-resolution samples away an input can be that an output depends on: tiles are exact.
 

@@ -323,3 +323,14 @@ def test_on_several_devices_a_step_is_the_same(few: None) -> None:
     for before, a, b in zip(*map(jax.tree.leaves, (params, one.params, other.params)), strict=True):
         assert np.abs(a - before).max() > 0
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_less_of_every_correction_begins_with_repeated_samples() -> None:
+    model = DSDMSR(4, "vdsr", combine="mean")
+    depth = jnp.asarray(np.random.default_rng(5).random((1, 5, 4, 1), np.float32))
+    repeated = depth.repeat(4, 1).repeat(4, 2)
+    result, aux = apply(model, init_params(model, output_scale=0.0), depth)
+    np.testing.assert_array_equal(aux["stages"][-1], repeated)
+    half = resize(aux["stages"][0], (20, 16), "torch_bilinear")
+    np.testing.assert_allclose(result, (repeated + half) / 2, rtol=1e-6)  # the mean of the two steps' maps
+    assert DSDMSR(4).corrections == ()

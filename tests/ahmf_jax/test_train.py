@@ -392,7 +392,7 @@ def test_a_new_state() -> None:
 
 def test_the_output_scale_is_the_last_convolutions_alone() -> None:
     class Fixed(Model):
-        output = ("reconstruction", "output")
+        corrections = (("reconstruction", "output"),)
 
         def init(self, key: Any, depth_lr: Any, guide: Any) -> Any:
             assert guide.shape == (1, 4 * depth_lr.shape[1], 4 * depth_lr.shape[2], 3)

@@ -132,7 +132,7 @@ def test_samples_that_are_no_means_are_noted_of_a_dada(method, name, kernel, sai
 
 
 def test_what_learns_nothing_says_so():
-    with pytest.raises(InputError, match=r"TrainConfig.output_scale is 0.5, but DADA has no last convolution"):
+    with pytest.raises(InputError, match=r"TrainConfig.output_scale is 0.5, but DADA x.*, has no last convolution"):
         TrainConfig(model=MODEL, output_scale=0.5, data=CONFIG.data)
     with pytest.raises(InputError, match=r"DADAConfig.rate is 0.26: it must be above 0 and at most 0.25"):
         DADAConfig(rate=0.26)
