@@ -123,6 +123,7 @@ def test_without_colour_there_is_no_guide(recorded, tmp_path):
     save_image(mine.kept()["a"], arrays | {"guide": arrays["guide"][..., :0]})
     titles = [column.title for column in figures._drawing([mine], "a").columns]
     assert titles == ["LR (x4)", "matlab_bicubic", "mine", "truth"]
+    assert drawn([mine], [Crop(28, 2, 10, 8)]).axes[0].images[0].get_extent() == [0, WIDTH, HEIGHT, 0]
     pdf, _ = figure([mine], "a", [Crop(28, 2, 10, 8)], tmp_path / "x")  # which lies outside the low resolution
     assert pdf.stat().st_size > 1000
 

@@ -338,6 +338,7 @@ def test_which_methods_are_dada(tmp_path, bundle):
 
     from experiments.report.diffusion import is_dada
     from experiments.report.models import weights_of
+    from experiments.report.stages import makes_stages
 
     run = write_run(tmp_path / "run")
     evaluation = read(write_evaluation(run / "evaluations" / "e", names=("a",), keep=0, weights="somewhere/else"))
@@ -351,6 +352,7 @@ def test_which_methods_are_dada(tmp_path, bundle):
     assert is_dada(dataclasses.replace(elsewhere, weights="dada_rgb"))
     assert is_dada(dataclasses.replace(elsewhere, weights="dada_rgb_x4"))
     assert not is_dada(dataclasses.replace(elsewhere, weights=str(bundle)))
+    assert not makes_stages(dataclasses.replace(elsewhere, weights=str(bundle))), "an AHMF"
     assert not is_dada(dataclasses.replace(elsewhere, weights="dada_rgb", made={"model": "AHMF x4"}))
 
 

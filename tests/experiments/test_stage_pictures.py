@@ -82,16 +82,17 @@ def test_parts_of_images_of_one_size_are_computed_by_one_program():
 def test_the_truth_of_a_stage_is_that_of_training():
     truth = np.arange(96, dtype=np.float32).reshape(8, 12)
     truth[0, 0] = np.nan
-    maps = [np.zeros((2, 2), np.float32), np.zeros((4, 4), np.float32)]
-    measure = GREY._replace(kernel="area")
+    maps = [np.full((2, 2), -5, np.float32), np.zeros((4, 4), np.float32)]
+    measure = GREY._replace(kernel="nearest_first")
     found = compared(np.zeros((2, 3), np.float32), maps, truth, measure, Crop(0, 0, 4, 4))
     x2, output = found.stages
     given = jnp.asarray(truth)[None, ..., None]
-    ((wanted, known),) = losses.stage_truths(given, jnp.isfinite(given), [(4, 6)], "area")
+    ((wanted, known),) = losses.stage_truths(given, jnp.isfinite(given), [(4, 6)], "nearest_first")
     np.testing.assert_array_equal(np.isnan(x2.truth), [[True, False], [False, False]])
     np.testing.assert_array_equal(x2.truth[1:], np.asarray(wanted)[0, 1:2, :2, 0])
-    assert not bool(known[0, 0, 0, 0]) and x2.truth[1, 1] == 32.5  # of 26, 27, 38 and 39
+    assert not bool(known[0, 0, 0, 0]) and x2.truth[1, 1] == 26
     np.testing.assert_array_equal(output.truth, truth[:4, :4])
+    assert not x2.depth.any(), "the protocol clips"
 
 
 def test_the_middle():
