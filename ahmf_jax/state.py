@@ -109,9 +109,9 @@ def init_params(model: Model, seed: Any = 0, guide_channels: int = 3, output_sca
       model: the module; its `scale` sets the guide's size.
       seed: of the random numbers, 0 to 2**32 - 1; a number, and so is `output_scale`, that may be traced.
       guide_channels: of the guide, if the model reads one.
-      output_scale: factor on the last convolution, or convolutions (`Model.corrections`). At 1 a new AHMF starts grey levels away from the
-        bicubic up-sampling that it is to refine, and spends hundreds of steps on coming back; at 0 it
-        starts exactly there and hardly leaves.
+      output_scale: factor on the last convolution, or convolutions (`Model.corrections`). At 1 a new AHMF starts grey
+        levels away from the bicubic up-sampling that it is to refine, and spends hundreds of steps on coming back; at 0
+        it starts exactly there and hardly leaves.
     """
     depth_lr = jnp.zeros((1, 2, 2, 1))
     guide = jnp.zeros((1, 2 * model.scale, 2 * model.scale, guide_channels if model.guided else 0))

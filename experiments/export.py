@@ -181,6 +181,8 @@ def history(run: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "batch_size": data.batch_size,
         "step": step,
     }
+    if data.patch_width:
+        training["patch_width"] = data.patch_width
     if data.mix:
         training["mix"] = list(data.mix)
     lines = [line for line in read_facts(run, step)["lines"] if line["step"] == step and "validation_mae" in line]

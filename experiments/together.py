@@ -53,7 +53,7 @@ def program(config: TrainConfig) -> str:
     optimiser = config.optimiser
     same = {
         "model": configs.to_json(config)["model"],
-        "patch_size": config.data.patch_size,
+        "patch": config.data.patch,
         "batch_size": config.data.batch_size,
         "loss": config.loss,
         "scaling": config.scaling,

@@ -318,6 +318,7 @@ class Task:
             training,
             scale=config.model.scale,
             patch_size=data.patch_size,
+            patch_width=data.patch_width,
             batch_size=data.batch_size,
             degradation=data.degrade,
             augmentation=data.augment,
@@ -593,15 +594,15 @@ class Bar:
 
 
 @functools.lru_cache
-def _step_flops(model: "Model", batch: int, size: int) -> float:
+def _step_flops(model: "Model", batch: int, size: tuple[int, int]) -> float:
     """Of a training step on patches of this size; counting takes as long as tracing the network."""
     import jax
     import numpy as np
 
     from ahmf_jax import flops
 
-    depth = jax.ShapeDtypeStruct((batch, size // model.scale, size // model.scale, 1), np.float32)
-    guide = jax.ShapeDtypeStruct((batch, size, size, 3 if model.guided else 0), np.float32)
+    depth = jax.ShapeDtypeStruct((batch, *(n // model.scale for n in size), 1), np.float32)
+    guide = jax.ShapeDtypeStruct((batch, *size, 3 if model.guided else 0), np.float32)
     return flops.train_flops(model, {"depth_lr": depth, "guide": guide})
 
 
@@ -620,7 +621,7 @@ class _Reporter:
         self._main = distributed.is_main()
         self._leak = f" (scaling {config.scaling}: a leak)" if is_leak(config.scaling) else ""
         self._rate = config.optimiser.rate(config.steps)
-        self._flops = _step_flops(task.model, task.config.data.batch_size, task.config.data.patch_size)
+        self._flops = _step_flops(task.model, task.config.data.batch_size, task.config.data.patch)
         self._peak = flops.peak(task.devices, task.model.dtype)
         if not task.beside_others:
             say(f"{out}: mfu is the share of {self._peak.flops / 1e12:.3g} TFLOP/s, the {self._peak.meaning}")

@@ -91,7 +91,7 @@ def key(config: TrainConfig) -> str:
     fields = {
         "model": configs.to_json(config)["model"],
         "batch_size": data.batch_size,
-        "patch_size": data.patch_size,
+        "patch": data.patch,
         "optimiser": [optimiser.name, *optimiser.options],
         "loss": config.loss,
         "scaling": config.scaling,
@@ -101,8 +101,9 @@ def key(config: TrainConfig) -> str:
         # Of these only whether they are there.
         "edge_loss": config.edge_weight > 0,
         "weight_decay": optimiser.weight_decay > 0,
-        "clip": optimiser.clip > 0,
+        "clip": optimiser.clip > 0 and (optimiser.clip_norm, optimiser.clip_of),
         "ema": config.ema > 0,
+        "stages": bool(config.stage_weights) and config.supervision["stage_kernel"],
     }
     return json.dumps(fields, sort_keys=True)
 
@@ -325,7 +326,7 @@ def _training(config: TrainConfig) -> Prepared:
 
     data, model = config.data, config.model.build()
     mesh = choose_mesh(config.mesh, data.batch_size // config.accumulate, data.patch_size // model.scale)
-    arrays = _batch(data.batch_size, data.patch_size, model.scale)
+    arrays = _batch(data.batch_size, data.patch, model.scale, 3 if model.guided else 0)
     batch = place_batch(arrays, mesh)
     how: dict[str, Any] = {
         "fsdp": config.fsdp,
@@ -334,6 +335,7 @@ def _training(config: TrainConfig) -> Prepared:
         "scaling": config.scaling,
         "ema_decay": config.ema,
         "accumulate": config.accumulate,
+        **config.supervision,
     }
     optimiser = config.optimiser.build(config.steps)
     start = time.perf_counter()
@@ -356,15 +358,15 @@ def _training(config: TrainConfig) -> Prepared:
     return Prepared({"train_gflop": flops.train_flops(model, arrays) / 1e9, "train_compile_s": compile_s}, run)
 
 
-def _batch(count: int, size: int, scale: int) -> dict[str, np.ndarray]:
+def _batch(count: int, size: tuple[int, int], scale: int, channels: int) -> dict[str, np.ndarray]:
     """A batch at random, all of it known."""
-    rng, low = np.random.default_rng(0), (count, size // scale, size // scale, 1)
+    rng, low, high = np.random.default_rng(0), (count, *(n // scale for n in size), 1), (count, *size, 1)
     return {
         "depth_lr": rng.random(low, np.float32),
-        "guide": rng.random((count, size, size, 3), np.float32),
-        "depth_hr": rng.random((count, size, size, 1), np.float32),
+        "guide": rng.random((count, *size, channels), np.float32),
+        "depth_hr": rng.random(high, np.float32),
         "mask_lr": np.ones(low, bool),
-        "mask_hr": np.ones((count, size, size, 1), bool),
+        "mask_hr": np.ones(high, bool),
         "depth_span": np.tile(np.array([0, 1], np.float32), (count, 1)),
     }
 

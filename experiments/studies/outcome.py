@@ -158,7 +158,7 @@ def origin(standing: Standing) -> list[str]:
     data = config.data
     lines = [
         f"- **Network**: {config.model.summary()}, but for what the rows say.",
-        f"- **Training**: {config.steps} steps of {data.batch_size} patches, {data.patch_size} x {data.patch_size}, "
+        f"- **Training**: {config.steps} steps of {data.batch_size} patches, {data.patch[0]} x {data.patch[1]}, "
         f"of {escape(Path(data.dataset).name)}, {escape(data.train)}; {config.optimiser.name}, rate "
         f"{config.optimiser.learning_rate:g}, {config.optimiser.schedule}; loss {config.loss}.",
     ]

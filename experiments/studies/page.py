@@ -116,7 +116,7 @@ def asked(standing: Standing) -> list[tuple[str, str]]:
         "question": QUESTIONS[spec.kind],
         "minimised": ", ".join(OBJECTIVES[name] for name in spec.objectives) + pruned if standing.searches else "",
         "trained on": f"{data.dataset}, {data.train}: {config.steps} steps of {data.batch_size} patches of "
-        f"{data.patch_size} x {data.patch_size}",
+        f"{data.patch[0]} x {data.patch[1]}",
         "network": f"{config.model.summary()}, where a trial says nothing else",
         "measured on": where,
         "protocol": "; ".join(f"{text}" for text in protocols),

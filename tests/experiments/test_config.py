@@ -196,7 +196,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"stage_weights": [math.nan]}, r"stage_weights is \(nan,\): none may be negative, and all must be finite"),
         ({"stage_kernel": "bicubic"}, "TrainConfig.stage_kernel is 'bicubic': choose one of matlab_bicubic, "),
         ({"model": {"name": "dsdmsr", "scale": 32}}, "DSDMSRConfig.scale is 32: choose one of 2, 4, 8, 16"),
-        ({"model": {"name": "dsdmsr"}, "output_scale": 0.5}, "but DSDMSR x8, srcnn, has no last convolution that corrects"),
+        ({"model": {"name": "dsdmsr"}, "output_scale": 0.5}, "DSDMSR x8, srcnn, has no last convolution that corrects"),
         ({"optimiser": {"clip_norm": "max"}}, "OptimiserConfig.clip_norm is 'max': choose one of l2, l1"),
         ({"output_scale": math.inf}, "TrainConfig.output_scale is inf: it must be positive"),
         ({"data": {"patch_size": 64.0}}, "DataConfig.patch_size is 64.0: it must be a whole number"),

@@ -18,7 +18,7 @@ from experiments.config import DataConfig, DSDMSRConfig, OptimiserConfig, PairsC
 from experiments.evaluate import measure, whole_batch
 from experiments.protocols import PROTOCOLS
 from experiments.together import Item, program, train_together
-from experiments.train import train
+from experiments.train import Task, _step_flops, train
 
 TINY = TrainConfig(
     model=DSDMSRConfig(2),
@@ -101,6 +101,16 @@ def test_a_run_that_is_gone_on_with_is_one_that_never_stopped(run, folder, tmp_p
     assert lines(run) == lines(tmp_path / "run")
 
 
+def test_a_run_on_whole_frames(folder, tmp_path):
+    data = dataclasses.replace(on(folder).data, patch_size=16, patch_width=20, augment=Augmentation("none"))
+    config = dataclasses.replace(on(folder), steps=2, data=data)
+    task = Task(config, None)
+    assert next(task.batches)["depth_hr"].shape == (2, 16, 20, 1)
+    task.batches.close()
+    assert _step_flops(task.model, 2, (16, 20)) == pytest.approx(1.25 * _step_flops(task.model, 2, (16, 16)), rel=0.01)
+    assert [line["step"] for line in lines(train(config, tmp_path / "run")) if "loss" in line] == [1, 2]
+
+
 def test_runs_in_one_program(run, folder, tmp_path):
     other = on(folder, seed=1, optimiser=dataclasses.replace(TINY.optimiser, learning_rate=1e-4))
     items = [Item(on(folder), tmp_path / "one"), Item(other, tmp_path / "two")]
@@ -120,6 +130,7 @@ def test_what_must_be_the_same_in_one_program():
         {"stage_weights": ()},
         {"stage_kernel": "area"},
         {"data": kernel},  # which makes the stages' truths
+        {"data": dataclasses.replace(TINY.data, patch_width=10, augment=Augmentation("none"))},
         {"optimiser": dataclasses.replace(clipped, clip_norm="l1")},
         {"optimiser": dataclasses.replace(clipped, clip_of="step")},
     ):

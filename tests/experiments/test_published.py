@@ -37,7 +37,8 @@ def test_every_table_is_there():
         "dscsan_table3": 8,
         "dscsan_table4": 5,
         "dscsan_table5": 9,
-        "dsdmsr_images": 7,
+        "dsdmsr_images": 5,
+        "dsdmsr_stages": 7,
     }
 
 
@@ -275,12 +276,16 @@ def test_of_a_set_of_images_there_is_a_mean_alone():
     assert set(beside(middlebury, "b6", 4)) == {("b6", method) for method in ("DCTNet", "SUFT", "SGNet")}
 
 
-def test_what_was_made_from_another_low_resolution_stands_beside_nothing():
+def test_of_dtu_the_300_published_pictures_alone():
     dtu = [(f"scan{i}_depth_map_0000", 512, 640) for i in range(300)]
-    assert tables()["dsdmsr_images"].columns[0].names(dtu[7][0])
-    for scale in (2, 4, 8):
-        assert beside(dtu, "dsdmsr", scale) == {}
-    assert any("64 x 80 to 512 x 640, is made" in note for note in tables()["dsdmsr_images"].notes)
+    rows = beside(dtu, "dsdmsr_dtu", 8, split="dsdmsr/validation_sub")
+    assert rows["dsdmsr_images", "DSDMSR (SRCNN), fused"] == {"mean": {"psnr": "24.46", "mae": "3.86", "rmse": "15.71"}}
+    assert {name for name, _ in rows} == {"dsdmsr_images"} and len(rows) == 5
+    # Nor what was made of another low resolution, of as many others, or of another factor: those are stages.
+    assert beside(dtu, "dsdmsr", 8, split="dsdmsr/validation_sub") == {}
+    assert beside(dtu, "dsdmsr_dtu", 8, split="validation[:300]") == {}
+    for scale in (2, 4):
+        assert beside(dtu, "dsdmsr_dtu", scale, split="dsdmsr/validation_sub") == {}
 
 
 def test_of_dadas_sets_only_the_test_split():

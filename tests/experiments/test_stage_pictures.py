@@ -1,4 +1,4 @@
-"""The stages of a model in pictures: they are the model's, their truths those of training, a part is as in the whole."""
+"""Stages in pictures: they are the model's, their truths those of training, and a part is as in the whole."""
 
 import functools
 import math

@@ -8,8 +8,9 @@ import json
 import pytest
 
 from ahmf_jax.errors import InputError
+from data_pipelines.augment import Augmentation
 from experiments import provenance
-from experiments.config import AHMFConfig, DataConfig, OptimiserConfig, TrainConfig
+from experiments.config import AHMFConfig, DataConfig, DSDMSRConfig, OptimiserConfig, TrainConfig
 from experiments.studies import cost
 
 TINY = TrainConfig(
@@ -35,6 +36,7 @@ def test_only_what_changes_a_cost_is_in_its_key():
         with_levels(1, scaling="sample"),
         with_levels(1, data=DataConfig(patch_size=16, batch_size=1)),
         with_levels(1, data=DataConfig(patch_size=8, batch_size=2)),
+        with_levels(1, data=DataConfig(patch_size=8, patch_width=16, batch_size=1, augment=Augmentation("none"))),
         with_levels(1, optimiser=OptimiserConfig(name="lion")),
         with_levels(1, optimiser=OptimiserConfig(clip=1.0)),
         with_levels(1, optimiser=OptimiserConfig(options=("nesterov=true",))),
@@ -143,3 +145,13 @@ def test_of_a_network_small_enough_to_count():
     assert all(memory is not None and 50 < memory < 5000 for memory in (found.inference_mib, found.train_mib))
     assert found.train_compile_s > 0 and found.inference_compile_s >= 0
     assert found.hardware == provenance.hardware()
+
+
+def test_what_is_supervised_and_read_has_its_cost():
+    config = TrainConfig(model=DSDMSRConfig(scale=2), data=DataConfig(patch_size=16, batch_size=1))
+    supervised = dataclasses.replace(config, stage_weights=(1.0,))
+    assert cost.key(config) != cost.key(supervised)
+    assert cost.key(supervised) == cost.key(dataclasses.replace(supervised, stage_weights=(0.5,)))
+    prepared = cost._training(supervised)
+    prepared.run()
+    assert prepared.facts["train_gflop"] > 0
