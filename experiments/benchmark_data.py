@@ -335,7 +335,7 @@ class Patches:
         top, left = (int(rng.integers(0, n // scale - size + 1)) for n in example.depth.shape)
         turns = dict(zip(("flip_rows", "flip_columns", "transpose"), rng.random(3) < 0.5, strict=True))
         span = np.array([0, info.range], np.float32)  # ours looks it up
-        patch = cut(example, top, left, size, scale, self.degradation, info.range, rng, **turns, span=span)
+        patch = cut(example, top, left, (size, size), scale, self.degradation, info.range, rng, **turns, span=span)
         return {
             "depth_lr": patch.depth_lr / np.float32(info.range),
             "guide": patch.guide / np.float32(255),
