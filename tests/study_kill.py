@@ -180,8 +180,13 @@ def check(place: Place, whole: Any, study: Any) -> None:
             raise Failure(f"the storage has other {' and '.join(different)} of trial {trial.number}")
 
 
-def disturbed(place: Place, name: str, whole: Any, aims: Sequence[str], chance: random.Random) -> list[str]:
-    """A study whose workers are killed at these moments, and what came of it; the moments that there were."""
+def disturbed(
+    place: Place, name: str, whole: Any, aims: Sequence[str], chance: random.Random, *, replaced: bool = True
+) -> list[str]:
+    """A study whose workers are killed at these moments, and what came of it; the moments that there were.
+
+    Each is `replaced` by another, or those that are left end the study.
+    """
     study, came = place.study(name), []
     with place.workers(name) as workers:
         workers.start()
@@ -189,7 +194,8 @@ def disturbed(place: Place, name: str, whole: Any, aims: Sequence[str], chance: 
         for aim in aims:
             if victim(place, study, workers, aim, chance):
                 came.append(aim)
-                workers.start()
+                if replaced:
+                    workers.start()
         workers.finish()
     check(place, whole, study)
     return came
