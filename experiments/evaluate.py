@@ -189,7 +189,7 @@ def measure_all(
             coming = reader.submit(read, place + 1) if place + 1 < len(dataset) else None
             for part, example, batch in parts:
                 if isinstance(method, Predictions):
-                    prediction, remark = _read_prediction(method, whole, part, batch, info)
+                    prediction, remark = _read_prediction(method, whole, part, batch, info, protocol)
                     remarks += [remark] if remark else []
                 else:
                     prediction = _predicted(method, example.name, batch)
@@ -250,15 +250,26 @@ def _check_numbers(method: Method | Predictions, name: str, depth: np.ndarray, b
 
 
 def _read_prediction(
-    method: Predictions, example: Example, part: Part, batch: Mapping[str, np.ndarray], info: DatasetInfo
+    method: Predictions,
+    example: Example,
+    part: Part,
+    batch: Mapping[str, np.ndarray],
+    info: DatasetInfo,
+    protocol: Protocol,
 ) -> tuple[np.ndarray, str]:
     """Another program's result, or a part of it, as a method gives it, and what is strange about it.
 
     Refused where it is in another unit.
     """
     truth, mask = batch["depth_hr"][0, ..., 0], batch["mask_hr"][0, ..., 0]
-    whole = part == (slice(None), slice(None))
-    depth = method.read(example.name, truth.shape if whole else example.depth.shape, example.depth.shape)[part]
+    reduce = protocol.degrade.reduce
+    assert protocol.tile % reduce == 0, "no tile begins between two pixels of the truth"
+    height, width = (n // reduce for n in example.depth.shape)  # the truth's, before it was cut
+    if part == (slice(None), slice(None)):
+        depth = method.read(example.name, truth.shape, (height, width))
+    else:
+        rows, columns = (slice(side.start // reduce, side.stop // reduce) for side in part)
+        depth = method.read(example.name, (height, width), (height, width))[rows, columns]
     depth = depth[: truth.shape[0], : truth.shape[1]] / info.range  # of a tile, too, what the scale divides
     _check_numbers(method, example.name, depth[None, ..., None], batch)
     floor = interpolate(batch, "matlab_bicubic")[0, ..., 0]
@@ -427,16 +438,16 @@ def evaluate(command: "Evaluate") -> Evaluation:
 
 
 def _off_the_means(method: Method | Predictions, name: str, protocol: Protocol) -> list[str]:
-    """What there is to know of a DADA where a sample is not the mean of its block, which its result keeps to.
+    """What there is to know of a model whose result keeps to each sample as the mean of its block, where it is none.
 
     Of the low resolution that a run was trained on there is nothing to be said.
     """
-    if not isinstance(method, Network) or not method.model.startswith("DADA"):
+    if not isinstance(method, Network) or not method.keeps_means:
         return []
     if protocol.degrade.kernel == "area" or name == "run":
         return []
     return [
-        f"note: DADA keeps the mean of each block to the sample over it, which is no mean in low resolution by "
+        f"note: this model keeps the mean of each block to the sample over it, which is no mean in low resolution by "
         f"{protocol.degrade.kernel}: --protocol area, with block means, is what it is made for"
     ]
 

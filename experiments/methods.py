@@ -56,7 +56,7 @@ def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
 class Network:
     """A trained model: a run's folder (its best checkpoint), a weights file, or the learning-free "dada_rgb_x8".
 
-    `model` says in a few words which it is.
+    `model` says in a few words which it is; `keeps_means` is the model's.
     """
 
     def __init__(self, weights: Path, name: str = ""):
@@ -68,6 +68,7 @@ class Network:
         self.scale: int = trained.model.scale
         self.origin = trained.origin
         self.model = trained.model.summary()
+        self.keeps_means: bool = trained.model.keeps_means
         if scaling.is_leak(trained.scaling):
             self.origin += ", told the smallest and largest TRUE depth of each image: a leak"
 
@@ -207,7 +208,7 @@ class Predictions:
         Args:
           image: its name.
           size: (H, W) that is measured.
-          uncut: the image's own size, before it was cut to a multiple of the scale at the right and the bottom.
+          uncut: the size of the truth before it was cut to a multiple of the scale at the right and the bottom.
 
         Raises:
           InputError: the file cannot be read, or has another size.

@@ -28,6 +28,8 @@ class Model(nn.Module):
     paddable: ClassVar[bool] = False
     # Whether unknown samples have no say in it: it reads `mask_lr`.
     reads_mask: ClassVar[bool] = False
+    # Whether the result's mean over a known sample's block is that sample.
+    keeps_means: ClassVar[bool] = False
     # Whether it ends in a loop of cheap steps, which are no work of a network's: `flops` leaves them out.
     iterates: ClassVar[bool] = False
     scale: int

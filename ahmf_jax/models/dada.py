@@ -93,6 +93,7 @@ class DADA(Model):
     deviation: float = 1.0
 
     reads_mask = True
+    keeps_means = True
     iterates = True
     dtype = jnp.float32  # of all arithmetic: adherence to the low resolution is lost in less
 

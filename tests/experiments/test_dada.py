@@ -10,6 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from ahmf_jax import InputError, checkpoint, imagenet, state, unet, upsample
+from ahmf_jax.models import MODELS
 from ahmf_jax.variables import STATISTICS
 from data_pipelines.degrade import Degradation
 from experiments import config as configs
@@ -99,7 +100,7 @@ def test_the_learning_free_one_is_a_method_by_name(data_dir, tmp_path, capsys):
         f"--out {tmp_path / 'found'}".split()
     )
     found = capsys.readouterr().out
-    assert "dada_rgb" in found and "note: DADA keeps the mean of each block to the sample over it" in found
+    assert "dada_rgb" in found and "note: this model keeps the mean of each block to the sample over it" in found
     with pytest.raises(InputError, match="scale 3 is not one of 2, 4, 8, 16, 32"):
         upsample.load("dada_rgb_x3")
     with pytest.raises(InputError, match="dada_rgb_x does not exist"):
@@ -115,15 +116,16 @@ def test_a_folder_of_its_name_is_not_in_its_way(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "name", "kernel", "said"),
     [
-        ("DADA x4, learning-free", "float", "matlab_bicubic", True),
-        ("DADA x4, learning-free", "area", "area", False),
-        ("DADA x4, resnet18", "run", "matlab_bicubic", False),
-        ("AHMF x4", "float", "matlab_bicubic", False),
+        ("dada", "float", "matlab_bicubic", True),
+        ("dada", "area", "area", False),
+        ("dada", "run", "matlab_bicubic", False),
+        ("ahmf", "float", "matlab_bicubic", False),
+        ("dsdmsr", "float", "matlab_bicubic", False),
     ],
 )
-def test_samples_that_are_no_means_are_noted_of_a_dada(method, name, kernel, said):
+def test_samples_that_are_no_means_are_noted_of_a_model_that_keeps_to_them(method, name, kernel, said):
     network = evaluate.Network.__new__(evaluate.Network)
-    network.model = method
+    network.keeps_means = MODELS[method].keeps_means
     notes = evaluate._off_the_means(network, name, Protocol(Degradation(kernel)))
     assert [note.partition(kernel)[2] for note in notes] == [
         ": --protocol area, with block means, is what it is made for"

@@ -473,6 +473,29 @@ def test_predictions_are_cut_into_tiles_as_the_images_are(tmp_path, predictions)
         measured(half, dataset, protocol)
 
 
+def test_predictions_are_of_the_truth_and_not_of_what_is_stored(tmp_path, predictions):
+    """Where the truth is reduced: whole, with what the scale does not divide, and in tiles."""
+    depth = np.random.default_rng(0).integers(1, 200, (10, 14)).astype(np.uint8)
+    dataset = open_pairs(saved(tmp_path / "pairs", a=depth))
+    protocol = dataclasses.replace(
+        NEAREST, degrade=Degradation("torch_bilinear", reduce=2), floor="torch_bilinear", rounding="none"
+    )
+    truth = depth.reshape(5, 2, 7, 2).mean((1, 3))
+    for given in (truth, truth[:4, :6]):
+        found = measured(Predictions(predictions(a=given + 0.5), dataset.names, 2), dataset, protocol)
+        assert (found.images[0].height, found.images[0].width) == (4, 6)
+        assert found.mean.metrics["mae"] == pytest.approx(0.5, rel=1e-4)
+    tiled = dataclasses.replace(protocol, tile=4)
+    off = Predictions(predictions(a=truth + np.arange(7) / 10), dataset.names, 2)
+    found = {r.name: round(r.metrics["mae"], 4) for r in measured(off, dataset, tiled).images}
+    assert found == {f"a@{top},{left}": wanted for top in (0, 4) for left, wanted in ((0, 0.05), (4, 0.25), (8, 0.45))}
+    for stored in (depth, depth[:8, :12]):
+        theirs = Predictions(predictions(a=stored), dataset.names, 2)
+        for how, sizes in ((protocol, "4 x 6 or 5 x 7"), (tiled, "5 x 7")):
+            with pytest.raises(InputError, match=rf"a.npy: is \d+ x 1\d \(height x width\), and a is {sizes}: give"):
+                measured(theirs, dataset, how)
+
+
 def test_a_record_of_other_data_is_kept(ahmf, refused, run, pairs, data_dir, tmp_path):
     other = tmp_path / "other" / "pairs"
     other.mkdir(parents=True)
