@@ -81,7 +81,7 @@ def train_loader(
       degradation: how LR is made.
       augmentation: how patches are varied, and which are drawn anew.
       edge_candidates: random positions drawn for a patch, the one with the most depth edges wins; 1 is purely random.
-      guide: False leaves all colour out, for models that read none; the rest of the stream is the same.
+      guide: False leaves all colour unread, for models that need none; the rest of the stream is the same.
       seed: of the whole stream.
       process_index, process_count: this process, and how many share each batch: the first process makes the first
         `batch_size / process_count` rows, and so on.
@@ -101,9 +101,11 @@ def train_loader(
     for dataset, _ in parts:
         if not len(dataset):
             raise InputError(f"data set {dataset.info.name} has no examples in this split: choose another")
+    if not guide:
+        parts = [(dataset.without_colour(), weight) for dataset, weight in parts]
     with_colour = [dataset.info.name for dataset, _ in parts if dataset.info.colour]
     without = [dataset.info.name for dataset, _ in parts if not dataset.info.colour]
-    if guide and with_colour and without:
+    if with_colour and without:
         raise InputError(
             f"data set {without[0]} has no colour, and {with_colour[0]} has: train a model that needs none, or on sets "
             "that all have it"
@@ -143,7 +145,7 @@ def train_loader(
         degradation,
         augmentation,
         edge_candidates,
-        3 if guide and with_colour else 0,
+        3 if with_colour else 0,
         on_corrupt,
     )
     share = batch_size // process_count
@@ -350,7 +352,6 @@ class Sampler:
         number, index, example = self._example(place, skipped)
         dataset, how = self.datasets[number], self.augmentation
         info, name = dataset.info, example.name
-        example = example._replace(guide=example.guide[..., : self.channels])
         step = self.scale * self.degradation.reduce  # pixels as stored of a low-resolution sample
         example = patches.crop_to_multiple(example, step)
         height, width = example.depth.shape
@@ -472,9 +473,7 @@ def _permutation(count: int, seed: int, number: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, _EPOCH, number, epoch)).permutation(count)
 
 
-def whole_example(
-    example: Example, info: DatasetInfo, *, scale: int, degradation: Degradation, guide: bool = True, seed: int = 0
-) -> Batch:
+def whole_example(example: Example, info: DatasetInfo, *, scale: int, degradation: Degradation, seed: int = 0) -> Batch:
     """A whole image as a batch of one, for validation and evaluation.
 
     Args:
@@ -482,7 +481,6 @@ def whole_example(
       scale: rows at the bottom and columns at the right are cut until it (times `degradation.reduce`) divides both
         sizes.
       degradation: how LR is made.
-      guide: False leaves its colour out, for models that read none.
       seed: of whatever is left to chance in that.
 
     Raises:
@@ -493,8 +491,6 @@ def whole_example(
     if min(height, width) < step:
         raise InputError(f"{example.name}: {height} x {width} is smaller than the scale {step}: choose a smaller scale")
     example = patches.crop_to_multiple(example, step)
-    if not guide:
-        example = example._replace(guide=example.guide[..., :0])
     patch = patches.whole(example, scale, degradation, info.range, np.random.default_rng(seed))
     batch = _empty(1, patch.depth_lr.shape[:2], scale, example.guide.shape[2])
     _write(patch, info.range, {name: array[0] for name, array in batch.items()})

@@ -322,7 +322,10 @@ def _command(name: str) -> str:
 
 
 class _Records:
-    """Some of the records of a prepared data set: `places` are `(split, number)`, in the order that is wanted."""
+    """Some of the records of a prepared data set: `places` are `(split, number)`, in the order that is wanted.
+
+    `colour` says whether there are guides that are to be decoded.
+    """
 
     def __init__(self, directory: Path, places: Sequence[tuple[str, int]], names: Sequence[str], colour: bool):
         self.directory = directory
@@ -347,7 +350,10 @@ class _Records:
             if split not in self._sources:
                 import tensorflow_datasets as tfds
 
-                self._sources[split] = tfds.builder_from_directory(str(self.directory)).as_data_source(split)
+                builder = tfds.builder_from_directory(str(self.directory))
+                unread = not self.colour and "guide" in builder.info.features
+                decoders = {"guide": tfds.decode.SkipDecoding()} if unread else None
+                self._sources[split] = builder.as_data_source(split, decoders=decoders)
             record = self._sources[split][number]
             depth = record["depth"]
             guide = record["guide"] if self.colour else no_colour(depth.shape)
@@ -357,6 +363,10 @@ class _Records:
                 f"{self.directory}: record {self.key(index)} ({self.names[index]}) cannot be read "
                 f"({' '.join(str(error).split())[:200]}): build the data set again"
             ) from error
+
+    def without_colour(self) -> "_Records":
+        """The same depth; no guide is decoded."""
+        return _Records(self.directory, self.places, self.names, False)
 
     def __reduce__(self) -> tuple[type["_Records"], tuple[Path, Sequence[tuple[str, int]], Sequence[str], bool]]:
         return _Records, (self.directory, self.places, self.names, self.colour)

@@ -1,5 +1,6 @@
 """What every data set offers, whatever it is stored in: a sequence of `Example` with the meaning of its numbers."""
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,6 +66,14 @@ class StoredSource(Source, Protocol):
         """A part of a file's name, that of no other record in the folder, whichever source it is read by."""
 
 
+@runtime_checkable
+class ColourSource(Source, Protocol):
+    """A source that need not read the colour that it has."""
+
+    def without_colour(self) -> Source:
+        """The same depth, with guides of zero channels."""
+
+
 class Dataset(Sequence[Example]):
     """A sequence of `Example`, thread-safe and picklable.
 
@@ -94,6 +103,18 @@ class Dataset(Sequence[Example]):
         dataset.cache = DiskCache(source.cache_dir, token, CACHE_BYTES)
         return dataset
 
+    def without_colour(self) -> "Dataset":
+        """The same depth with guides of zero channels, for models that read none; itself where there is no colour.
+
+        It is kept where this one is. No colour is read or decoded, unless the source cannot leave it out.
+        """
+        if not self.info.colour:
+            return self
+        source = self._source.without_colour() if isinstance(self._source, ColourSource) else self._source
+        dataset = Dataset(dataclasses.replace(self.info, colour=False), source)
+        dataset.cache = self.cache
+        return dataset
+
     @property
     def names(self) -> tuple[str, ...]:
         """The examples' names, in order; nothing is decoded for them."""
@@ -107,7 +128,8 @@ class Dataset(Sequence[Example]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
-        return Example(*self.keep(index, "", lambda: self._decode(index)))
+        # What is made of depth alone, such as tables of its edges, is the same with colour and without.
+        return Example(*self.keep(index, "" if self.info.colour else "-depth", lambda: self._decode(index)))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
@@ -123,6 +145,8 @@ class Dataset(Sequence[Example]):
                 f"{name}: the depth is {stored.shape[0]} x {stored.shape[1]} and the guide {guide.shape[0]} x "
                 f"{guide.shape[1]} (height x width): they must be registered and of one size"
             )
+        if not self.info.colour:
+            guide = no_colour(stored.shape)
         depth = stored.astype(np.float32)
         mask = np.isfinite(depth)
         if self.info.invalid is not None:

@@ -30,6 +30,10 @@ class PairFiles:
         """`(guide, depth, name)`, the images as stored."""
         return *read_files(*self.files[index]), self.names[index]
 
+    def without_colour(self) -> "PairFiles":
+        """The same depth; no guide is read."""
+        return PairFiles({name: (depth, None) for name, (depth, _) in zip(self.names, self.files, strict=True)})
+
 
 def read_files(depth: Path, guide: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """`(guide, depth)` as stored; no colour for no guide."""

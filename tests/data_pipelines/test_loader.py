@@ -165,6 +165,15 @@ def test_colour_that_nobody_reads_is_not_cut(dataset, monkeypatch):
     assert channels == {0}
 
 
+def test_what_is_kept_with_colour_and_without_is_told_apart(dataset):
+    depths = dataset.without_colour()
+    assert dataset[0].guide.shape == (20, 25, 3) and depths[0].guide.shape == (20, 25, 0)
+    assert dataset[0].guide.shape == (20, 25, 3) and depths.cache is dataset.cache
+    for one, other in zip(depths, dataset, strict=True):
+        np.testing.assert_array_equal(one.depth, other.depth)
+    assert not depths.info.colour and dataset.info.colour and depths.without_colour() is depths
+
+
 def test_sets_with_and_without_colour_are_one_stream_for_who_reads_none(dataset):
     both = [(dataset, 1), (colourless(), 1)]
     with pytest.raises(InputError, match=r"^data set depths has no colour, and memory has: train a model that needs"):
@@ -490,8 +499,8 @@ def test_a_whole_example(dataset, kernel):
 def test_a_whole_example_without_colour(dataset):
     args = {"scale": 4, "degradation": Degradation("area", guide_blur=1.0)}
     whole = whole_example(dataset[2], INFO, **args)
-    for image, more in ((colourless()[2], {}), (dataset[2], {"guide": False})):
-        found = whole_example(image, INFO, **args, **more)
+    for image in (colourless()[2], dataset.without_colour()[2]):
+        found = whole_example(image, INFO, **args)
         assert found["guide"].shape == (1, 28, 16, 0) and found["guide"].dtype == np.float32
         assert_same([{**found, "guide": 0}], [{**whole, "guide": 0}])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from ahmf_jax import resample
@@ -167,6 +168,31 @@ def test_depth_without_colour(tmp_path):
             np.testing.assert_array_equal(example.depth, wanted[example.name])
             assert example.guide.shape == (6, 9, 0) and example.guide.dtype == np.uint8
     assert prepared(source, tmp_path, replace=True).info.colour and open_pairs(source).info.colour
+
+
+def test_colour_that_is_left_out_is_neither_read_nor_decoded(tmp_path, monkeypatch):
+    source = tmp_path / "own"
+    source.mkdir()
+    wanted = {name: write(source, name) for name in ("b", "a")}
+    prepared(source, tmp_path)
+    files, records = open_pairs(source), open_dataset("mine", "train", tmp_path / "data")
+    kept = records.kept_on_disk()
+    coloured = kept[0].guide
+    for file in source.glob("*_rgb.png"):
+        file.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(tfds.features.Image, "decode_example_np", lambda *_: pytest.fail("was decoded"))
+        for dataset in (files, records, kept):
+            depths = dataset.without_colour()
+            for one in (pickle.loads(pickle.dumps(depths)), depths.kept_on_disk()):
+                assert not one.info.colour and one.names == ("a", "b")
+                for example in one:
+                    np.testing.assert_array_equal(example.depth, wanted[example.name][0])
+                    assert example.guide.shape == (6, 9, 0)
+    there = {path.name for path in next(tmp_path.rglob("decoded")).iterdir()}
+    assert there == {f"train-{key}.safetensors" for key in ("000000", "000000-depth", "000001-depth")}
+    np.testing.assert_array_equal(kept[0].guide, coloured)
+    np.testing.assert_array_equal(kept[0].guide, wanted["a"][1])
 
 
 def test_a_folder_without_colour_says_how_it_is_read(tmp_path):

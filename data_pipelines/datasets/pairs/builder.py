@@ -149,10 +149,11 @@ class Pairs(DepthBuilder):
         if self.options.invalid is not None:
             known &= values != self.options.invalid
         depth = values[known].astype(np.float64)
-        if np.unique(depth).size < 2:
+        low, high = (depth.min(), depth.max()) if depth.size else (0.0, 0.0)
+        if low == high:
             raise InputError(f"{path}: has no two known values to stretch: take it away, or leave --stretch out")
         stretched = np.full(values.shape, np.nan, np.float32)
-        stretched[known] = (depth - depth.min()) * (self.options.range / (depth.max() - depth.min()))
+        stretched[known] = (depth - low) * (self.options.range / (high - low))
         return stretched
 
 
