@@ -176,6 +176,8 @@ def _predictor(model: Any, scaling: str, params: Any) -> Callable[[Mapping[str, 
     def predict(batch: Mapping[str, np.ndarray]) -> Sequence[Any]:
         if model.bytes_per_sample * batch["depth_lr"].size > memory.free(device) / 2:
             return (in_tiles().batch(batch),)
+        if not model.guided:
+            batch = {**batch, "guide": batch["guide"][..., :0]}
         return _whole()(model, scaling, params, upsample.network_batch(batch))
 
     return predict

@@ -35,6 +35,7 @@ class Fake:
 class Network:
     """Stands in for a model: everywhere `value`, in units of the range."""
 
+    guided = True
     scale = 2
     bytes_per_sample = 0.0
 
@@ -116,9 +117,27 @@ def test_the_first_images_are_kept_with_what_was_made_of_them(pairs):
     np.testing.assert_allclose(sample.batch["depth_hr"][0, ..., 0] * 255, dataset[0].depth, rtol=1e-6)
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_colour_is_handed_to_a_guided_model_alone_and_shown_of_any(pairs, guided):
+    handed = []
+
+    class Handed(Staged):
+        def apply(self, variables, depth_lr, guide, mask_lr):
+            handed.append(guide.shape)
+            return super().apply(variables, depth_lr, guide, mask_lr)
+
+    Handed.guided = guided
+    dataset = open_pairs(pairs)
+    protocol = Protocol(Degradation("torch_bilinear"), "torch_bilinear")
+    found = validation.validate(Handed(), "range", {}, [(0, dataset[0])], dataset.info, protocol, samples=1)
+    assert handed == [(1, 4, 4, 3 * guided)]
+    np.testing.assert_array_equal(np.rint(255 * found.samples[0].batch["guide"][0]), dataset[0].guide)
+
+
 class Staged:
     """Stands in for a model that makes two maps on its way: 0.2 and 0.3 everywhere, and 0.4 in the end."""
 
+    guided = False
     scale = 4
     bytes_per_sample = 0.0
 
