@@ -22,7 +22,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
 from ahmf_jax.holes import fill_by_colour
-from ahmf_jax.models import DADA
+from ahmf_jax.models import DADA, MODELS
 from ahmf_jax.scaling import Scaling, offset_and_span
 from ahmf_jax.scaling import predict as run_network
 from ahmf_jax.units import depth_of_one
@@ -107,9 +107,10 @@ class Upsampler:
         bucket = depth.shape not in self._own_sizes
         guide = np.asarray(batch["guide"])
         if self.trained.guide_channels not in (0, guide.shape[-1]):
+            others = ", ".join(name for name, model in MODELS.items() if not model.guided)
             raise InputError(
                 f"{self.trained.model.summary()} reads {self.trained.guide_channels} channels of colour, and there are "
-                f"{guide.shape[-1]}: use data with colour, or a model of depth alone, as DSDMSR"
+                f"{guide.shape[-1]}: use data with colour, or a model of depth alone ({others})"
             )
         return self.engine(depth, known, guide, span=batch.get("depth_span"), bucket=bucket)[..., None]
 
@@ -147,7 +148,8 @@ class Upsampler:
         Args:
           depth_lr: (h, w) or (B, h, w), uint8, uint16 or floating point.
           guide: (H, W, C) or (B, H, W, C), `factor` times as large: uint8, uint16, or floating point in [0, 1]. A
-            memory map will do. None for a model that reads no colour; one that is given serves it to close holes alone.
+            memory map will do. None, or one of zero channels, for a model that reads no colour; colour that is given
+            serves it to close holes alone.
           mask: of the shape of `depth_lr`, False where it is unknown.
           invalid: the value of `depth_lr` that means unknown, too; may be NaN. The network sees each hole filled from
             known samples that are near it and of its colour: `ahmf_jax.holes.fill_by_colour`. DADA is told which they
@@ -180,6 +182,8 @@ class Upsampler:
         check_depth(depth_lr, mask)
         factor = check_factor(factor, self.scale)
         channels = self.trained.guide_channels
+        if guide is not None and not channels and guide.shape[-1:] == (0,):
+            guide = None
         if guide is not None:
             check_guide(guide, channels, depth_lr.shape)
         elif channels:

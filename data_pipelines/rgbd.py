@@ -1,8 +1,11 @@
-"""RGB-D videos: a folder of frames, each a depth map and its colour picture, in the layouts that cameras leave."""
+"""RGB-D videos: a folder of frames, each a depth map and its colour picture, in the layouts that cameras leave.
+
+Depth videos, too: the same layouts without the pictures.
+"""
 
 import bisect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +32,9 @@ class Frame:
     guide: Path | None
 
 
-def open_sequence(folder: Path, depth: str | None = None, guide: str | None = None) -> list[Frame]:
+def open_sequence(
+    folder: Path, depth: str | None = None, guide: str | None = None, *, colour: bool = True
+) -> list[Frame]:
     """The frames of a folder, in the order of their numbers (frame 10 after frame 9) or times.
 
     The first of these layouts that the folder has:
@@ -43,15 +48,18 @@ def open_sequence(folder: Path, depth: str | None = None, guide: str | None = No
       folder: the sequence.
       depth: the name of the folder of depth maps in it, where it has another.
       guide: of that of the pictures.
+      colour: False: where a layout has no pictures at all, its depth maps are the frames.
 
     Raises:
       InputError: there is no such folder, none of the layouts, or two files for one half of a frame.
     """
     _check_folder(folder)
     if depth is None and guide is None:
-        lists = folder / "depth.txt", folder / "rgb.txt"
-        if all(path.is_file() for path in lists):
-            return _by_time(*lists)
+        times, times_of_pictures = folder / "depth.txt", folder / "rgb.txt"
+        if times.is_file() and times_of_pictures.is_file():
+            return _by_time(_times(times), _times(times_of_pictures))
+        if times.is_file() and not colour:
+            return _by_time(_times(times), [])
     depths = _subfolder(folder, DEPTH_NAMES if depth is None else (depth,))
     guides = _subfolder(folder, GUIDE_NAMES if guide is None else (guide,))
     if depths and guides:
@@ -59,13 +67,15 @@ def open_sequence(folder: Path, depth: str | None = None, guide: str | None = No
     for name, found in ((depth, depths), (guide, guides)):
         if name is not None and found is None:
             raise InputError(f"{folder}: there is no folder {name} in it: check the name")
-    files = _files(folder)
-    return _paired(
-        folder,
-        [path for path in files if re.search(rf"[-_.](?:{'|'.join(DEPTH_NAMES)})$", path.stem, re.I)],
-        [path for path in files if re.search(rf"[-_.](?:{'|'.join(GUIDE_NAMES)})$", path.stem, re.I)],
-        bare_name,
+    maps, pictures = (
+        [path for path in _files(folder) if re.search(rf"[-_.](?:{'|'.join(names)})$", path.stem, re.I)]
+        for names in (DEPTH_NAMES, GUIDE_NAMES)
     )
+    if depths and not maps:
+        if colour:
+            raise _no_halves(folder, "colour pictures")
+        return depth_alone(depths)
+    return _paired(folder, maps, pictures, bare_name, colour=colour)
 
 
 def pair_folders(depths: Path, guides: Path) -> list[Frame]:
@@ -113,28 +123,32 @@ def in_order(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", name) if part)
 
 
-def _paired(folder: Path, depths: Iterable[Path], guides: Iterable[Path], key: Callable[[Path], str]) -> list[Frame]:
-    """One frame for every key of either half."""
+def _paired(
+    folder: Path, depths: Iterable[Path], guides: Iterable[Path], key: Callable[[Path], str], *, colour: bool = True
+) -> list[Frame]:
+    """One frame for every key of either half; without `colour` there may be no picture."""
     halves: list[dict[str, Path]] = [{}, {}]
     for half, paths, suffixes in zip(halves, (depths, guides), (DEPTH_SUFFIXES, GUIDE_SUFFIXES), strict=True):
         for path in paths:
             if path.suffix.lower() in suffixes and half.setdefault(key(path), path) != path:
                 raise InputError(f"{path}: is of the same frame as {half[key(path)].name}: keep one of them")
-    if not all(halves):
-        missing = "depth maps" if not halves[0] else "colour pictures"
-        raise InputError(
-            f"{folder}: no {missing} are found: a sequence has folders depth and rgb, depth.txt and rgb.txt, or files "
-            "NAME_depth.* and NAME_rgb.*"
-        )
+    if not halves[0] or (colour and not halves[1]):
+        raise _no_halves(folder, "depth maps" if not halves[0] else "colour pictures")
     keys = sorted({*halves[0], *halves[1]}, key=in_order)
     pairs = [(halves[0].get(key), halves[1].get(key)) for key in keys]
     return [Frame((depth or guide or folder).stem, depth, guide) for depth, guide in pairs]
 
 
-def _by_time(depths: Path, guides: Path) -> list[Frame]:
-    pictures = _times(guides)
+def _no_halves(folder: Path, missing: str) -> InputError:
+    """What to raise where there are no depth maps, or no pictures."""
+    return InputError(
+        f"{folder}: no {missing} are found: a sequence has folders depth and rgb, depth.txt and rgb.txt, or files "
+        "NAME_depth.* and NAME_rgb.*"
+    )
+
+
+def _by_time(maps: Sequence[tuple[float, Path]], pictures: Sequence[tuple[float, Path]]) -> list[Frame]:
     times = [time for time, _ in pictures]
-    maps = _times(depths)
     near = []
     for i, (time, _) in enumerate(maps):
         # Two on either side: the nearest may be nearer to the next map.

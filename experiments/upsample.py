@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ahmf_jax import resample, upsample
 from ahmf_jax.errors import InputError
+from ahmf_jax.fitting import check_factor, output_size
 from ahmf_jax.holes import fill_holes
 from ahmf_jax.upsample import Result, Upsampler
 from data_pipelines.clouds import Intrinsics, points, write_ply
@@ -54,7 +55,7 @@ class Settings:
     max_pixels: int = MAX_PIXELS
     channel: str | None = None
     camera: Intrinsics | None = None
-    """In pixels of the guide as it is read."""
+    """In pixels of the guide as it is read; without one, of the result."""
     said: set[str] = field(default_factory=set, compare=False)
     """Of which kinds a note was printed: one of each, however many images it is about."""
 
@@ -166,13 +167,19 @@ def read(files: Files, settings: Settings) -> Images:
         )
     mask = None if files.mask is None else read_mask(files.mask, depth.shape, settings.max_pixels)
     guide = None if files.guide is None else read_guide(files.guide, settings.max_pixels)
-    size = settings.camera.size if settings.camera is not None else None
-    if guide is not None and size not in (None, guide.shape[:2]):
-        raise InputError(
-            f"{files.guide}: is {guide.shape[1]} x {guide.shape[0]} pixels, and the intrinsics are of {size[1]} x "
-            f"{size[0]}: give those of the guide (--intrinsics)"
-        )
+    if guide is not None and settings.camera is not None:
+        check_camera(settings.camera, guide.shape[:2], f"{files.guide}: is", "guide")
     return Images(depth, guide, mask)
+
+
+def check_camera(camera: Intrinsics, size: tuple[int, ...], what: str, whose: str) -> None:
+    """InputError where the intrinsics say that they are of an image of another size than (height, width) = `size`."""
+    if camera.size is not None and camera.size != size:
+        height, width = camera.size
+        raise InputError(
+            f"{what} {size[1]} x {size[0]} pixels, and the intrinsics are of {width} x {height}: give those of the "
+            f"{whose} (--intrinsics)"
+        )
 
 
 def read_mask(path: Path, size: tuple[int, ...], max_pixels: int) -> np.ndarray:
@@ -192,6 +199,9 @@ def read_mask(path: Path, size: tuple[int, ...], max_pixels: int) -> np.ndarray:
 
 def run(upsampler: Upsampler, files: Files, images: Images, settings: Settings) -> Result:
     """Super-resolves what was read; an InputError names the files."""
+    if images.guide is None and settings.camera is not None:
+        size = output_size(images.depth.shape, check_factor(settings.options.get("factor"), upsampler.scale))
+        check_camera(settings.camera, size, f"{files.depth}: the result is", "result")
     note_zeros(files.depth, images, settings)
     tta = files.spread is not None
     which = str(files.depth) if files.guide is None else f"{files.depth} with {files.guide}"

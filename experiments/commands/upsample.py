@@ -33,7 +33,8 @@ class Upsample:
     """Colour picture, the factor times as high and wide: PNG, JPEG, TIFF, BMP, PPM, WebP or NPY. Not needed by models
     of depth alone (DSDMSR), which close holes by it if it is there."""
     sequence: Path | None = None
-    """A video's folder, instead of --depth and --guide; its frames are of one size."""
+    """A video's folder, instead of --depth and --guide; its frames are of one size. A model of depth alone needs no
+    pictures in it."""
     out: Path
     """High-resolution depth, in the dtype and unit of the low: PNG, TIFF, EXR, NPY or PFM."""
 
@@ -129,15 +130,16 @@ class Upsample:
         from data_pipelines.rgbd import depth_alone, open_sequence, pair_folders
         from experiments import sequence, upsample
 
-        colour = self.sequence is not None or self.guide is not None
         upsampler = upsample.load(self.weights, self.devices)
-        upsample.check_colour(self.weights, upsampler, colour)
+        upsample.check_colour(self.weights, upsampler, self.sequence is not None or self.guide is not None)
+        guided = upsampler.trained.guide_channels > 0
         if self.sequence is not None:
-            frames = open_sequence(self.sequence)
+            frames = open_sequence(self.sequence, colour=guided)
         else:
             assert self.depth is not None, "or there would be a sequence"
             frames = depth_alone(self.depth) if self.guide is None else pair_folders(self.depth, self.guide)
         extras = self.mask, self.picture, self.confidence, self.spread, self.ply
+        colour = guided or any(frame.guide is not None for frame in frames)
         jobs = sequence.plan(frames, sequence.Folders(self.out, *extras), colour=colour)
         failed = sequence.upsample_sequence(
             upsampler,

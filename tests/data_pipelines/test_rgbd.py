@@ -1,5 +1,7 @@
 """RGB-D folders: every layout's halves find each other, in order, and none that misses the other is dropped."""
 
+from pathlib import Path
+
 import pytest
 
 from ahmf_jax.errors import InputError
@@ -56,6 +58,33 @@ def test_layouts(tmp_path, names, wanted):
     assert found(tmp_path, open_sequence(tmp_path)) == wanted
 
 
+@pytest.mark.parametrize(
+    "names", [("depth/10.png", "depth/9.exr", "cover_rgb.png"), ("10_depth.png", "9_depth.npy", "cover.png")]
+)
+def test_without_pictures(tmp_path, names):
+    make(tmp_path, *names)
+    ten, nine, *_ = names
+    wanted = [(Path(name).stem, name, None) for name in (nine, ten)]
+    assert found(tmp_path, open_sequence(tmp_path, colour=False)) == wanted
+    with pytest.raises(InputError, match="no colour pictures are found"):
+        open_sequence(tmp_path)
+
+
+def test_pictures_that_are_there_are_taken_by_all(tmp_path):
+    make(tmp_path, "depth/9.png", "rgb/9.png", "depth/10.png")
+    wanted = [("9", "depth/9.png", "rgb/9.png"), ("10", "depth/10.png", None)]
+    assert found(tmp_path, open_sequence(tmp_path, colour=False)) == wanted == found(tmp_path, open_sequence(tmp_path))
+    with pytest.raises(InputError, match="no depth maps are found"):
+        open_sequence(make(tmp_path / "rgb alone", "rgb/9.png"), colour=False)
+
+
+def test_a_list_of_depth_alone(tmp_path):
+    make(tmp_path, "depth/2.png", "depth/1.png")
+    (tmp_path / "depth.txt").write_text("1.0 depth/2.png\n2.0 depth/1.png\n")
+    wanted = [("2", "depth/2.png", None), ("1", "depth/1.png", None)]  # as the list has them
+    assert found(tmp_path, open_sequence(tmp_path, colour=False)) == wanted
+
+
 def test_folders_of_other_names_and_places(tmp_path):
     make(tmp_path, "low/1.npy", "left/1.png", "depth/1.npy")
     wanted = [("1", "low/1.npy", "left/1.png")]
@@ -102,7 +131,8 @@ def test_a_list_that_makes_no_sense(tmp_path, line, word):
     ("names", "line"),
     [
         ((), "no depth maps"),
-        (("depth/a.png",), "no depth maps"),
+        (("depth/a.png",), "no colour pictures"),
+        (("rgb/a.png",), "no depth maps"),
         (("depth/a.png", "rgb/a.txt"), "no colour pictures"),
         (("depth/a.png", "depth/a.npy", "rgb/a.png"), "keep one of them"),
     ],

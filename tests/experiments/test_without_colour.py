@@ -1,9 +1,12 @@
 """Depth alone, from the command line: what reads no colour needs none, and what reads it says so."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
+from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained, save_bundle
 from ahmf_jax.models import DSDMSR
 from ahmf_jax.state import init_params
@@ -86,6 +89,44 @@ def test_many_in_tiles_at_another_factor_and_steadied(ahmf, weights, place):
     assert (second[:, :12] != alone[1][:, :12]).mean() > 0.5  # blended with the frame before
 
 
+def test_a_guide_of_no_channels_is_none(weights, bundle):
+    upsampler, nothing = load(weights), np.empty((14, 40, 0), np.uint8)
+    np.testing.assert_array_equal(upsampler(DEPTH[0], nothing), upsampler(DEPTH[0]))
+    np.testing.assert_array_equal(upsampler(DEPTH, np.stack([nothing] * 2)), upsampler(DEPTH))
+    with pytest.raises(InputError, match=r"the guide has shape \(14, 40, 0\): \(height, width, 3\) is needed"):
+        load(bundle)(DEPTH[0], nothing)
+
+
+def test_a_video_of_depth_alone(ahmf, refused, weights, bundle, place):
+    """`place` has a folder depth, and no pictures but one beside it."""
+    out = place / "out"
+    assert ahmf("upsample", weights, "--sequence", place, "--out", out).code == 0
+    for name, depth in zip(("10", "9"), DEPTH, strict=True):
+        np.testing.assert_array_equal(read_depth(out / f"{name}.png"), load(weights)(depth))
+    refused("upsample", bundle, "--sequence", place, "--out", place / "o", said="no colour pictures are found: a seq")
+    # With pictures beside the maps, one that is missing is missed.
+    (place / "rgb").mkdir()
+    write_picture(place / "rgb" / "9.png", GUIDE)
+    ended = ahmf("upsample", weights, "--sequence", place, "--out", out)
+    assert ended.code == 1 and "10.png: has no colour picture beside it" in ended.err
+
+
+def test_intrinsics_of_another_size_than_the_results(ahmf, refused, weights, place):
+    camera = {"fx": 1, "fy": 1, "cx": 1, "cy": 1, "width": 640, "height": 480}
+    (place / "camera.json").write_text(json.dumps(camera))
+    given = "upsample", weights, "--intrinsics", place / "camera.json", "--depth"
+    outputs = "--out", place / "o.png", "--ply", place / "c.ply", "--picture", place / "p.png"
+    said = "10.png: the result is 40 x 14 pixels, and the intrinsics are of 640 x 480: give those of the result"
+    refused(*given, place / "depth" / "10.png", *outputs, said=said)
+    said = "10.png: the result is 60 x 21 pixels, and the intrinsics are of 640 x 480"
+    refused(*given, place / "depth" / "10.png", *outputs, "--factor", "3", said=said)
+    assert not {"o.png", "c.ply", "p.png"} & {path.name for path in place.iterdir()}
+    ended = ahmf(*given, place / "depth", "--out", place / "o", "--ply", place / "c")
+    assert ended.code == 1 and "frame 9: " in ended.err and not [*(place / "o").iterdir(), *(place / "c").iterdir()]
+    (place / "camera.json").write_text(json.dumps(camera | {"width": 40, "height": 14}))
+    assert ahmf(*given, place / "depth" / "10.png", *outputs).code == 0
+
+
 def test_a_model_that_reads_colour_says_so(refused, bundle, place):
     one, out = place / "depth" / "10.png", place / "out.png"
     refused("upsample", bundle, "--depth", one, "--out", out, said="colour picture of the view: name it with --guide")
@@ -115,5 +156,10 @@ def test_evaluation_of_depth_alone(ahmf, refused, weights, bundle, place):
     np.testing.assert_array_equal(image["depth_hr"], truth[0])
     np.testing.assert_allclose(image["prediction"], load(weights)(image["depth_lr"]), rtol=1e-5)
     assert ahmf("evaluate", "bicubic", "--scale", "2", *data).code == 0
-    refused("evaluate", bundle, *data, said="^ahmf: a: x4, m = 1.* reads 3 channels of colour, and there are 0: use")
+    refused(
+        "evaluate",
+        bundle,
+        *data,
+        said="^ahmf: a: x4, m = 1.* reads 3 channels of colour, and there are 0: .* \\(dsdmsr\\)$",
+    )
     refused("evaluate", "guided_filter", "--scale", "4", *data, said="^ahmf: a: guided_filter is guided by colour, and")
