@@ -23,7 +23,8 @@ from ahmf_jax.export import (
     save_bundle,
     write_safetensors,
 )
-from ahmf_jax.models import AHMF, DADA, Model
+from ahmf_jax.models import AHMF, DADA, DSDMSR, Model
+from ahmf_jax.models.dsdmsr import Combine, Fusion
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.variables import split
 from ahmf_jax.variants import Part, Variant
@@ -55,6 +56,8 @@ def from_torch(
     scale: int | None = None,
     variant: Variant | None = None,
     swapped: Collection[Part] | None = None,
+    fusion: Fusion | None = None,
+    combine: Combine | None = None,
 ) -> str:
     """Reads PyTorch weights, writes a bundle, and says what they are.
 
@@ -64,7 +67,7 @@ def from_torch(
       source, out: the files.
       scaling, depth_range, unit: of the depth that the network was trained on; by default 255 grey levels for an
         AHMF or a DSDMSR. A DADA with scaling "range" must be told both, as its authors have a range for each data set.
-      scale, variant, swapped: as in `torch_weights.from_torch`.
+      scale, variant, swapped, fusion, combine: as in `torch_weights.from_torch`.
 
     Raises:
       InputError: a file that cannot be read or written, tensors of no model, a range that is missing or wrong, an
@@ -76,12 +79,13 @@ def from_torch(
     arrays, header = read_safetensors(source) if source.suffix == ".safetensors" else (torch_weights.read(source), {})
     if header.get("format") == "pt" and "model" in header:
         given: dict[str, Any] = {"scale": scale, "variant": variant, "swapped": swapped and tuple(swapped)}
+        given |= {"fusion": fusion, "combine": combine}
         given |= {"scaling": None if scaling == "range" else scaling, "range": depth_range, "unit": unit}
         trained = _told(source, arrays, header, given)
         save_bundle(out, trained)
         return f"{out}: {_describe(trained)}"
     try:
-        model, params = torch_weights.from_torch(arrays, variant, swapped, scale=scale)
+        model, params = torch_weights.from_torch(arrays, variant, swapped, scale=scale, fusion=fusion, combine=combine)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     if isinstance(model, DADA) and scaling == "range" and (depth_range is None or unit is None):
@@ -92,7 +96,7 @@ def from_torch(
     depth_range, unit = 255.0 if depth_range is None else depth_range, unit or "grey level"
     trained = Trained(model, params, scaling, unit, depth_range, f"converted from {source.name}")
     save_bundle(out, trained)
-    return f"{out}: {_describe(trained)}{_assumed(model)}"
+    return f"{out}: {_describe(trained)}{_assumed(model, fusion=fusion, combine=combine)}"
 
 
 def _told(
@@ -123,16 +127,23 @@ def _asked(model: Model) -> dict[str, Any]:
     """The arguments with which `torch_weights.from_torch` finds the model again."""
     if isinstance(model, AHMF):
         return {"variant": model.variant, "swapped": model.swapped}
-    return {"scale": model.scale} if isinstance(model, DADA) else {}
+    if isinstance(model, DSDMSR):
+        return {"fusion": model.fusion, "combine": model.combine}
+    return {"scale": model.scale}
 
 
-def _assumed(model: Model) -> str:
-    """The settings that no tensor tells, where those of DADA's authors are others."""
+def _assumed(model: Model, **given: str | None) -> str:
+    """The settings that no tensor tells, where they were not `given`, or those of DADA's authors are others."""
+    if isinstance(model, DSDMSR):
+        assumed = [name for name, value in given.items() if value is None]
+        values = ", ".join(f"{name} {getattr(model, name)}" for name in assumed)
+        options = ", ".join(f"--{name}" for name in assumed)
+        return f"; the tensors do not tell {values}, as published: another with {options}" if assumed else ""
     if not isinstance(model, DADA):
         return ""
-    given = ", ".join(f"{name} {getattr(model, name)}" for name in AUTHORS_SETTINGS)
+    ours = ", ".join(f"{name} {getattr(model, name)}" for name in AUTHORS_SETTINGS)
     theirs = ", ".join(f"{name} {value}" for name, value in AUTHORS_SETTINGS.items())
-    return f"; the tensors do not tell all of it, and it was given {given}: its authors trained with {theirs}"
+    return f"; the tensors do not tell all of it, and it was given {ours}: its authors trained with {theirs}"
 
 
 def to_torch(source: Path, out: Path) -> str:
@@ -164,8 +175,10 @@ def _untold(trained: Trained, arrays: Mapping[str, np.ndarray]) -> str:
     theirs = model_fields(found)
     other = [f"{name} {value}" for name, value in model_fields(model).items() if value != theirs[name]]
     settings = f"; these are lost: {', '.join(other)} (`ahmf export safetensors` keeps all)" if other else ""
-    scale = f"--scale {model.scale} " if isinstance(model, DADA) else ""
-    back = f"{scale}--scaling {trained.scaling} --unit '{trained.unit}' --range {trained.range:g}"
+    assumed = model_fields(DSDMSR()) if isinstance(model, DSDMSR) else {}
+    needed = {name: value for name, value in _asked(model).items() if value != assumed.get(name)}
+    options = "".join(f"--{name} {value} " for name, value in needed.items())
+    back = f"{options}--scaling {trained.scaling} --unit '{trained.unit}' --range {trained.range:g}"
     return f"; the tensors do not tell all of it: on the way back add {back}{settings}"
 
 

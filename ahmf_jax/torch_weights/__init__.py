@@ -16,6 +16,7 @@ from ahmf_jax.variants import Part, Variant
 
 if TYPE_CHECKING:
     from ahmf_jax.models import Model
+    from ahmf_jax.models.dsdmsr import Combine, Fusion
 
 __all__ = ["from_torch", "read", "stages", "to_torch", "write"]
 
@@ -26,6 +27,8 @@ def from_torch(
     swapped: Collection[Part] | None = None,
     *,
     scale: int | None = None,
+    fusion: "Fusion | None" = None,
+    combine: "Combine | None" = None,
 ) -> tuple["Model", dict[str, Any]]:
     """The model that PyTorch weights belong to, which their names tell, and its weights.
 
@@ -33,11 +36,12 @@ def from_torch(
       arrays: `{name: array}`, all names with "module." or all without; any floating dtype.
       variant, swapped: of an AHMF, as `ahmf.from_torch` says.
       scale: of a DADA, whose tensors do not tell it.
+      fusion, combine: of a DSDMSR, as `dsdmsr.from_torch` says.
 
     Returns:
       `(model, weights)`: the other fields read off names and shapes, or, where these do not tell them, as the model has
-      them by default (a DSDMSR's fusion), which for a DADA is not all as its authors' (`dada.from_torch`); and a
-      nested dict of float32 NumPy arrays as `ahmf_jax.variables` has it.
+      them by default, which for a DADA is not all as its authors' (`dada.from_torch`); and a nested dict of
+      float32 NumPy arrays as `ahmf_jax.variables` has it.
 
     Raises:
       InputError: the tensors are not exactly those of one model, one message naming all that are missing, not known
@@ -51,9 +55,11 @@ def from_torch(
         )
     if name != "dada" and scale is not None:
         raise InputError("these are no weights of a DADA: the scale is read off the tensors; leave it out")
+    if name != "dsdmsr" and (fusion is not None or combine is not None):
+        raise InputError("these are no weights of a DSDMSR: fusion and combine are of one; leave them out")
     if name == "dada":
         return dada.from_torch(arrays, scale)
-    return dsdmsr.from_torch(arrays) if name == "dsdmsr" else ahmf.from_torch(arrays, variant, swapped)
+    return dsdmsr.from_torch(arrays, fusion, combine) if name == "dsdmsr" else ahmf.from_torch(arrays, variant, swapped)
 
 
 def to_torch(model: "Model", params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from ahmf_jax.torch_weights.tables import Row, Told, conv, stacked
 
 if TYPE_CHECKING:  # the model brings JAX along, which the table itself does not need
     from ahmf_jax.models import DSDMSR
-    from ahmf_jax.models.dsdmsr import Unit
+    from ahmf_jax.models.dsdmsr import Combine, Fusion, Unit
 
 FUSION = "msf_dcnn"
 VIEWS = ((1, 1), (1, 2), (2, 1), (2, 2))
@@ -51,18 +51,20 @@ def table(model: "DSDMSR") -> list[Row]:
     return [*rows, *dcnn(model.unit, FUSION, "fusion")]
 
 
-def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple["DSDMSR", dict[str, Any]]:
+def from_torch(
+    arrays: Mapping[str, np.ndarray], fusion: "Fusion | None" = None, combine: "Combine | None" = None
+) -> tuple["DSDMSR", dict[str, Any]]:
     """The model that PyTorch weights belong to, and its parameters.
-
-    No tensor tells `fusion` and `combine`, which are as the published program has them; `model.clone` sets others.
 
     Args:
       arrays: `{name: array}`, the names without "module."; any floating dtype.
+      fusion, combine: of the model, which no tensor tells; by default as the published program has them.
 
     Raises:
       InputError: the tensors are not exactly those of a DSDMSR: one message names all that differ.
     """
     model = infer({name: np.shape(value) for name, value in arrays.items()})
+    model = model.clone(fusion=fusion or model.fusion, combine=combine or model.combine)
     return model, tables.to_flax(table(model), arrays, told(model))
 
 

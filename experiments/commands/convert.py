@@ -36,13 +36,18 @@ class FromTorch:
     not tell statistics, halving and order, which are then taken to be as in the variant: where that is wrong, name it
     and all swapped parts (to-torch says what)."""
 
+    fusion: Literal["code", "figure"] | None = None
+    """Of a DSDMSR, which no tensor tells: code, the published one, by default."""
+    combine: Literal["sum", "mean"] | None = None
+    """Of a DSDMSR, which no tensor tells: sum, the published one, by default."""
+
     def __call__(self) -> None:
         """Converts."""
         from experiments.convert import from_torch
 
         how = self.scaling, self.range, self.unit
-        said = from_torch(self.source, self.out, *how, scale=self.scale, variant=self.variant, swapped=self.swapped)
-        print(said)
+        untold = {name: getattr(self, name) for name in ("scale", "variant", "swapped", "fusion", "combine")}
+        print(from_torch(self.source, self.out, *how, **untold))
 
 
 @dataclass(frozen=True)

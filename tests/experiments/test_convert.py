@@ -139,7 +139,8 @@ def test_the_layout_of_the_published_dsdmsr(ahmf, refused, tmp_path):
     given = "convert", "from-torch", tmp_path / "theirs.pth", tmp_path / "b.safetensors"
     ended = ahmf(*given)
     assert ended.code == 0, ended.err
-    assert ended.out.endswith("scale 2, unit srcnn, fusion code, combine sum, 286,405 parameters\n")
+    said = "the tensors do not tell fusion code, combine sum, as published: another with --fusion, --combine\n"
+    assert ended.out.endswith(f"scale 2, unit srcnn, fusion code, combine sum, 286,405 parameters; {said}")
     refused(*given, "--scale", "2", said="no weights of a DADA: the scale is read off the tensors")
     trained = upsample.load_trained(tmp_path / "b.safetensors")
     assert (trained.scaling, trained.range, trained.unit) == ("range", 255.0, "grey level")
@@ -153,9 +154,20 @@ def test_the_layout_of_the_published_dsdmsr(ahmf, refused, tmp_path):
     other = replace(trained, model=trained.model.clone(fusion="figure", combine="mean"))
     export.save_bundle(tmp_path / "other.safetensors", other)
     said = ahmf("convert", "to-torch", tmp_path / "other.safetensors", tmp_path / "t.pth").out
-    assert "; these are lost: fusion figure, combine mean (`ahmf export safetensors` keeps all)" in said
+    assert "on the way back add --fusion figure --combine mean --scaling range" in said and "lost" not in said
+    given = "convert", "from-torch", tmp_path / "t.pth", tmp_path / "back.safetensors"
+    said = ahmf(*given, "--fusion", "figure").out
+    assert said.endswith("; the tensors do not tell combine sum, as published: another with --combine\n")
+    assert upsample.load_trained(tmp_path / "back.safetensors").model == DSDMSR(2, fusion="figure")
+    said = ahmf(*given, "--fusion", "figure", "--combine", "mean").out
+    assert said.endswith("parameters\n")
+    assert upsample.load_trained(tmp_path / "back.safetensors").model == other.model
     assert "lost" not in ahmf("convert", "to-torch", tmp_path / "other.safetensors", tmp_path / "t.safetensors").out
     assert ahmf("convert", "from-torch", tmp_path / "t.safetensors", tmp_path / "back.safetensors").code == 0
+    refused(
+        *("convert", "from-torch", tmp_path / "t.safetensors", tmp_path / "back.safetensors", "--combine", "sum"),
+        said="--combine sum: .*t.safetensors was written with combine mean: leave it out",
+    )
     back = upsample.load_trained(tmp_path / "back.safetensors")
     assert back.model == other.model == DSDMSR(2, fusion="figure", combine="mean")
     jax.tree.map(np.testing.assert_array_equal, back.params, trained.params)
@@ -262,6 +274,9 @@ def test_what_is_refused(refused, run, bundle, tmp_path, contents):
     refused("convert", "from-torch", bundle, out, said=r"tiny.safetensors: ")
     refused("convert", "from-torch", tmp_path / "no.safetensors", out, said=r"no.safetensors does not exist")
     refused("convert", "from-torch", torch_names, out, "--range", "0", said=r"--range 0: ")
+    refused(
+        "convert", "from-torch", torch_names, out, "--combine", "mean", said=r"no weights of a DSDMSR: .*leave them"
+    )
     refused("convert", "from-torch", torch_names, out, "--scaling", "none", said=r"'none'.*--scaling")
     refused("convert", "to-torch", tmp_path / "no", out, said=r"no does not exist")
     for place in (tmp_path / "no" / "x.safetensors", out / "x.safetensors"):
