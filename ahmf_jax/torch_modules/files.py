@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,9 +25,11 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
       `{name: array}`, the names as stored ("module." and all). bfloat16, which NumPy lacks, becomes float32.
 
     Raises:
-      InputError: no such file, not a readable weight file, objects other than tensors in it.
+      InputError: no such file, not a readable weight file, objects other than tensors in it, bytes that are not what
+        they were (of a file from before PyTorch 1.6, which is no zip, nothing tells that of a tensor's).
     """
     try:
+        _check_sums(Path(path))
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}: give a PyTorch weight file") from error
@@ -46,6 +49,22 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
     if wrong:
         raise InputError(f"{path}: not dense real tensors: {', '.join(wrong)}: save the state dict alone")
     return {name: as_numpy(value) for name, value in state.items()}
+
+
+def _check_sums(path: Path) -> None:
+    """BadZipFile where a file of PyTorch's, a zip, does not hold what its checksums say, which PyTorch does not read.
+
+    It holds all as it is: what claims to be more than the file, by compression or by parts that overlap, is not read.
+    All sums are 0 where it was told to write none (`torch.serialization.set_crc32_options`).
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        parts = file.infolist()
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise zipfile.BadZipFile
+        if any(part.CRC for part in parts) and file.testzip():
+            raise zipfile.BadZipFile
 
 
 def is_plain(value: object) -> bool:

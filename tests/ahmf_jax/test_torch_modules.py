@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,39 @@ def test_damaged_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]
         with pytest.raises(InputError, match=r"w\.pth") as raised:
             torch_modules.read_pth(path)
         assert "\n" not in str(raised.value)
+
+
+def test_a_changed_byte_of_a_tensor_is_found(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "w.pth"
+    torch_modules.write_pth(path, arrays)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(arrays["a.weight"].tobytes()) + 2] ^= 1
+    path.write_bytes(whole)
+    torch.load(path, weights_only=True)  # which does not see it
+    with pytest.raises(InputError, match=r"w\.pth: damaged or not a PyTorch weight file .*: get it anew"):
+        torch_modules.read_pth(path)
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch_modules.write_pth(tmp_path / "w.pth", arrays)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(tmp_path / "w.pth") as file:
+        assert file.testzip()
+    back = torch_modules.read_pth(tmp_path / "w.pth")
+    assert all(back[f"module.{name}"].tobytes() == value.tobytes() for name, value in arrays.items())
+
+
+def test_a_file_that_claims_more_than_it_holds_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/0", bytes(2**16))
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda *_: pytest.fail("unpacked"))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(InputError, match=r"w\.pth: damaged or not a PyTorch weight file"):
+        torch_modules.read_pth(path)
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
