@@ -205,7 +205,15 @@ class DSDMSR(Model):
         Returns:
           `depth_hr` (B, scale * h, scale * w, 1) float32, in the scale of `depth_lr`, and `aux`: `stages`, what each
           step has made, (B, 2h, 2w, 1) first.
+
+        Raises:
+          InputError: `depth_lr` is of another shape.
         """
+        if len(depth_lr.shape) != 4 or depth_lr.shape[-1] != 1:
+            raise InputError(
+                f"depth_lr is of shape {depth_lr.shape}: (batch, height, width, 1) is needed, as "
+                "depth[None, :, :, None] of one map"
+            )
         height, width = (self.scale * n for n in depth_lr.shape[1:3])
 
         def enlarged(depth: Depth) -> Float[Array, "b H W 1"]:
