@@ -109,8 +109,7 @@ def _find_size(
     wanted = scale or (model.scale if model else None)
     if guide is None:
         said = wanted or GUESSED_SCALE
-        about = "" if wanted else f"; taken to be 1/{said} of its guide's size in what follows (--scale)"
-        return [Finding("size", f"{size[1]} x {size[0]}{about}")], (float(said), float(said))
+        return [Finding("size", f"{size[1]} x {size[0]}")], (float(said), float(said))
     (height, width), (tall, wide) = size, guide.shape[:2]
     factor = (tall / height, wide / width)
     sizes = f"the guide is {wide} x {tall}, the depth {width} x {height}"

@@ -84,6 +84,11 @@ def find_holes(depth: np.ndarray, invalid: float | None = None) -> list[Finding]
                 float(depth[negative].min()),
             )
         )
+    zeros, above = (depth == 0).mean(), values[values > 0]
+    if not found and zeros >= SHARE and above.size and not _same(0.0, invalid):
+        # A disparity may well be 0, a depth is not: which of the two this is, its values alone do not say.
+        says = f"none for certain, but {_percent(zeros)} of the samples are 0, the smallest above {above.min():g}"
+        found.append(Finding("holes", says, "possible", remedy="--invalid 0, if they mean unknown"))
     if not found:
         says = "none found" if invalid is None else f"none but {invalid:g}"
         found.append(Finding("holes", says, "likely"))

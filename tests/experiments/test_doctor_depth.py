@@ -163,6 +163,22 @@ def test_zero_among_many_that_are_near_it_is_a_measurement():
     assert told(examine(noise), "holes").value == 0
 
 
+def test_zeros_that_may_be_either_are_named():
+    """A block of them, with depth of a twelfth of the span above: nothing tells that they mean unknown."""
+    rng = np.random.default_rng(0)
+    depth = (5000 * rng.uniform(0.02, 1, (16, 20)) ** 2 + 60).astype(np.uint16)
+    assert told(examine(depth), "holes").says == "none found"
+    depth[4:7, 5:10] = 0
+    found = told(examine(depth), "holes")
+    assert found.says.startswith("none for certain, but 4.7 % of the samples are 0, the smallest above 6")
+    assert (found.wrong, found.sure, found.remedy) == (False, "possible", "--invalid 0, if they mean unknown")
+    assert told(examine(depth, invalid=0), "holes").says == "none but 0"
+
+
+def test_without_a_guide_nothing_is_said_of_its_size():
+    assert told(examine(small()), "size").says == "112 x 88"
+
+
 def test_depth_below_zero_is_told():
     found = told(examine(-small()), "holes")
     assert found.wrong
