@@ -43,7 +43,7 @@ def open_named(
             else "name one of its folders, or leave --split out"
         )
         raise InputError(f"{folder}: there is no folder {missing[0]!r} in it (its folders: {there}): {remedy}")
-    pairs = pairs or PairsConfig()
+    pairs, options = pairs or PairsConfig(), "--data.pairs." if training else "--pairs."
     dataset = datasets.open_pairs(
         folder / parts[0] if parts else folder,
         depth=pairs.depth,
@@ -52,15 +52,17 @@ def open_named(
         unit=pairs.unit,
         range=pairs.range,
         invalid=pairs.invalid,
+        options=options,
     )
     if len(parts) < 2:
         return dataset
     files = {
         f"{part}/{pair}": both
         for part in parts
-        for pair, both in find_pairs(folder / part, pairs.depth, pairs.guide, pairs.names or None).items()
+        for pair, both in find_pairs(folder / part, pairs.depth, pairs.guide, pairs.names or None, options).items()
     }
-    return Dataset(dataclasses.replace(dataset.info, name=folder.name), PairFiles(files))
+    info = dataclasses.replace(dataset.info, name=folder.name)
+    return Dataset(info, PairFiles(files, info, options))
 
 
 def open_training(data: DataConfig, data_dir: Path | None = None) -> list[tuple[Dataset, float]]:

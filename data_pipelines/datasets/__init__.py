@@ -415,6 +415,10 @@ def _places(prepared: Prepared, split: str) -> list[tuple[str, int]]:
                 for part in parts
                 for number in range(stored[part.splitname].num_examples)[part.from_ : part.to]
             ]
+        for part, *ends in re.findall(r"(\w+)\[(-?\d{1,9})?:(-?\d{1,9})?\]", split):
+            count = prepared.counts.get(part)
+            if count is not None and any(abs(int(end or 0)) > count for end in ends):
+                raise InputError(f"data set {prepared.info.name!r}, split {split!r}: {part} has {count} images")
     there = ", ".join([*prepared.splits, *prepared.named_splits()])
     raise InputError(f"data set {prepared.info.name!r} has no split {split!r}: it has {there}")
 

@@ -148,9 +148,7 @@ class Dataset(Sequence[Example]):
         if not self.info.colour:
             guide = no_colour(stored.shape)
         depth = stored.astype(np.float32)
-        mask = np.isfinite(depth)
-        if self.info.invalid is not None:
-            mask &= stored != self.info.invalid
+        mask = self.info.known(stored)
         try:
             depth = fill_holes(depth, mask, self.info.fill)
         except InputError as error:

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ahmf_jax.errors import InputError
-from data_pipelines.datasets.info import DatasetInfo
+from data_pipelines.datasets.info import DatasetInfo, check_values
 from data_pipelines.opening import some
 
 if TYPE_CHECKING:
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 # A name, and a function that gives (guide (H, W, 3) uint8, depth (H, W) as stored); the guide is `no_colour` where
 # `depth_info` says that there is none.
 Item = tuple[str, Callable[[], tuple[np.ndarray, np.ndarray]]]
-# A whole map that stays below this part of the range is in another unit (metres where millimetres are meant).
-SMALLEST = 1 / 512
-# A few pixels may be damaged or beyond what the sensor measures; more are in another unit, or mean unknown.
-MOST_ABOVE = 0.05
-# Units of which nothing is below 0: grey levels and distances. A disparity in pixels may be.
-UNSIGNED = ("grey level", "mm", "cm", "m", "km", "metres", "meters")
 RECORDS_IN_FILE = 256
 
 
@@ -161,43 +155,20 @@ def check(name: str, guide: np.ndarray, depth: np.ndarray, info: DatasetInfo) ->
             f"{name}: the depth is {depth.shape[0]} x {depth.shape[1]} and the guide {guide.shape[0]} x "
             f"{guide.shape[1]} (height x width): they must be registered and of one size"
         )
-    known = np.isfinite(depth)
-    if info.invalid is not None:
-        known &= depth != info.invalid
-    values = depth[known]
+    values = depth[info.known(depth)]
     if not values.size:
         raise InputError(f"{name}: has no known depth at all: take its files away, or fetch them again")
-    low, middle, high = float(values.min()), float(np.median(values)), float(values.max())
-    below, above = float(np.mean(values < 0)), float(np.mean(values > info.range))
-    if below and info.unit in UNSIGNED:
-        raise InputError(
-            f"{name}: {below:.1%} of its depth is below 0, down to {low:g} {info.unit}: "
-            f"{_unknown(info, low) or 'fetch its files again'}"
-        )
-    if above > MOST_ABOVE:
-        raise InputError(
-            f"{name}: {above:.1%} of its depth is above {info.range:g} {info.unit}, the range, up to {high:g}: is it "
-            f"in another unit than {info.unit}, or the range too small? {_unknown(info, high)}".rstrip()
-        )
-    if high < info.range * SMALLEST:
-        raise InputError(
-            f"{name}: its largest depth is {high:g}, and the range is {info.range:g} {info.unit}: is it in another "
-            f"unit than {info.unit}, or the range too large?"
-        )
+    # Of one set the user states what its values mean.
+    check_values(name, values, info, "--" if info.name == "pairs" else None)
     height, width = depth.shape
     return {
         "height": height,
         "width": width,
         "known": round(values.size / depth.size, 6),
-        "low": low,
-        "median": middle,
-        "high": high,
+        "low": float(values.min()),
+        "median": float(np.median(values)),
+        "high": float(values.max()),
     }
-
-
-def _unknown(info: DatasetInfo, value: float) -> str:
-    """The option that may help, of the one set whose values for unknown the user states."""
-    return f"Is {value:.9g} the value for unknown? --invalid {value:.9g}" if info.name == "pairs" else ""
 
 
 def by_folder(files: Iterable[str], kind: str = "files") -> dict[str, int]:

@@ -11,28 +11,38 @@ import numpy.typing as npt
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset, no_colour
-from data_pipelines.datasets.info import DatasetInfo
+from data_pipelines.datasets.info import DatasetInfo, check_values
 from data_pipelines.files import read_depth, read_guide
 from data_pipelines.opening import some
 
 
 class PairFiles:
-    """The `(depth, guide)` files of pairs, by name, as a source of a `Dataset`; None is the guide that is not there."""
+    """The `(depth, guide)` files of pairs, by name, as a source of a `Dataset`; None is the guide that is not there.
 
-    def __init__(self, pairs: dict[str, tuple[Path, Path | None]]):
+    Depth that cannot be what `info` says is refused; `options` as in `open_pairs`.
+    """
+
+    def __init__(self, pairs: dict[str, tuple[Path, Path | None]], info: DatasetInfo, options: str = ""):
         self.names = list(pairs)
         self.files = list(pairs.values())
+        self.info, self.options = info, options
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """`(guide, depth, name)`, the images as stored."""
-        return *read_files(*self.files[index]), self.names[index]
+        guide, depth = read_files(*self.files[index])
+        if (known := self.info.known(depth)).any():
+            check_values(str(self.files[index][0]), depth[known], self.info, self.options)
+        return guide, depth, self.names[index]
 
     def without_colour(self) -> "PairFiles":
         """The same depth; no guide is read."""
-        return PairFiles({name: (depth, None) for name, (depth, _) in zip(self.names, self.files, strict=True)})
+        files: dict[str, tuple[Path, Path | None]] = {
+            name: (depth, None) for name, (depth, _) in zip(self.names, self.files, strict=True)
+        }
+        return PairFiles(files, self.info, self.options)
 
 
 def read_files(depth: Path, guide: Path | None) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +61,7 @@ def open_pairs(
     invalid: float | None = None,
     fill: Fill = "nearest",
     cache_bytes: int = CACHE_BYTES,
+    options: str = "",
 ) -> Dataset:
     """Opens a plain folder of depth maps and guides of one size each.
 
@@ -62,21 +73,24 @@ def open_pairs(
       names: the pairs that are wanted, in this order; by default all, sorted.
       unit, range, invalid, fill: what the values mean, as in `DatasetInfo`.
       cache_bytes: how many bytes of decoded images are kept in memory.
+      options: what stands before these arguments' names where a user gives them, such as "--pairs.", for messages.
 
     Raises:
-      InputError: no such folder, a pattern without exactly one `*`, a file without its partner, no pair at all; and,
-        when the pair is read, damaged files or a depth and a guide that differ in size.
+      InputError: no such folder, a pattern without exactly one `*`, a file without its partner or that is its own, no
+        pair at all; and, when the pair is read, damaged files, a depth and a guide that differ in size, or depth that
+        cannot be in the unit and range.
     """
     directory = Path(directory)
     check_range(range, unit)
     info = DatasetInfo(directory.name, unit, range, invalid, "the user's own files", "", fill, colour=bool(guide))
-    return Dataset(info, PairFiles(find_pairs(directory, depth, guide, names)), cache_bytes)
+    files = find_pairs(directory, depth, guide, names, options)
+    return Dataset(info, PairFiles(files, info, options), cache_bytes)
 
 
 def find_pairs(
-    directory: Path, depth: str, guide: str, names: Sequence[str] | None = None
+    directory: Path, depth: str, guide: str, names: Sequence[str] | None = None, options: str = ""
 ) -> dict[str, tuple[Path, Path | None]]:
-    """The `(depth, guide)` files of every pair, by name, as `open_pairs` finds them.
+    """The `(depth, guide)` files of every pair, by name, as `open_pairs` finds them, of whose arguments these are.
 
     All files that are missing are named in one InputError.
     """
@@ -87,12 +101,21 @@ def find_pairs(
     if names is None:
         names = sorted(set().union(*files.values()))
     if not names:
-        called, check = " or ".join(patterns.values()), "the two patterns" if guide else "the pattern"
-        raise InputError(f"{directory}: no file is called {called}: check {check}")
+        colour = f" and {options}guide ({options}guide '' where there is no colour)" if guide else ""
+        raise InputError(
+            f"{directory}: no file is called {' or '.join(patterns.values())}: say how they are called with "
+            f"{options}depth{colour}"
+        )
     if guide and files["depth"] and not files["guide"]:
         raise InputError(
-            f"{directory}: no file is called {guide}, and {len(files['depth'])} are called {depth}: check the guide "
-            "pattern, or make it empty (guide '') for depth without colour"
+            f"{directory}: no file is called {guide}, and {len(files['depth'])} are called {depth}: say how the colour "
+            f"is called with {options}guide, or {options}guide '' where there is none"
+        )
+    both = [path.name for name, path in files["depth"].items() if guide and files["guide"].get(name) == path]
+    if both:
+        raise InputError(
+            f"{directory}: {some(both)}: would be depth and colour at once: give the colour a pattern of its own with "
+            f"{options}guide, or {options}guide '' where there is none"
         )
     problems = []
     for kind, pattern in patterns.items():

@@ -75,6 +75,12 @@ def test_splits_that_are_not_there(data, split):
         open_dataset("scenes", split, data)
 
 
+@pytest.mark.parametrize("split", ["train[:6]", "test+train[7:]", "train[-6:2]"])
+def test_parts_that_reach_beyond_a_split(data, split):
+    with pytest.raises(InputError, match=rf"data set 'scenes', split '{re.escape(split)}': train has 5 images$"):
+        open_dataset("scenes", split, data)
+
+
 def test_the_key_of_a_record_is_the_same_in_every_part(data):
     whole, part = (open_dataset("scenes", split, data)._source for split in ("train+test", "test[1:]"))
     assert whole.key(6) == part.key(0) == "test-000001"

@@ -62,15 +62,43 @@ def test_patterns_may_name_folders(tmp_path):
 
 def test_units_travel_and_invalid_becomes_the_mask(tmp_path):
     guide = np.zeros((2, 3, 3), np.uint8)
-    stored = np.array([[5000, 0, 1000], [0, 0, 65535]], np.uint16)
+    stored = np.array([[5000, 0, 1000], [0, 0, 9000]], np.uint16)
     Image.fromarray(stored).save(tmp_path / "a_depth.png")
     Image.fromarray(guide).save(tmp_path / "a_rgb.png")
     dataset = open_pairs(tmp_path, unit="mm", range=10000.0, invalid=0)
     assert (dataset.info.unit, dataset.info.range) == ("mm", 10000.0)
     np.testing.assert_array_equal(dataset[0].mask, stored > 0)
-    np.testing.assert_array_equal(dataset[0].depth[stored > 0], [5000, 1000, 65535])
-    assert np.isin(dataset[0].depth, [5000, 1000, 65535]).all()
-    assert open_pairs(tmp_path, invalid=0, fill="background")[0].depth[0, 1] == 1000
+    np.testing.assert_array_equal(dataset[0].depth[stored > 0], [5000, 1000, 9000])
+    assert np.isin(dataset[0].depth, [5000, 1000, 9000]).all()
+    assert open_pairs(tmp_path, range=10000.0, invalid=0, fill="background")[0].depth[0, 1] == 1000
+
+
+def test_values_that_cannot_be_in_the_unit_and_range(tmp_path):
+    depth, _ = write(tmp_path, "a")
+    said = r"a_depth.png: 100.0% of its depth is above 0.5 grey level, the range, .* small\? Give range and unit, or"
+    for names in (None, ["a"]):
+        with pytest.raises(InputError, match=said):
+            open_pairs(tmp_path, range=0.5, names=names)[0]
+    with pytest.raises(InputError, match=r"small\? Give --pairs.range and --pairs.unit$"):  # no length is stretched
+        open_pairs(tmp_path, range=0.5, unit="mm", options="--pairs.")[0]
+    with pytest.raises(InputError, match=r"a_depth.png: its largest depth is \d+, .* too large\? Give range and unit"):
+        open_pairs(tmp_path, range=1e6)[0]
+    depth[:] = 90
+    depth[:, 0] = 255
+    Image.fromarray(depth).save(tmp_path / "a_depth.png")
+    with pytest.raises(InputError, match=r"above 100 grey .* Is 255 the value for unknown\? --pairs.invalid 255$"):
+        open_pairs(tmp_path, range=100.0, options="--pairs.")[0]
+    assert open_pairs(tmp_path, range=100.0, invalid=255)[0].depth.max() == 90
+
+
+def test_one_pattern_for_depth_and_colour(tmp_path):
+    write(tmp_path, "a")
+    said = r"a_depth.png: would be depth and colour at once: give the colour a pattern of its own with {0}guide, or"
+    for guide in ("*_depth.png", "./*_depth.png"):
+        with pytest.raises(InputError, match=said.format("")):
+            open_pairs(tmp_path, guide=guide)
+    with pytest.raises(InputError, match=said.format("--")):
+        prepared(tmp_path, tmp_path / "out", depth="*_depth.png", guide="*_depth.png")
 
 
 def test_what_is_wrong_is_named(tmp_path):
@@ -202,14 +230,17 @@ def test_a_folder_without_colour_says_how_it_is_read(tmp_path):
         write(source, name)
         (source / f"{name}_rgb.png").unlink()
     said = (
-        r"own: no file is called \*_rgb.png, and 2 are called \*_depth.png: check the guide pattern, or make it empty "
-        r"\(guide ''\) for depth without colour$"
+        r"own: no file is called \*_rgb.png, and 2 are called \*_depth.png: say how the colour is called with "
+        r"{0}guide, or {0}guide '' where there is none$"
     )
-    for read in (lambda: open_pairs(source), lambda: prepared(source, tmp_path)):
-        with pytest.raises(InputError, match=said):
+    for read, options in ((lambda: open_pairs(source), ""), (lambda: prepared(source, tmp_path), "--")):
+        with pytest.raises(InputError, match=said.format(options)):
             read()
-    with pytest.raises(InputError, match=r"own: no file is called \*.tiff: check the pattern$"):
+    with pytest.raises(InputError, match=r"own: no file is called \*.tiff: say how they are called with depth$"):
         open_pairs(source, depth="*.tiff", guide="")
+    said = r"called \*.pfm or \*_rgb.png: say how they are called with --depth and --guide \(--guide '' where there is"
+    with pytest.raises(InputError, match=said):
+        prepared(source, tmp_path, depth="*.pfm")
     # Folders of splits, with more beside them: none is asked for a guide.
     for split in ("train", "test"):
         write(source, "x", depth=f"{split}/{{}}_depth.png", guide=f"{split}/{{}}_rgb.png")
@@ -279,7 +310,14 @@ def test_folders_called_like_splits_are_splits(tmp_path):
         ({"fill": "zero"}, "pairs option fill 'zero': must be one of nearest, background"),
         ({"depth": "*_*.png"}, r"depth pattern '\*_\*.png': write exactly one \*"),
         ({"range": 200000.0}, "is it in another unit than grey level, or the range too large"),
-        ({"range": 3.0}, r"own: a: .*another unit than grey level, or the range too small\? Is \d+ the value for unkn"),
+        (
+            {"range": 3.0},
+            r"own: a: .*than grey level, or the range too small\? Give --range and --unit, or stretch each",
+        ),
+        (
+            {"stretch": True, "unit": "mm"},
+            "pairs option stretch: what is stretched is in no mm: leave out --unit or --s",
+        ),
         ({"colour": "*.png"}, "pairs has no option 'colour'"),
     ],
 )

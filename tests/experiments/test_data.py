@@ -49,8 +49,26 @@ def test_a_folder_without_colour(folder):
     assert not both.info.colour and both[0].guide.shape == (4, 5, 0)
     for file in folder.rglob("*_rgb.png"):
         file.unlink()
-    with pytest.raises(InputError, match=r"no file is called \*_rgb.png, .* make it empty \(guide ''\) for depth"):
+    with pytest.raises(
+        InputError, match=r"no file is called \*_rgb.png, .* with --pairs.guide, or --pairs.guide '' where"
+    ):
         open_named(str(folder), "train")
+    with pytest.raises(InputError, match=r"with --data.pairs.guide, or --data.pairs.guide '' where there is none$"):
+        open_named(str(folder), "train", training=True)
+
+
+def test_depth_that_a_folders_range_does_not_hold(folder):
+    add_pair(folder / "more", 3)
+    for split in ("more", "train+more"):
+        for training, options in ((False, "--pairs."), (True, "--data.pairs.")):
+            dataset = open_named(str(folder), split, pairs=PairsConfig(range=2.5), training=training)
+            said = (
+                rf"more/x_depth.png: 100.0% .* the range, up to 3: .*small\? Give {options}range and {options}unit, or"
+            )
+            for one in (dataset, dataset.without_colour()):
+                with pytest.raises(InputError, match=said):
+                    list(one)
+    assert open_named(str(folder), "more", pairs=PairsConfig(range=3.0))[0].depth.max() == 3
 
 
 def add_pair(place, value, name="x"):

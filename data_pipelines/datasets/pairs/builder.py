@@ -19,6 +19,7 @@ import numpy as np
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
+from ahmf_jax.units import in_metres
 from data_pipelines.datasets.builder import DepthBuilder, Item
 from data_pipelines.datasets.folder import check_range, find_pairs, read_files
 from data_pipelines.datasets.info import DatasetInfo
@@ -57,6 +58,10 @@ class PairsOptions:
         check_range(self.range, self.unit)
         if self.invalid is not None and not math.isfinite(self.invalid):
             raise InputError(f"pairs option invalid {self.invalid}: is unknown in any case: leave it out")
+        if self.stretch and in_metres(self.unit) is not None:
+            raise InputError(
+                f"pairs option stretch: what is stretched is in no {self.unit}: leave out --unit or --stretch"
+            )
         if self.fill not in get_args(Fill):
             raise InputError(f"pairs option fill {self.fill!r}: must be one of {', '.join(get_args(Fill))}")
 
@@ -107,14 +112,14 @@ class Pairs(DepthBuilder):
                 raise InputError(f"{folder} and {folders[split].name}: are both the split {split}: make one of them")
             folders |= {split: folder} if split else {}
         if not folders:
-            return {"train": find_pairs(self.source_dir, *patterns)}
+            return {"train": find_pairs(self.source_dir, *patterns, options="--")}
         others = [folder for folder in (self.source_dir, *inside) if folder not in folders.values()]
         beside = [str(folder) for folder in others if any(_holds(folder, pattern) for pattern in patterns if pattern)]
         if beside:
             splits = ", ".join(folder.name for folder in folders.values())
             self.notes.append(f"passed over: the pairs of {some(beside)}: the splits are the folders {splits}")
         return {
-            split: {f"{split}/{name}": pair for name, pair in find_pairs(folder, *patterns).items()}
+            split: {f"{split}/{name}": pair for name, pair in find_pairs(folder, *patterns, options="--").items()}
             for split, folder in folders.items()
         }
 
