@@ -36,7 +36,18 @@ from experiments.evaluations import (
     write_record,
 )
 from experiments.findings import FACTORS
-from experiments.methods import Method, Network, Predictions, interpolate, open_method, run_folder, trained_on
+from experiments.methods import (
+    BICUBIC,
+    Interpolation,
+    Method,
+    Network,
+    Predictions,
+    interpolate,
+    open_method,
+    own_protocol,
+    run_folder,
+    trained_on,
+)
 from experiments.protocols import Protocol, choose_protocol, rounded
 
 if TYPE_CHECKING:
@@ -376,7 +387,8 @@ def evaluate(command: "Evaluate") -> Evaluation:
         method = Predictions(command.predictions, dataset.names, command.scale, factor=factor)
     else:
         method = open_method(command.method, command.scale, protocol)
-    what, out = command.method or str(command.predictions), command.out
+    what = method.name if isinstance(method, Interpolation) else command.method or str(command.predictions)
+    out = command.out
     data = str(Path(command.dataset).resolve()) if Path(command.dataset).is_dir() else command.dataset
     if out is None and run is not None:
         out = run / EVALUATIONS / _record_name(info.name, split, name, method.scale)
@@ -392,8 +404,15 @@ def evaluate(command: "Evaluate") -> Evaluation:
                 "others: name another folder with --out"
             )
     notes = list(published(command.dataset, split, dataset, method.scale, command.data_dir))
-    if learned is not None and not _alike(learned, protocol.degrade):
-        notes.append(f"note: trained on {learned}, measured on {protocol.degrade}; see --protocol run")
+    if run is not None and learned is not None and not _alike(learned, protocol.degrade):
+        own = own_protocol(run, info)
+        by = "run" if own in ("run", name) else f"{own}, by which it was validated"
+        notes.append(f"note: trained on {learned}, measured on {protocol.degrade}; see --protocol {by}")
+    if command.method == BICUBIC and method.name != BICUBIC:
+        notes.append(
+            f"note: {BICUBIC} means the protocol's floor, and that of {name} is {method.name}; a bicubic kernel is "
+            "asked for by its own name, such as torch_bicubic"
+        )
     notes += _off_the_means(method, name, protocol)
 
     started = time.perf_counter()

@@ -10,11 +10,14 @@ import numpy as np
 
 from ahmf_jax import resample
 from ahmf_jax.errors import InputError
+from data_pipelines.datasets.info import DatasetInfo
 from data_pipelines.degrade import Degradation
 from experiments import config as configs
+from experiments.protocols import PROTOCOLS
 from experiments.protocols import Protocol as HowMeasured
 
-# What people call them, and which of the kernels that is.
+BICUBIC = "bicubic"  # the floor of the protocol, which may be another kernel
+# What people call the others, and which of the kernels that is.
 ALIASES = {"nearest": "nearest_center", "bilinear": "torch_bilinear"}
 DADA_RGB = "dada_rgb"  # the learning-free DADA
 
@@ -82,11 +85,22 @@ def trained_on(weights: Path) -> Degradation | None:
     return configs.of_run(weights).data.degrade if weights.is_dir() else None
 
 
+def own_protocol(run: Path, info: DatasetInfo) -> str:
+    """The protocol that a run was validated by, if it fits the data; else "run"."""
+    name = configs.of_run(run).validation_protocol
+    if name != "run":
+        try:
+            PROTOCOLS[name].unit_of(info)
+        except InputError:  # it is for other data
+            name = "run"
+    return name
+
+
 def named_methods() -> tuple[str, ...]:
     """The methods that have a name and are no path, whatever lies in the working folder."""
     from ahmf_jax.models import classical
 
-    return "bicubic", *ALIASES, *resample.KERNELS, *classical.FILTERS, DADA_RGB
+    return BICUBIC, *ALIASES, *resample.KERNELS, *classical.FILTERS, DADA_RGB
 
 
 def run_folder(name: str) -> Path | None:
@@ -98,8 +112,9 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
     """The method of that name.
 
     Args:
-      name: "bicubic" (the protocol's floor), "nearest", "bilinear", a kernel of `ahmf_jax.resample`, a filter of
-        `ahmf_jax.models.classical`, "dada_rgb", or a path: a run's folder or a .safetensors file.
+      name: "bicubic" (the protocol's floor, called by its kernel where that is another), "nearest", "bilinear", a
+        kernel of `ahmf_jax.resample`, a filter of `ahmf_jax.models.classical`, "dada_rgb", or a path: a run's folder
+        or a .safetensors file.
       scale: the factor, for what fits any; a trained model has its own.
       protocol: by which it will be measured.
 
@@ -109,7 +124,7 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
     from ahmf_jax.models import classical
     from ahmf_jax.upsample import LEARNING_FREE
 
-    kernel = protocol.floor if name == "bicubic" else ALIASES.get(name, name)
+    kernel = protocol.floor if name == BICUBIC else ALIASES.get(name, name)
     if name in named_methods():
         if scale is None:
             raise InputError(f"{name} fits any scale: give one with --scale, as in --scale 4")
@@ -119,6 +134,8 @@ def open_method(name: str, scale: int | None, protocol: HowMeasured) -> Method:
             return Network(Path(f"{DADA_RGB}_x{scale}"), name)
         if kernel in classical.FILTERS:
             return classical.Classical(name, scale, noisy=protocol.degrade.noise_sigma > 0)
+        if name == BICUBIC and BICUBIC not in kernel:
+            name = kernel  # called what it is
         return Interpolation(kernel, scale, name)
     if not (Path(name).exists() or re.fullmatch(LEARNING_FREE, name)):
         known = ", ".join(named_methods())

@@ -17,9 +17,9 @@ class Evaluate:
     """
 
     method: tyro.conf.Positional[str] = ""
-    """A run's folder or a .safetensors file; bicubic (the protocol's), nearest, bilinear or any kernel's name; a
-    filter: guided_filter, joint_bilateral, joint_bilateral_upsampling, fast_global_smoother, fast_bilateral_solver; or
-    dada_rgb, DADA without learning."""
+    """A run's folder or a .safetensors file; bicubic (the protocol's floor, whichever kernel it is), nearest, bilinear
+    or any kernel's name; a filter: guided_filter, joint_bilateral, joint_bilateral_upsampling, fast_global_smoother,
+    fast_bilateral_solver; or dada_rgb, DADA without learning."""
     dataset: str = ""
     """A data set's name, or a folder of image pairs."""
     split: str | None = None

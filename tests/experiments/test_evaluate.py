@@ -15,7 +15,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.metrics import METRICS
 from data_pipelines.datasets import open_dataset, open_pairs
 from data_pipelines.degrade import Degradation
-from experiments import evaluate, evaluations
+from experiments import evaluate, evaluations, methods
 from experiments.methods import Interpolation, Predictions
 from experiments.protocols import PROTOCOLS, Protocol
 
@@ -267,6 +267,29 @@ def test_an_interpolation_in_place_of_weights(ahmf, refused, data_dir, tmp_path,
     refused(*given, "--scale", 0, said=r"^ahmf: --scale 0: must be at least 2$")
 
 
+def test_bicubic_by_a_protocol_whose_floor_is_bilinear(ahmf, pairs, tmp_path):
+    given = ("--scale", 2, "--dataset", pairs, "--protocol", "dsdmsr", "--out", tmp_path / "out")
+    ended = ahmf("evaluate", "bicubic", *given)
+    found = evaluations.read(tmp_path / "out")
+    assert ended.out.startswith("torch_bilinear (interpolation), x2") and found.method == "torch_bilinear"
+    (note,) = found.notes
+    assert note.startswith("bicubic means the protocol's floor, and that of dsdmsr is torch_bilinear; a bicubic kernel")
+    assert f"note: {note}\n" in ended.out
+    for name in ("torch_bilinear", "torch_bicubic"):
+        assert ahmf("evaluate", name, *given).code == 0 and not evaluations.read(tmp_path / "out").notes
+
+
+def test_values_beyond_the_range_of_a_folder_are_not_measured(ahmf, refused, tmp_path):
+    """Clipped to the range, truth and result would be the same."""
+    rng = np.random.default_rng(1)
+    folder = saved(tmp_path / "raw", a=rng.integers(6000, 60000, (8, 8)).astype(np.uint16))
+    given = ("evaluate", "bilinear", "--scale", 2, "--dataset", folder, "--protocol", "dsdmsr", "--pairs.guide", "")
+    refused(
+        *given, said=r"raw/a_depth.png: 100.0% of its depth is above 255 grey level, .* --pairs.range and --pairs.u"
+    )
+    assert ahmf(*given[:-4], "--protocol", "float", "--pairs.range", 65535).code == 0
+
+
 def test_what_the_command_refuses(refused, ahmf, run, pairs, data_dir, contents):
     before = contents(pairs)
     given = ("evaluate", run, "--data-dir", data_dir)
@@ -312,7 +335,9 @@ def test_the_split_of_a_folder_and_the_protocol_follow_the_data(ahmf, bundle, pa
     assert found("--dataset", pairs, "--split", "test")[3] == 1
 
 
-def test_a_run_is_measured_on_what_it_was_trained_for(ahmf, refused, recipe, run, bundle, data_dir, tmp_path):
+def test_a_run_is_measured_on_what_it_was_trained_for(
+    ahmf, refused, recipe, run, bundle, data_dir, tmp_path, monkeypatch
+):
     assert evaluate._alike(Degradation(noise_sigma=0.0196078), PROTOCOLS["ahmf_table2"].degrade)
     assert not evaluate._alike(Degradation(noise_sigma=0.0195), PROTOCOLS["ahmf_table2"].degrade)
     noisy, out = tmp_path / "noisy", tmp_path / "x"
@@ -333,6 +358,13 @@ def test_a_run_is_measured_on_what_it_was_trained_for(ahmf, refused, recipe, run
     ended = ahmf("evaluate", noisy, *given)
     said = "note: trained on LR by area, dropouts 0.25, measured on LR by matlab_bicubic; see --protocol run"
     assert ended.out.splitlines()[2] == said
+    config = dataclasses.replace(methods.configs.of_run(noisy), validation_protocol="area")
+    with monkeypatch.context() as patched:
+        patched.setattr(methods.configs, "of_run", lambda _: config)
+        ended = ahmf("evaluate", noisy, *given)
+        assert ended.out.splitlines()[2] == said.replace("run", "area, by which it was validated")
+        config = dataclasses.replace(config, validation_protocol="dsdmsr")  # grey levels, which scenes are not in
+        assert ahmf("evaluate", noisy, *given).out.splitlines()[2] == said
     assert "note: " not in ahmf("evaluate", run, *given).out  # the protocol is what it was trained on
     assert "note: " not in ahmf("evaluate", bundle, *given).out  # nothing is known
     for weights in (bundle, "bicubic"):
@@ -513,9 +545,11 @@ def test_values_that_do_not_fit_into_8_bits_are_not_cut_off(tmp_path):
     """Truth and output would both be 255, and everything would agree."""
     folder = tmp_path / "pairs"
     folder.mkdir()
-    Image.fromarray(np.full((4, 4), 25600, np.uint16)).save(folder / "a_depth.png")
-    Image.new("RGB", (4, 4)).save(folder / "a_rgb.png")
-    with pytest.raises(InputError, match=r"a: its depth goes from 25600 to 25600, and the protocol rounds to 0..255"):
+    depth = np.full((4, 6), 100, np.uint16)
+    depth[1, 1] = 25600  # one pixel beyond the range is no reason to refuse the map
+    Image.fromarray(depth).save(folder / "a_depth.png")
+    Image.new("RGB", (6, 4)).save(folder / "a_rgb.png")
+    with pytest.raises(InputError, match=r"a: its depth goes from 100 to 25600, and the protocol rounds to 0..255"):
         measured(constant(1), open_pairs(folder), NEAREST)
 
 

@@ -30,6 +30,11 @@ def test_interpolations_by_name(name, kernel):
     assert (method.name, method.scale) == (name, 4) and kernel in method.origin + method.name
 
 
+def test_a_floor_that_is_no_bicubic_one_is_called_what_it_is():
+    method = open_method("bicubic", 4, PROTOCOLS["dsdmsr"])
+    assert (method.name, method.kernel, method.origin) == ("torch_bilinear", "torch_bilinear", "interpolation")
+
+
 def test_filters_by_name():
     assert open_method("guided_filter", 4, B6).name == "guided_filter"
     clean, noisy = (open_method("guided_filter", 4, PROTOCOLS[name]) for name in ("ahmf_table1", "ahmf_table2"))
