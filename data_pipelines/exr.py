@@ -7,7 +7,7 @@ import io
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,8 +43,10 @@ class Header:
     """Name -> "uint", "half" or "float"."""
 
 
-def read_depth(file: BinaryIO, path: Path, max_pixels: int, channel: str | None) -> np.ndarray:
-    """The values of one channel; (H, W) float32.
+def read_depth(
+    file: BinaryIO, path: Path, max_pixels: int, channel: str | None, floats: Collection[str] = ()
+) -> np.ndarray:
+    """The values of one channel; (H, W) float32, or as stored where that is one of `floats`.
 
     Args:
       file: at its beginning.
@@ -73,7 +75,7 @@ def read_depth(file: BinaryIO, path: Path, max_pixels: int, channel: str | None)
     pixels = values.reshape(header.height, header.width)
     if pixels.dtype.kind == "u" and int(pixels.max()) > 2**24:
         raise InputError(f"{path}: channel {name} holds numbers up to {pixels.max()}: save it as float")
-    return pixels.astype(np.float32)
+    return pixels.astype(pixels.dtype if pixels.dtype.name in floats else np.float32)  # a copy, that may be written to
 
 
 def choose(header: Header, path: Path, channel: str | None) -> str:

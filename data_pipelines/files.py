@@ -19,7 +19,7 @@ import threading
 import tokenize
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,7 +58,7 @@ GUIDE_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     ".tiff": TiffImagePlugin.TiffImageFile,
 }
 
-# The suffix says what may be written; the readers know float16 and float64 too and make float32 of them.
+# The suffix says what may be written; the readers know float16 and float64 too and make float32 of them, unless told.
 WRITABLE = {
     ".png": ("uint8", "uint16"),
     ".npy": ("uint8", "uint16", "float16", "float32", "float64"),
@@ -79,7 +79,10 @@ _quiet = threading.Lock()
 
 
 def read_depth(
-    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, channel: str | None = None
+    path: str | os.PathLike[str],
+    max_pixels: int = MAX_PIXELS,
+    channel: str | None = None,
+    floats: Collection[str] = ("float32",),
 ) -> Shaped[np.ndarray, "h w"]:
     """Reads a depth map as it is stored.
 
@@ -89,10 +92,11 @@ def read_depth(
         that row 0 is the top; the magnitude of its scale, which writers use in different ways, is not applied.
       max_pixels: files that claim more pixels than this are refused.
       channel: of an EXR, the name of the channel with the depth; by default as `exr.choose` says.
+      floats: the floating-point types that come as they are stored.
 
     Returns:
-      (H, W), uint8 or uint16 where that is stored, float32 for the rest. NaN and infinity are kept, and a float64
-      beyond the range of float32 becomes infinity: whoever computes with the values must look.
+      (H, W), uint8, uint16 or one of `floats` where that is stored, float32 for the rest. NaN and infinity are kept,
+      and a float64 beyond the range of float32 becomes infinity there: whoever computes with the values must look.
 
     Raises:
       InputError: the file is missing, empty, damaged, too large, or holds anything but one channel of these types;
@@ -107,13 +111,13 @@ def read_depth(
             case ".png":
                 return _png_depth(file, path, max_pixels)
             case ".npy":
-                return _npy(file, path, max_pixels, WRITABLE[".npy"], ())
+                return _npy(file, path, max_pixels, WRITABLE[".npy"], (), floats)
             case ".pfm":
                 return _pfm(file, path, max_pixels)
             case ".exr":
-                return exr.read_depth(file, path, max_pixels, channel)
+                return exr.read_depth(file, path, max_pixels, channel, floats)
             case ".tif" | ".tiff":
-                return _tiff_depth(file, path, max_pixels)
+                return _tiff_depth(file, path, max_pixels, floats)
             case _:
                 return _dpt(file, path, max_pixels)
 
@@ -298,19 +302,26 @@ def _png_depth(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
     return np.array(image)
 
 
-def _tiff_depth(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+def _tiff_depth(file: BinaryIO, path: Path, max_pixels: int, floats: Collection[str]) -> np.ndarray:
     header = tiff.read_header(file, path, max_pixels)
     tiff.check_depth(header, path)
     if header.dtype != "uint8":
-        return tiff.decode_depth(header, path)
+        return tiff.decode_depth(header, path, floats)
     values = np.array(_picture(file, path, TiffImagePlugin.TiffImageFile, max_pixels))
     if values.dtype != np.uint8 or values.shape != (header.height, header.width):
         raise damaged(path, "its pixels are not what its tags say")
     return values
 
 
-def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], channels: tuple[int, ...]) -> np.ndarray:
-    """(H, W, *channels) in native byte order; every float as float32."""
+def _npy(
+    file: BinaryIO,
+    path: Path,
+    max_pixels: int,
+    types: tuple[str, ...],
+    channels: tuple[int, ...],
+    floats: Collection[str] = (),
+) -> np.ndarray:
+    """(H, W, *channels) in native byte order; every float that is none of `floats` as float32."""
     try:
         version = np.lib.format.read_magic(file)
         # Version 3 differs in the names of fields only, and an array of fields is refused below in any case.
@@ -331,7 +342,7 @@ def _npy(file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], ch
     check_size(path, shape[0], shape[1], max_pixels)
     array = _values(file, path, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
     # In one copy: two of float64 would be 1 GiB for the largest map.
-    native = np.dtype(np.float32) if dtype.kind == "f" else dtype.newbyteorder("=")
+    native = np.dtype(np.float32) if dtype.kind == "f" and dtype.name not in floats else dtype.newbyteorder("=")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=native)
 

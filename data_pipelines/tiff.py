@@ -8,6 +8,7 @@ the guides, in `files.py`, after `read_header`.
 import os
 import struct
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -94,8 +95,8 @@ def check_depth(header: Header, path: Path) -> None:
         raise InputError(f"{path}: holds {header.dtype}, not {listed(DEPTH_TYPES)}: convert it to uint16 or float32")
 
 
-def decode_depth(header: Header, path: Path) -> np.ndarray:
-    """The values of a page that `check_depth` let pass; (H, W), every float as float32."""
+def decode_depth(header: Header, path: Path, floats: Collection[str] = ()) -> np.ndarray:
+    """The values of a page that `check_depth` let pass; (H, W), every float that is none of `floats` as float32."""
     import cv2  # slow to import
 
     data = np.memmap(path, np.uint8, "c")
@@ -118,7 +119,8 @@ def decode_depth(header: Header, path: Path) -> np.ndarray:
         raise damaged(path, "its pixels cannot be decoded")
     values = values.view(header.dtype)
     with np.errstate(over="ignore"):
-        return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
+        narrow = values.dtype.kind == "f" and values.dtype.name not in floats
+        return values.astype(np.float32, copy=False) if narrow else values
 
 
 class _Page:

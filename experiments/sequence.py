@@ -1,9 +1,10 @@
 """`ahmf upsample` on a folder or a video: one process, one compiled program, and reading and writing meanwhile."""
 
+import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,18 @@ class Job:
     name: str
     files: Files | None
     problem: str = ""
+
+
+@contextlib.contextmanager
+def no_empty_folders(folders: Folders) -> Iterator[None]:
+    """Takes away, however it ends, the outputs' folders that were made meanwhile and into which nothing came."""
+    new = [folder for folder in folders.outputs() if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def plan(frames: Sequence[Frame], folders: Folders, *, colour: bool = True) -> list[Job]:

@@ -157,9 +157,10 @@ def check_parent(path: Path) -> None:
 
 def read(files: Files, settings: Settings) -> Images:
     """Reads the images; raises InputError also where the output cannot hold what the depth will be."""
-    depth = read_depth(files.depth, settings.max_pixels, settings.channel)
+    held = WRITABLE[files.out.suffix.lower()]
+    depth = read_depth(files.depth, settings.max_pixels, settings.channel, held)
     kind = depth.dtype.name
-    if kind not in WRITABLE[files.out.suffix.lower()]:
+    if kind not in held:
         holders = [suffix for suffix, kinds in WRITABLE.items() if kind in kinds]
         raise InputError(
             f"{files.out}: the result is {kind} as {files.depth} is, which is written as {listed(holders)}: change the "

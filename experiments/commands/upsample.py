@@ -36,7 +36,8 @@ class Upsample:
     """A video's folder, instead of --depth and --guide; its frames are of one size. A model of depth alone needs no
     pictures in it."""
     out: Path
-    """High-resolution depth, in the dtype and unit of the low: PNG, TIFF, EXR, NPY or PFM."""
+    """High-resolution depth, in the dtype and unit of the low: PNG, TIFF, EXR, NPY or PFM. Floating point that the
+    format does not hold (float64: NPY alone) is written as float32."""
 
     invalid: float | None = None
     """Depth value that means unknown, such as 0 or nan; without it, 0 is a depth, and a note says how often."""
@@ -140,14 +141,16 @@ class Upsample:
             frames = depth_alone(self.depth) if self.guide is None else pair_folders(self.depth, self.guide)
         extras = self.mask, self.picture, self.confidence, self.spread, self.ply
         colour = guided or any(frame.guide is not None for frame in frames)
-        jobs = sequence.plan(frames, sequence.Folders(self.out, *extras), colour=colour)
-        failed = sequence.upsample_sequence(
-            upsampler,
-            jobs,
-            settings,
-            one_size=self.sequence is not None,
-            temporal=Temporal() if self.temporal else None,
-        )
+        folders = sequence.Folders(self.out, *extras)
+        with sequence.no_empty_folders(folders):
+            jobs = sequence.plan(frames, folders, colour=colour)
+            failed = sequence.upsample_sequence(
+                upsampler,
+                jobs,
+                settings,
+                one_size=self.sequence is not None,
+                temporal=Temporal() if self.temporal else None,
+            )
         if failed:
             print(f"ahmf: {len(failed)} of {len(jobs)} frames failed: {some(failed)}", file=sys.stderr)
             sys.exit(1)

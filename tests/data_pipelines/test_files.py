@@ -85,6 +85,23 @@ def test_npy_values_in_every_type_and_order(tmp_path, dtype, order):
     np.testing.assert_array_equal(read, depth.astype(read.dtype))
 
 
+@pytest.mark.parametrize(("suffix", "stored"), [(".npy", "<f2"), (".npy", ">f8"), (".tif", "<f8"), (".exr", "<f2")])
+def test_a_float_stays_what_it_is_where_that_is_wanted(tmp_path, suffix, stored):
+    path, depth = tmp_path / f"d{suffix}", RNG.uniform(0, 200, (4, 3)).astype(stored)
+    if suffix == ".npy":
+        np.save(path, depth)
+    elif suffix == ".tif":
+        cv2.imwrite(str(path), depth)
+    else:
+        pytest.importorskip("OpenEXR")
+        files.write_depth(path, depth)
+    for floats in (("float32",), ("float16", "float32", "float64")):
+        read = files.read_depth(path, floats=floats)
+        wanted = depth.astype(depth.dtype.name if len(floats) > 1 else "float32")
+        assert read.dtype == wanted.dtype and read.dtype.isnative and read.flags.writeable
+        np.testing.assert_array_equal(read, wanted)
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_npy_versions(tmp_path, version):
     path = tmp_path / "d.npy"

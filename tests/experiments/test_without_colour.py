@@ -122,7 +122,11 @@ def test_intrinsics_of_another_size_than_the_results(ahmf, refused, weights, pla
     refused(*given, place / "depth" / "10.png", *outputs, "--factor", "3", said=said)
     assert not {"o.png", "c.ply", "p.png"} & {path.name for path in place.iterdir()}
     ended = ahmf(*given, place / "depth", "--out", place / "o", "--ply", place / "c")
-    assert ended.code == 1 and "frame 9: " in ended.err and not [*(place / "o").iterdir(), *(place / "c").iterdir()]
+    assert ended.code == 1 and "frame 9: " in ended.err
+    assert not (place / "o").exists() and not (place / "c").exists()  # which nothing came into
+    (place / "o").mkdir()  # the user's own stays
+    assert ahmf(*given, place / "depth", "--out", place / "o", "--ply", place / "c").code == 1
+    assert (place / "o").is_dir() and not (place / "c").exists()
     (place / "camera.json").write_text(json.dumps(camera | {"width": 40, "height": 14}))
     assert ahmf(*given, place / "depth" / "10.png", *outputs).code == 0
 
