@@ -40,8 +40,22 @@ def known_samples(
     return known
 
 
+def check_array(what: str, array: Any) -> None:
+    """InputError unless it is an array, NumPy's or one that can be taken for it."""
+    if not isinstance(getattr(array, "dtype", None), np.dtype):
+        raise InputError(f"the {what} is a {type(array).__name__}: give a NumPy array (numpy.asarray)")
+
+
 def check_depth(depth: np.ndarray, mask: np.ndarray | None) -> None:
-    """InputError unless depth and mask have a shape and dtype that can be used."""
+    """InputError unless depth and mask are arrays of a shape and dtype that can be used."""
+    check_array("depth", depth)
+    if mask is not None:
+        check_array("mask", mask)
+    if depth.ndim == 3 and depth.shape[2] == 1:
+        raise InputError(
+            f"the depth has shape {depth.shape}: one map (height, width) is needed: leave out the last axis with "
+            "depth[..., 0]"
+        )
     if depth.ndim not in (2, 3) or not depth.size:
         raise InputError(
             f"the depth has shape {depth.shape}: one map (height, width) is needed, or a batch (number, height, width)"

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from ahmf_jax import confidence, export, factors, strips
-from ahmf_jax.arrays import avoid, check_depth, check_guide, hole_value, into_dtype, known_samples
+from ahmf_jax.arrays import avoid, check_array, check_depth, check_guide, hole_value, into_dtype, known_samples
 from ahmf_jax.consistency import make_consistent
 from ahmf_jax.engine import Engine, keep_compiled
 from ahmf_jax.errors import InputError
@@ -182,6 +182,8 @@ class Upsampler:
         check_depth(depth_lr, mask)
         factor = check_factor(factor, self.scale)
         channels = self.trained.guide_channels
+        if guide is not None:
+            check_array("guide", guide)
         if guide is not None and not channels and guide.shape[-1:] == (0,):
             guide = None
         if guide is not None:

@@ -195,6 +195,11 @@ DEPTH = LEVELS.astype(np.float32)
         (LEVELS.astype(np.int32), GUIDE, {}, "the depth is int32: convert it to one of uint8, uint16, float16"),
         (zeros(3, 4, dtype=bool), GUIDE, {}, "the depth is bool: convert"),
         (zeros(3, 4, 1), GUIDE, {}, r"the depth has shape \(3, 4, 1\): one map"),
+        (zeros(3, 4, 1), None, {}, r"shape \(3, 4, 1\): one map \(height, width\) is needed: leave out the last axis"),
+        (None, GUIDE, {}, r"the depth is a NoneType: give a NumPy array"),
+        (DEPTH.tolist(), GUIDE, {}, r"the depth is a list: give a NumPy array"),
+        (DEPTH, GUIDE.tolist(), {}, r"the guide is a list: give a NumPy array"),
+        (DEPTH, GUIDE, {"mask": (DEPTH > 50).tolist()}, r"the mask is a list: give a NumPy array"),
         (zeros(0, 4), GUIDE, {}, r"the depth has shape \(0, 4\)"),
         (np.where(DEPTH > 60, np.nan, DEPTH), GUIDE, {}, r"has \d samples that are NaN or infinite: .*invalid=nan"),
         (np.where(DEPTH > 60, np.inf, DEPTH), GUIDE, {"invalid": 0.0}, "samples that are NaN or infinite"),
@@ -221,7 +226,7 @@ DEPTH = LEVELS.astype(np.float32)
     ],
 )  # fmt: skip
 def test_what_cannot_be_used(
-    monkeypatch: pytest.MonkeyPatch, depth: np.ndarray, guide: np.ndarray, options: dict[str, float], message: str
+    monkeypatch: pytest.MonkeyPatch, depth: Any, guide: Any, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse some first
     with pytest.raises(InputError, match=message):
