@@ -22,14 +22,14 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments import config as configs
 from experiments.config import DataConfig, Stopped, TrainConfig
-from experiments.data import open_training, open_validation, trained_on_tests
+from experiments.data import open_named, open_training, open_validation, trained_on_tests
 from experiments.run_log import RunLog, open_log
 
 if TYPE_CHECKING:
     from ahmf_jax.models import Model
     from ahmf_jax.stopping import Stop
     from ahmf_jax.train import Progress
-    from data_pipelines.datasets import DatasetInfo
+    from data_pipelines.datasets import Dataset, DatasetInfo
 
 # Told of a validation: the step, and its means ("mae", "rmse", "floor_mae", "floor_rmse", in the data's unit).
 OnValidation = Callable[[int, Mapping[str, float]], None]
@@ -272,6 +272,47 @@ def check_colour(config: TrainConfig, info: "DatasetInfo") -> None:
     )
 
 
+def check_colours(config: TrainConfig, data_dir: Path | None) -> None:
+    """`check_colour` of those of its data sets that are here, no image of which is read; others may be elsewhere."""
+    from data_pipelines import datasets
+
+    data_dir = data_dir or datasets.default_data_dir()
+    there = datasets.prepared_names(data_dir)
+    data = config.data
+    for name, split in ((data.dataset, data.validation), *((part.name, part.split) for part in data.training())):
+        if name in there:
+            check_colour(config, datasets.describe(name, data_dir).info)
+        elif name not in datasets.DATASETS and Path(name).is_dir():
+            check_colour(config, open_named(name, split, data_dir, data.pairs, training=True).info)
+
+
+def check_patch(data: DataConfig, training: "Sequence[Dataset]", data_dir: Path | None) -> None:
+    """InputError where a patch is larger than an image; of prepared data sets, whose sizes are known unread.
+
+    Args:
+      data: of the configuration.
+      training: what it trains on, opened, in its order.
+      data_dir: where data sets are prepared.
+    """
+    from data_pipelines import datasets
+
+    data_dir = data_dir or datasets.default_data_dir()
+    there = datasets.prepared_names(data_dir)
+    high, wide = (side * data.degrade.reduce for side in data.patch)  # as stored
+    for part, dataset in zip(data.training(), training, strict=True):
+        if part.name not in there:
+            continue
+        splits = datasets.describe(part.name, data_dir).splits.values()
+        sizes = {record["name"]: (record["height"], record["width"]) for split in splits for record in split}
+        for name in dataset.names:
+            height, width = sizes[name]
+            if height < high or width < wide:
+                raise InputError(
+                    f"{name} of data set {part.name} is {height} x {width} (height x width), smaller than the patch of "
+                    f"{high} x {wide}: choose a smaller DataConfig.patch_size or DataConfig.patch_width"
+                )
+
+
 class Task:
     """What a configuration needs before its folder is touched: mesh, model, optimiser, and data, all checked.
 
@@ -307,6 +348,7 @@ class Task:
         self.optimiser = config.optimiser.build(config.steps)
         check_prepared(data, data_dir)
         training = open_training(data, data_dir)
+        check_patch(data, [dataset for dataset, _ in training], data_dir)
         self.held_out = open_validation(data, [dataset for dataset, _ in training], data_dir)
         self.images = [len(dataset) for dataset, _ in training]
         self.info = training[0][0].info

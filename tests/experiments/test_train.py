@@ -22,7 +22,7 @@ import pytest
 from ahmf_jax import InputError, checkpoint, train, upsample
 from ahmf_jax.locks import lock_run
 from ahmf_jax.stopping import Stop
-from data_pipelines import loader
+from data_pipelines import datasets, loader
 from data_pipelines.cache import ByteCache
 from data_pipelines.files import write_depth, write_picture
 from experiments import config as configs
@@ -151,7 +151,10 @@ def test_devices_that_a_batch_cannot_be_divided_over(monkeypatch, ahmf, refused,
     assert "warning: 6 of the 8 devices are used" in ended.err
 
 
-def test_what_fails_before_its_first_checkpoint_leaves_no_folder(ahmf, refused, recipe, tmp_path, data_dir):
+def test_what_fails_before_its_first_checkpoint_leaves_no_folder(
+    monkeypatch, ahmf, refused, recipe, tmp_path, data_dir
+):
+    monkeypatch.setattr(train_module, "check_patch", lambda *_: None)  # as of a folder, whose sizes it does not know
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").touch()
     (tmp_path / "file").touch()
@@ -474,6 +477,22 @@ def test_training_on_a_test_is_warned_of(ahmf, recipe, data_dir, tmp_path):
 def test_a_validation_split_without_an_image(refused, recipe, data_dir, tmp_path):
     args = ("train", recipe, "--data.validation", "validation[:0]", "--data-dir", data_dir, "--out", tmp_path / "run")
     refused(*args, said=r"scenes has no examples in split 'validation\[:0\]'")
+
+
+def test_a_patch_larger_than_an_image_is_found_before_any_is_read(monkeypatch, refused, recipe, data_dir, tmp_path):
+    """Images of 64 x 80; with `reduce` a patch is cut of so many times as many pixels."""
+    monkeypatch.setattr(datasets.Dataset, "_decode", lambda *_: pytest.fail("an image is read"))
+    given = "train", recipe, "--data-dir", data_dir, "--out", tmp_path / "run"
+    for size, patch in (
+        (("--data.patch-size", "68"), "68 x 68"),
+        (("--data.patch-width", "84", "--data.augment.flips", "mirror"), "16 x 84"),
+        (("--data.patch-size", "36", "--data.degrade.reduce", "2"), "72 x 72"),
+    ):
+        said = (
+            rf"of data set scenes is 64 x 80 \(height x width\), smaller than the patch of {patch}: choose a smaller "
+        )
+        refused(*given, *size, said=f"{said}--data.patch-size or --data.patch-width$")
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_what_is_no_run(refused, run, tmp_path):

@@ -5,9 +5,13 @@ import json
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
+from data_pipelines import datasets
+from data_pipelines.files import write_depth
+from experiments import config as configs
 from experiments.studies.storage import as_typed, command, open_storage
 from experiments.studies.study import (
     ATTRIBUTE,
@@ -18,6 +22,7 @@ from experiments.studies.study import (
     retry_failed,
     study_of_folder,
 )
+from experiments.train import check_colours
 from tests.postgresql import on_both
 from tests.processes import ends, environment, start
 
@@ -218,6 +223,22 @@ def test_what_only_queues_trials_says_what_comes_next(tmp_path, recipe, monkeypa
     assert parts == ["ahmf", "study", "worker", "--study", "levels", "--storage", url]
     assert shlex.split(said[2].partition("): ")[2]) == ["ahmf", *words]
     assert said[2].startswith("when all are done")
+
+
+def test_a_set_without_colour_is_refused_before_anything_is_queued(refused, tmp_path, recipe, data_dir, monkeypatch):
+    """A folder's, as it is said to have none, and a prepared one's; one that is elsewhere is not looked for."""
+    url, said = f"sqlite:///{tmp_path / 'studies.db'}", "has no colour, which ahmf is guided by: train on one that has"
+    words = ["study", "levels", recipe, "--storage", url, "--data-dir", data_dir, "--create-only"]
+    for split in ("train", "validation"):
+        (tmp_path / "depth" / split).mkdir(parents=True)
+        write_depth(tmp_path / "depth" / split / "a_depth.png", np.ones((16, 16), np.uint8))
+    refused(*words, "--data.dataset", tmp_path / "depth", "--data.pairs.guide", "", said=f"set validation {said}")
+    prepared = datasets.describe("scenes", data_dir)
+    colourless = dataclasses.replace(prepared, info=dataclasses.replace(prepared.info, colour=False))
+    monkeypatch.setattr(datasets, "describe", lambda *_: colourless)
+    refused(*words, said=f"data set scenes {said}")
+    assert not (tmp_path / "studies.db").exists()
+    check_colours(configs.load(str(recipe)), tmp_path)
 
 
 @pytest.mark.parametrize(
