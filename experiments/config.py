@@ -60,6 +60,7 @@ class AHMFConfig:
     """The network: the fields of `ahmf_jax.models.AHMF`."""
 
     name: ClassVar[str] = "ahmf"
+    guided: ClassVar[bool] = True  # as the model's
     stages: ClassVar[int] = 0  # what it makes of them on its way, for `TrainConfig.stage_weights`
     corrects: ClassVar[bool] = True  # up-sampled depth, at its end, for `TrainConfig.output_scale`
 
@@ -112,6 +113,7 @@ class DADAConfig:
     """The learned DADA: the fields of `ahmf_jax.models.DADA`."""
 
     name: ClassVar[str] = "dada"
+    guided: ClassVar[bool] = True
     stages: ClassVar[int] = 0
     corrects: ClassVar[bool] = False
 
@@ -172,6 +174,7 @@ class DSDMSRConfig:
     """DSDMSR, which reads no guide: the fields of `ahmf_jax.models.DSDMSR`."""
 
     name: ClassVar[str] = "dsdmsr"
+    guided: ClassVar[bool] = False
 
     scale: Literal[2, 4, 8, 16] = 8
     """Up-sampling factor: as many stages, each of twice the size, as its logarithm."""
@@ -311,6 +314,9 @@ def _part(text: str) -> Part:
     return Part(name, split or "train", weight)
 
 
+_NO_CLIP = "clip is 0: set it, or leave this out"
+
+
 @dataclass(frozen=True)
 class OptimiserConfig:
     """The optimiser, and its learning rate over the run."""
@@ -354,9 +360,11 @@ class OptimiserConfig:
     itself, as Adam, takes gradients of any size for the same. The loss is logged without."""
     clip: float = field(default=0.0, metadata=rule(least=0))
     """Largest global norm of the gradient; 0 does not clip."""
-    clip_norm: Literal["l2", "l1"] = field(default="l2", metadata=rule(never={"clip": (0.0,)}))
+    clip_norm: Literal["l2", "l1"] = field(default="l2", metadata=rule(never={"clip": (0.0,)}, instead=_NO_CLIP))
     """Which norm that is: the root of the sum of squares, or the sum of the absolute values."""
-    clip_of: Literal["gradient", "step"] = field(default="gradient", metadata=rule(never={"clip": (0.0,)}))
+    clip_of: Literal["gradient", "step"] = field(
+        default="gradient", metadata=rule(never={"clip": (0.0,)}, instead=_NO_CLIP)
+    )
     """What is bounded: the gradient, or the gradient times the learning rate of the step, as VDSR has it (Kim et al.,
     CVPR 2016): its bound, `clip` over the rate, grows as the rate falls."""
     l2: float = field(default=0.0, metadata=rule(least=0))
@@ -628,7 +636,8 @@ class TrainConfig:
     over the span of its ground truth, as some papers do, which no sensor knows."""
     output_scale: float = field(default=1.0, metadata=rule(above=0))
     """Factor on the initial values of the last convolution, of DSDMSR's `vdsr` on those of every unit's: with little of
-    it a new network begins with up-sampled depth."""
+    it a new AHMF begins with up-sampled depth, and a new DSDMSR, with `combine` mean, with repeated samples: a sum of
+    its maps is so many times as large."""
     start_from: str = ""
     """Weights to start from: a run's folder or a .safetensors file; also of another scale or another number of levels,
     of which whatever fits is taken. The rest, and all where this is empty, starts at random."""
@@ -679,21 +688,32 @@ class TrainConfig:
                 f"TrainConfig.scaling is {self.scaling!r}, which takes the smallest depth to 0, and DADA multiplies "
                 "depth: choose range or largest"
             )
-        if self.output_scale != 1 and not self.model.corrects:
-            raise InputError(
-                f"TrainConfig.output_scale is {self.output_scale}, but {self.model.summary()}, has no last convolution "
-                "that corrects up-sampled depth: leave it at 1"
-            )
         self._check_stages()
+        self._check_model()
         axis = r"{}=[1-9]\d{{0,5}}"
         data, spatial = axis.format("data"), axis.format("spatial")
         if not re.fullmatch(f"auto|{data}|{spatial}|{data},{spatial}|{spatial},{data}", self.mesh, re.ASCII):
             raise InputError(f"TrainConfig.mesh is {self.mesh!r}: write auto, or as data=4,spatial=2")
+
+    def _check_model(self) -> None:
+        """InputError with all that the model makes impossible: of a recipe, changing the model may do so at several."""
+        model, weights, problems = self.model, self.stage_weights, []
+        if self.output_scale != 1 and not model.corrects:
+            problems.append(
+                f"TrainConfig.output_scale is {self.output_scale}, but {model.summary()}, has no last convolution "
+                "that corrects up-sampled depth: set it to 1 (--output-scale 1)"
+            )
+        if weights and len(weights) != model.stages:
+            fitting = [*weights[:1] * model.stages, *weights][-model.stages :]
+            problems.append(
+                f"TrainConfig.stage_weights is {weights}, but {model.summary()} makes {model.stages} stages: give as "
+                f"many weights, coarse to fine (--stage-weights {' '.join(f'{weight:g}' for weight in fitting)})"
+            )
         for name in ("patch_size", "patch_width"):
-            if (value := getattr(self.data, name)) % self.model.scale:
-                raise InputError(
-                    f"DataConfig.{name} is {value}: it must be a multiple of the scale, {self.model.scale}"
-                )
+            if (value := getattr(self.data, name)) % model.scale:
+                problems.append(f"DataConfig.{name} is {value}: it must be a multiple of the scale, {model.scale}")
+        if problems:
+            raise InputError("; ".join(problems))
 
     def _check_stages(self) -> None:
         weights, stages = self.stage_weights, self.model.stages
@@ -705,10 +725,10 @@ class TrainConfig:
                 f"TrainConfig.stage_weights is {weights}, but {self.model.name} makes no stages: leave it out, or "
                 f"train one of {making}"
             )
-        if weights and len(weights) != stages:
+        if self.stage_kernel and not weights:
             raise InputError(
-                f"TrainConfig.stage_weights is {weights}, but {self.model.summary()} makes {stages} stages: give as "
-                "many weights, coarse to fine"
+                f"TrainConfig.stage_kernel is {self.stage_kernel!r}, but no stage is supervised: set stage_weights, or "
+                "leave it out"
             )
 
     @property
