@@ -26,8 +26,6 @@ from ahmf_jax import diffusion
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.models import DADA
-from ahmf_jax.scaling import offset_and_span
-from ahmf_jax.units import depth_of_one
 from ahmf_jax.variables import split
 from experiments.figures import (
     DEPTH_COLOURS,
@@ -42,11 +40,11 @@ from experiments.figures import (
     Crop,
 )
 from experiments.pictures import depth_colours, heat_colours, side_by_side
+from experiments.windows import part, window
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STEP = 32  # pixels; every scale, and every stride of the network, divides it
 STILLS = (0, 100, 1000)  # iterations after which a still is shown; and after the last
 FRAMES = 26  # of the animation, and points of the curve, about
 COEFFICIENT_COLOURS = "gray"
@@ -137,8 +135,7 @@ def watch(
       guide: (scale * h, scale * w, 3) uint8.
       truth: (scale * h, scale * w), NaN where it is unknown.
       unit: of the depths; the model's by default.
-      crop: the part to show, whose sides are at multiples of `STEP` or the image's own. It is computed with the margin
-        that a tile of the image has, and what a tile is told of the whole.
+      crop: the part to show, at multiples of the scale. It is computed as a tile of the image is.
       progress: called now and then with how many iterations are done, and how many there are.
 
     Raises:
@@ -147,59 +144,33 @@ def watch(
     model = trained.model
     if not isinstance(model, DADA):
         raise InputError(f"{model.summary()} does not diffuse: only DADA has pictures of a diffusion")
-    height, width = (model.scale * n for n in depth_lr.shape)
-    if guide.shape != (height, width, 3):
-        raise InputError(f"{model.summary()} cannot take {depth_lr.shape} samples with a guide of {guide.shape}")
-    crop = crop or Crop(0, 0, width, height)
-    largest = float(np.max(np.abs(depth_lr), where=known, initial=0))
-    one = depth_of_one(trained, unit, None, largest)
-    depth, mask = (depth_lr / one).astype(np.float32)[None, ..., None], known[None, ..., None]
-    low, span = offset_and_span(depth, mask, trained.scaling)
-    scaled = ((depth - low) / span).astype(np.float32)
-    model.check(scaled, mask)
-    common = model.of_whole(scaled, mask)
-    images = {"depth": scaled, "mask": mask, **model.images_of_whole(scaled, mask)}
-
-    margin = STEP * math.ceil(model.reach * model.scale / STEP)
-    top, left = max(crop.y - margin, 0), max(crop.x - margin, 0)
-    rows, columns = (
-        slice(first, min(last + margin, end))
-        for first, last, end in ((top, crop.y + crop.height, height), (left, crop.x + crop.width, width))
-    )
-
-    def cut(image: np.ndarray) -> jax.Array:
-        """The window's part of an image as large as the guide or the low resolution."""
-        by = height // image.shape[1]
-        return jnp.asarray(image[:, *(slice(s.start // by, s.stop // by) for s in (rows, columns))])
-
-    told = {name: cut(image) for name, image in images.items()}
-    source, measured = told.pop("depth"), told.pop("mask")
-    colours = jnp.asarray(guide[None, rows, columns], jnp.float32) / 255
+    given = window(trained, depth_lr, known, guide, crop, unit=unit)
+    crop = given.crop
     # Without iterations it is over as soon as the coefficients are known; of the last ones, there is at least one.
     begun = model.clone(iterations=0, gradient_iterations=1)
-    image, cv, ch = _begin(begun, split(trained.params), source, colours, measured, {**common, **told})
+    image, cv, ch = _begin(begun, split(trained.params), given.images, given.told)
 
     # The diffusion is of depth in the model's deviations, raised by the shift.
-    added = jnp.asarray(common["shift"])[:, None, None, None]
-    image, source = (x / model.deviation + added for x in (image, source))
-    shown = slice(crop.y - top, crop.y - top + crop.height), slice(crop.x - left, crop.x - left + crop.width)
+    added = jnp.asarray(given.told["shift"])[:, None, None, None]
+    image, source = (x / model.deviation + added for x in (image, given.images["depth_lr"]))
+    measured = jnp.asarray(given.images["mask_lr"])
     counts = _counts(model.iterations + (model.gradient_iterations if model.features == "learned" else 0))
     depths = np.empty((len(counts), crop.height, crop.width), np.float32)
     for i, (done, count) in enumerate(itertools.pairwise((0, *counts))):
         image = _iterate(image, cv, ch, source, measured, count - done, model.rate)
-        kept = np.asarray((image - added) * model.deviation)[0, *shown, 0].astype(np.float64)
-        depths[i] = (kept * span.item() + low.item()) * one
+        depths[i] = given.depth((image - added) * model.deviation)
         progress(count, counts[-1])
-    part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
+    colours, place = part(guide, crop, len(guide)), given.place
+    rows, columns = slice(place.y, place.y + place.height), slice(place.x, place.x + place.width)
     return Diffusion(
-        guide[part],
-        np.asarray(cv)[0, *shown, 0][: crop.height - 1],
-        np.asarray(ch)[0, *shown, 0][:, : crop.width - 1],
+        colours,
+        np.asarray(cv)[0, rows, columns, 0][: crop.height - 1],
+        np.asarray(ch)[0, rows, columns, 0][:, : crop.width - 1],
         counts,
         depths,
-        np.full(guide[part].shape[:2], np.nan, np.float32) if truth is None else truth[part],
+        np.full(colours.shape[:2], np.nan, np.float32) if truth is None else part(truth, crop, len(truth)),
         trained.unit if unit is None else unit,
-        is_part=crop[2:] != (width, height),
+        is_part=colours.shape != guide.shape,
     )
 
 
@@ -210,9 +181,9 @@ def _counts(last: int) -> tuple[int, ...]:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _begin(model: DADA, variables: Any, depth: Any, guide: Any, mask: Any, told: Mapping[str, Any]) -> Any:
+def _begin(model: DADA, variables: Any, images: Mapping[str, Any], told: Mapping[str, Any]) -> Any:
     """What the diffusion begins with, and its coefficients."""
-    _, aux = model.apply(variables, depth, guide, mask_lr=mask, **told)
+    _, aux = model.apply(variables, **images, **told)
     return aux["depth_start"], aux["cv"], aux["ch"]
 
 

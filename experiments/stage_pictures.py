@@ -21,12 +21,11 @@ from PIL import Image
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.losses import stage_truths
-from ahmf_jax.scaling import offset_and_span
-from ahmf_jax.units import depth_of_one
 from ahmf_jax.variables import split
 from experiments.figures import PERCENTILE, Crop
 from experiments.pictures import depth_colours, grid, heat_colours
 from experiments.protocols import Protocol, rounded
+from experiments.windows import part, window
 
 SIDE = 256  # pixels of the part that is shown of a larger image
 # Of the picture's cells, for their captions; and of a scale of colours.
@@ -171,13 +170,6 @@ def central(height: int, width: int, scale: int) -> Crop:
     return Crop((width - columns) // 2 // scale * scale, (height - rows) // 2 // scale * scale, columns, rows)
 
 
-def part(image: np.ndarray, crop: Crop, height: int) -> np.ndarray:
-    """The part of an image, (h, w), that may be smaller than the one of that height in whose pixels the part is."""
-    by = height // image.shape[0]
-    y, x = crop.y // by, crop.x // by
-    return image[y : y + crop.height // by, x : x + crop.width // by]
-
-
 def compared(low: np.ndarray, maps: Sequence[np.ndarray], truth: np.ndarray, measure: Measure, crop: Crop) -> Stages:
     """A part of an image beside its truth, each stage's as training with `stage_weights` makes it.
 
@@ -229,54 +221,16 @@ def watch(
     height, width = truth.shape
     if (height, width) != (model.scale * depth_lr.shape[0], model.scale * depth_lr.shape[1]):
         raise InputError(f"{model.summary()} makes no {height} x {width} pixels of {depth_lr.shape} samples")
-    if trained.guide_channels not in (0, guide.shape[-1]):
-        raise InputError(
-            f"{model.summary()} reads {trained.guide_channels} channels of colour, and there are {guide.shape[-1]}"
-        )
-    crop = crop or Crop(0, 0, width, height)
-    one = measure.range
-    if math.isnan(one):
-        one = depth_of_one(trained, measure.unit, None, float(np.max(np.abs(depth_lr), where=known, initial=0)))
-    depth, mask = (depth_lr / one).astype(np.float32)[None, ..., None], known[None, ..., None]
-    low, span = offset_and_span(depth, mask, trained.scaling)
-    scaled = ((depth - low) / span).astype(np.float32)
-    model.check(scaled, mask)
-    images = {"depth_lr": scaled, "mask_lr": mask, **model.images_of_whole(scaled, mask)}
-    images["guide"] = guide[None, ..., : trained.guide_channels].astype(np.float32) / 255
-
-    step = math.lcm(model.scale, model.stride)
-    margin = step * math.ceil(model.reach * model.scale / step)
-    rows = _window(crop.y, crop.height, height, margin, step)
-    columns = _window(crop.x, crop.width, width, margin, step)
-
-    def cut(image: np.ndarray) -> np.ndarray:
-        by = height // image.shape[1]
-        return image[:, *(slice(s.start // by, s.stop // by) for s in (rows, columns))]
-
-    parts = {name: cut(image) for name, image in images.items()}
-    made = _made(model, split(trained.params), parts, dict(model.of_whole(scaled, mask)))
+    one = None if math.isnan(measure.range) else measure.range
+    given = window(trained, depth_lr, known, guide, crop, unit=measure.unit, one=one)
+    made = _made(model, split(trained.params), given.images, given.told)
     if len(made) < 2:
         raise InputError(f"{model.summary()} makes no stages on its way")
-    inside = Crop(crop.x - columns.start, crop.y - rows.start, crop.width, crop.height)
-    maps = [
-        part(np.asarray(m)[0, ..., 0].astype(np.float64) * span.item() + low.item(), inside, rows.stop - rows.start)
-        * one
-        for m in made
-    ]
-    return compared(np.where(known, depth_lr, np.nan), maps, truth, measure, crop)
-
-
-def _window(first: int, length: int, end: int, margin: int, step: int) -> slice:
-    """A part of an axis with its margins: as long wherever it is in images of one size, which one program computes."""
-    long = min(length + 2 * margin, end)
-    long += (end - long) % step
-    start = min(max(first - margin, 0), end - long) // step * step
-    return slice(start, start + long)
+    return compared(np.where(known, depth_lr, np.nan), [given.depth(m) for m in made], truth, measure, given.crop)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _made(model: Any, variables: Any, images: dict[str, Any], told: Mapping[str, Any]) -> tuple[Any, ...]:
+def _made(model: Any, variables: Any, images: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[Any, ...]:
     """Each stage and the output, in the model's scale."""
-    given = dict(images)
-    output, aux = model.apply(variables, given.pop("depth_lr"), given.pop("guide"), **given, **told)
+    output, aux = model.apply(variables, **images, **told)
     return (*aux.get("stages", ()), output)

@@ -15,7 +15,6 @@ from ahmf_jax.models import DADA, DSDMSR
 from ahmf_jax.resample import resize
 from ahmf_jax.scaling import offset_and_span
 from ahmf_jax.state import init_params
-from experiments import stage_pictures as pictures
 from experiments.figures import Crop
 from experiments.pictures import CAPTION, GAP, depth_colours, heat_colours
 from experiments.protocols import Protocol
@@ -67,16 +66,6 @@ def test_a_part_is_what_it_is_in_the_whole_image():
     for stage, of_whole in zip(part.stages, whole().stages, strict=True):
         np.testing.assert_allclose(stage.depth, of_whole.depth[2:6, 40:56], atol=1e-3)
         np.testing.assert_array_equal(stage.truth, of_whole.truth[2:6, 40:56])
-
-
-def test_parts_of_images_of_one_size_are_computed_by_one_program():
-    windows = [pictures._window(first, 32, 400, 24, 8) for first in (0, 8, 200, 368)]
-    assert {window.stop - window.start for window in windows} == {80}
-    assert [window.start for window in windows] == [0, 0, 176, 320]
-    assert pictures._window(0, 32, 60, 24, 4) == slice(0, 60)
-    # Windows begin where the model can begin, and their margins are there.
-    odd = pictures._window(64, 32, 132, 16, 8)
-    assert odd.start % 8 == 0 and odd.start <= 48 and odd.stop >= 112
 
 
 def test_the_truth_of_a_stage_is_that_of_training():
@@ -152,7 +141,7 @@ def test_what_cannot_be_shown():
     with pytest.raises(InputError, match=r"makes no 8 x 62 pixels of \(4, 32\) samples"):
         watch(trained, low, known, guide, truth[:, 2:], GREY)
     dada = Trained(DADA(2, features="rgb", iterations=1), {}, "largest")
-    with pytest.raises(InputError, match=r"reads 3 channels of colour, and there are 0"):
+    with pytest.raises(InputError, match=r"guide of \(8, 64, 0\): give one of \(8, 64, 3\)$"):
         watch(dada, low, known, guide[..., :0], truth, GREY)
     with pytest.raises(InputError, match="makes no stages on its way"):
         watch(dada, low, known, guide, truth, GREY)
