@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.comparison import Comparison, number
+from experiments.config import DADAConfig
 from experiments.evaluations import Evaluation, read_images
 from experiments.report import images, models, progress
 from experiments.report.pixels import webp
@@ -17,7 +18,7 @@ from experiments.report.pixels import webp
 if TYPE_CHECKING:
     from experiments.diffusion_pictures import Diffusion
 
-SIDE = 384  # pixels of the part: the whole of a large image takes a minute
+SIDE = 384  # pixels of the part, a multiple of every scale: the whole of a large image takes a minute
 WIDE = 400  # pixels: no picture on the page is shown wider
 
 
@@ -94,8 +95,7 @@ def _compute(new: Mapping[Any, Wanted], computed: Computed) -> None:
             bar.update(before + done / count - bar.n)
 
         for i, (key, (method, evaluation, name)) in enumerate(new.items()):
-            what = f"diffusion {i + 1} of {len(new)}: {method}, x{evaluation.scale}, on {name}"
-            bar.set_description_str(what, refresh=False)
+            progress.say(bar, f"diffusion {i + 1} of {len(new)}: {method}, x{evaluation.scale}, on {name}")
             show(i, 0, 1)
             computed[key] = _shown(method, evaluation, name, functools.partial(show, i))
             show(i, 1, 1)
@@ -103,9 +103,7 @@ def _compute(new: Mapping[Any, Wanted], computed: Computed) -> None:
 
 def is_dada(evaluation: Evaluation) -> bool:
     """Whether a DADA was measured, as far as the record or its weights say."""
-    if "model" in evaluation.made:
-        return str(evaluation.made["model"]).startswith("DADA")
-    return models.model_of(evaluation) == models.DADA
+    return models.model_of(evaluation) == DADAConfig.name
 
 
 def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, int], None]) -> Shown:
@@ -119,7 +117,7 @@ def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, 
 
     (arrays,) = read_images([evaluation], name)
     truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
-    crop = worst_part(np.abs(arrays["floor"] - truth), SIDE, diffusion_pictures.STEP)
+    crop = worst_part(np.abs(arrays["floor"] - truth), SIDE, evaluation.scale)
     shown = functools.partial(Shown, method, name, evaluation.scale)
 
     def run() -> tuple[str, "Diffusion"]:

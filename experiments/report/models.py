@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from ahmf_jax.errors import InputError
+from experiments.config import MODELS, AHMFConfig, DADAConfig
 from experiments.evaluations import EVALUATIONS, Evaluation
 from experiments.figures import Crop
 from experiments.methods import DADA_RGB
 from experiments.report.sources import CONFIG
-
-DADA = "dada"  # its name in `ahmf_jax.models.MODELS`, which is slow to import
 
 Result = TypeVar("Result")
 
@@ -30,10 +29,17 @@ def weights_of(evaluation: Evaluation) -> Path:
 
 
 def model_of(evaluation: Evaluation) -> str:
-    """The name in `ahmf_jax.models.MODELS` of what was measured; "" where its weights do not say, or are gone."""
+    """The name in `config.MODELS` of what was measured, by the record or, where that does not say, by its weights.
+
+    "" where neither does.
+    """
+    if "model" in evaluation.made:
+        # A summary, which begins with the name; but for AHMF's, which has none.
+        name = str(evaluation.made["model"]).partition(" ")[0].lower()
+        return name if name in MODELS else AHMFConfig.name
     weights = weights_of(evaluation)
     if re.fullmatch(rf"{DADA_RGB}_x\d+", str(weights)):
-        return DADA
+        return DADAConfig.name
     # What cannot be read is not known, and its numbers can be shown all the same.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InputError):
         if weights.is_dir():

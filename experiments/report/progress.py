@@ -21,3 +21,8 @@ def bar(what: str, total: int, **options: Any) -> Any:
     seen = sys.stderr.isatty()
     interval, delay = (0.2, 0.0) if seen else (LATER, LATER)
     return tqdm(desc=what, total=total, mininterval=interval, maxinterval=interval, delay=delay, leave=False, **options)
+
+
+def say(bar: Any, what: str) -> None:
+    """Says what is being made now: at once on a terminal, with the next line in a file."""
+    bar.set_description_str(what, refresh=not bar.delay)

@@ -64,7 +64,7 @@ def stages(comparisons: Sequence[tuple[Comparison, Sequence[str]]]) -> list[list
     with progress.bar("stages", sum(map(len, wanted)), unit="image") as bar:
 
         def shown(method: str, evaluation: Evaluation, name: str) -> Shown:
-            bar.set_description_str(f"stages: {method}, x{evaluation.scale}, on {name}")
+            progress.say(bar, f"stages: {method}, x{evaluation.scale}, on {name}")
             found = _shown(method, evaluation, name)
             bar.update()
             return found
@@ -73,7 +73,7 @@ def stages(comparisons: Sequence[tuple[Comparison, Sequence[str]]]) -> list[list
 
 
 def makes_stages(evaluation: Evaluation) -> bool:
-    """Whether a model was measured that makes stages on its way, as far as its weights say."""
+    """Whether a model was measured that makes stages on its way, as far as the record or its weights say."""
     cls = MODELS.get(models.model_of(evaluation))
     return cls is not None and cls().stages > 0
 
@@ -83,6 +83,7 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
     from ahmf_jax.upsample import load_trained
     from experiments import stage_pictures
     from experiments.figures import worst_part
+    from experiments.windows import part
 
     (arrays,) = read_images([evaluation], name)
     truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
@@ -104,7 +105,7 @@ def _shown(method: str, evaluation: Evaluation, name: str) -> Shown:
         return shown(None, why)
     origin, found = made
     height, width = truth.shape
-    off = found.stages[-1].depth - stage_pictures.part(arrays["prediction"], crop, height)
+    off = found.stages[-1].depth - part(arrays["prediction"], crop, height)
     text = f"{models.which_part(name, crop, height, width)} "
     text += models.how_far(evaluation, origin, float(np.abs(off).mean(dtype=np.float64)), evaluation.unit)
     text += f" A stage's truth is made by {kernel}, as the low resolution."

@@ -336,8 +336,9 @@ def test_which_methods_are_dada(tmp_path, bundle):
     """By what the record says, or its run, or the weights: of a run that moved, those of its new place."""
     import dataclasses
 
+    from ahmf_jax.models import AHMF, DADA, DSDMSR, name_of
     from experiments.report.diffusion import is_dada
-    from experiments.report.models import weights_of
+    from experiments.report.models import model_of, weights_of
     from experiments.report.stages import makes_stages
 
     run = write_run(tmp_path / "run")
@@ -354,6 +355,10 @@ def test_which_methods_are_dada(tmp_path, bundle):
     assert not is_dada(dataclasses.replace(elsewhere, weights=str(bundle)))
     assert not makes_stages(dataclasses.replace(elsewhere, weights=str(bundle))), "an AHMF"
     assert not is_dada(dataclasses.replace(elsewhere, weights="dada_rgb", made={"model": "AHMF x4"}))
+    for model in (AHMF(4), DADA(4), DADA(4, features="rgb"), DSDMSR(4)):
+        recorded = dataclasses.replace(elsewhere, made={"model": model.summary()})
+        assert model_of(recorded) == name_of(model), "its weights are gone"
+        assert makes_stages(recorded) == isinstance(model, DSDMSR)
 
 
 def test_the_diffusion_of_a_bundle(tmp_path):
@@ -518,7 +523,7 @@ def test_the_stages_in_markdown(staged):
             assert sheet.size == (4 * 4 * WIDTH + 3 * GAP, 3 * (4 * HEIGHT + CAPTION) + CAPTION + 1)
 
 
-def test_the_stages_of_a_part_and_those_that_cannot_be_shown(staged, tmp_path, monkeypatch):
+def test_the_stages_of_a_part_and_those_that_cannot_be_shown(staged, tmp_path, monkeypatch, capsys):
     from experiments import stage_pictures
     from experiments.report import stages
 
@@ -537,6 +542,28 @@ def test_the_stages_of_a_part_and_those_that_cannot_be_shown(staged, tmp_path, m
     assert shown.found is None
     assert shown.text.startswith("The stages of AHMF cannot be shown: the unit 'furlong' is not known")
     assert stages.stages([(comparison, ["b"])]) == [[]], "it was not kept"
+    made = {"model": "DSDMSR x4, srcnn"}
+    gone = write_evaluation(tmp_path / "g", names=("a",), weights=str(tmp_path / "gone.safetensors"), made=made)
+    ((shown,),) = stages.stages([(compare([read(gone)])[0], ["a"])])
+    assert shown.found is None and shown.text.startswith("The stages of AHMF cannot be shown: ")
+    assert "gone.safetensors" in shown.text
+    assert "stages" not in capsys.readouterr().err, "it is no terminal, and was done soon"
+
+
+def test_a_terminal_is_told_at_once_and_a_file_now_and_then(monkeypatch):
+    from experiments.report import progress
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", stream)
+        with progress.bar("stages", 2) as bar:
+            progress.say(bar, "the first")
+            assert ("the first" in stream.getvalue()) == told
+            bar.update()
+            assert bool(stream.getvalue()) == told
 
 
 def test_the_range_is_what_the_numbers_tell():
