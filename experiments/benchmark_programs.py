@@ -13,6 +13,7 @@ the processor times, which with one thread is nearly free of that.
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -31,11 +32,14 @@ from typing import Any, Literal, NamedTuple, TextIO
 import numpy as np
 
 from ahmf_jax.errors import InputError
+from experiments.config import MODELS
 
 INFERENCE, TRAINING = "inference", "training step"
 # Threads of either program look for new work for a moment before they sleep: nobody is timed meanwhile.
 PAUSE_S = 0.2
 QUIET = 0.5  # load average above which the machine has other work
+# By which the step makes the truths of the stages.
+STAGE_KERNEL = "torch_bilinear"
 
 # "jax" is the network as it is compiled, "engine" what `ahmf_jax.load` calls it through, from NumPy to NumPy.
 Program = Literal["jax", "engine", "torch", "onnxruntime"]
@@ -67,20 +71,27 @@ class Sizes:
     @property
     def fields(self) -> dict[str, Any]:
         """Of the network, the same in both programs."""
-        names = {"ahmf": ("scale", "num_levels", "features"), "dsdmsr": ("scale", "unit")}[self.network]
-        return {name: getattr(self, name) for name in names}
+        known = vars(self)
+        return {f.name: known[f.name] for f in dataclasses.fields(MODELS[self.network]) if f.name in known}
 
     @property
     def guide_channels(self) -> int:
         """Of the images' guides."""
-        return {"ahmf": 3, "dsdmsr": 0}[self.network]
+        return 3 if MODELS[self.network].guided else 0
+
+    @property
+    def stages(self) -> int:
+        """How many maps the network makes on its way, all of which a training step supervises with weight 1."""
+        return MODELS[self.network](**self.fields).stages
 
     @property
     def summary(self) -> str:
         """Of the network, for a line."""
-        if self.network == "dsdmsr":
-            return f"DSDMSR x{self.scale}, {self.unit}"
-        return f"AHMF x{self.scale}, m = {self.num_levels}, {self.features} features"
+        from ahmf_jax.models import MODELS as NETWORKS
+
+        model = NETWORKS[self.network](**self.fields)
+        name, said = type(model).__name__, model.summary()
+        return said if said.startswith(name) else f"{name} {said}"
 
 
 @dataclass(frozen=True)
@@ -401,7 +412,8 @@ def _jax_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> T
 
     def training() -> Task:
         given = jax.tree.map(jnp.asarray, batch)
-        state = TrainState.start(jax.tree.map(jnp.array, params), model, optax.adam(1e-4))
+        how: dict[str, Any] = {"stage_weights": (1.0,) * sizes.stages, "stage_kernel": STAGE_KERNEL}
+        state = TrainState.start(jax.tree.map(jnp.array, params), model, optax.adam(1e-4), **how)
         state = jax.device_put(state, replicated(make_mesh(devices=[device])))
         start = time.perf_counter()
         step = lowered_step(state, given).compile()
@@ -499,7 +511,7 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    made = {"ahmf": torch_modules.AHMF, "dsdmsr": torch_modules.DSDMSR}[sizes.network]
+    made: Any = {"ahmf": torch_modules.AHMF, "dsdmsr": torch_modules.DSDMSR}[sizes.network]
     twin = made(**sizes.fields)
     for weight in twin.parameters():
         if weight.ndim == 4:  # so that the size of what passes through is about kept
@@ -542,16 +554,25 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
 
     def training() -> Task:
         own, given = network(), placed(batch)
-        run = torch.compile(own) if setting.compiled else own
+        called = own.trace if sizes.stages else own
+        run = torch.compile(called) if setting.compiled else called
         optimiser = torch.optim.Adam(own.parameters(), lr=1e-4)
+        truth, mask = given["depth_hr"], given["mask_hr"]
+
+        def mean_error(depth: Any, target: Any, known: Any) -> Any:
+            return torch.where(known, (depth.float() - target).abs(), 0.0).sum() / known.sum()
+
+        def error_of(stage: Any) -> Any:
+            target, known = (
+                torch.nn.functional.interpolate(x, stage.shape[2:], mode="bilinear") for x in (truth, mask.float())
+            )
+            return mean_error(stage, target, known == 1)
 
         def train() -> Any:
             optimiser.zero_grad()
-            mask = given["mask_hr"]
             with amp:
-                depth = run(given["depth_lr"], given["guide"])
-            error = (depth.float() - given["depth_hr"]).abs()
-            loss = torch.where(mask, error, 0.0).sum() / mask.sum()
+                depth, stages = run(given["depth_lr"]) if sizes.stages else (run(given["depth_lr"], given["guide"]), ())
+            loss = sum(map(error_of, stages), start=mean_error(depth, truth, mask))
             loss.backward()
             optimiser.step()
             finish()

@@ -68,7 +68,7 @@ def benchmark_train(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      network, scale, num_levels, unit: AHMF's release, or a DSDMSR, whose stages are not supervised.
+      network, scale, num_levels, unit: AHMF's release, or a DSDMSR, whose stages are supervised with weight 1.
       batch, patch: of the training: 4 of 128 x 128 on a CPU and 16 of 256 x 256 on a GPU where they are None.
       arithmetics: what is multiplied: all that the device has where it is empty.
       out: the JSON file.
@@ -188,9 +188,10 @@ def table(report: dict[str, Any]) -> str:
     eager = ran[0]
     ours = {row["setting"]["arithmetic"]: row for row in ran if row["setting"]["program"] == "jax"}
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    supervised = f", {sizes.stages} stages supervised" if sizes.stages else ""
     lines = [
         f"{about['cpu']}, {about['threads']} threads; {versions}",
-        f"training step of {sizes.summary}, {sizes.batch} x {sizes.patch} x {sizes.patch}; medians of "
+        f"training step of {sizes.summary}{supervised}, {sizes.batch} x {sizes.patch} x {sizes.patch}; medians of "
         f"{len(eager['ms'])} rounds, in turn",
         f"{'':<38}{'ms':>9}{'images/s':>10}{'/ eager':>9}{'min - max':>15}{'of peak':>9}{'GiB':>7}",
     ]

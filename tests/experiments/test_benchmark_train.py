@@ -2,6 +2,7 @@
 the table makes of a GPU's numbers, which are made up here."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from ahmf_jax.errors import InputError
 from experiments import benchmark_programs, benchmark_rows, benchmark_train
-from experiments.benchmark_programs import TRAINING, Setting, Sizes, machine
+from experiments.benchmark_programs import TRAINING, Setting, Sizes, _image_and_batch, machine
 
 SIZES = Sizes(scale=2, num_levels=1, features=2, batch=2, patch=16)
 ABOUT = {"cpu": "a processor", "threads": 2, "load": 0.0, "versions": {"jax": "1"}}
@@ -51,15 +52,42 @@ def test_rows_agree_are_timed_and_reported(capfd: pytest.CaptureFixture[str], re
     assert "PyTorch, eager, channels_last, float32" in printed
 
 
-def test_a_network_that_reads_no_guide(request: pytest.FixtureRequest) -> None:
-    pytest.importorskip("torch")
+def test_a_network_that_reads_no_guide_and_whose_stages_are_supervised(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
     request.getfixturevalue("programs_in_threads")
-    sizes = Sizes(network="dsdmsr", scale=2, batch=1, patch=8, unit="vdsr")
+    sizes = Sizes(network="dsdmsr", scale=4, batch=1, patch=8, unit="vdsr")
+    from ahmf_jax import torch_modules
+
+    tasks = benchmark_programs._torch_tasks(Setting("torch"), sizes, torch.get_num_threads(), tmp_path / "weights.npz")
+    made = torch_modules.DSDMSR(4, "vdsr")
+    made.load_state_dict({name: torch.from_numpy(w) for name, w in np.load(tmp_path / "weights.npz").items()})
+    given = {name: torch.from_numpy(x).moveaxis(-1, 1) for name, x in _image_and_batch(sizes)[1].items()}
+    truth, known = given["depth_hr"].numpy(), given["mask_hr"].numpy()
+    output, (x2, x4) = (x for x in made.trace(given["depth_lr"]))
+    # Of an image of twice the size, a bilinear pixel is the mean of four.
+    halved = truth.reshape(1, 1, 4, 2, 4, 2).mean((3, 5)), known.reshape(1, 1, 4, 2, 4, 2).all((3, 5))
+    losses = [
+        np.abs(depth.detach().numpy() - target)[there].mean()
+        for depth, (target, there) in ((output, (truth, known)), (x2, halved), (x4, (truth, known)))
+    ]
+    task = tasks.make[TRAINING]()
+    assert task.result(task.run())[0] == pytest.approx(sum(losses), rel=1e-5) and min(losses) > 0.01
     report = benchmark_train.compare([Setting("torch"), Setting("jax")], 1, 1, sizes)
     assert report["rows"][1]["difference"] <= 1e-4
     printed = benchmark_train.table({"machine": machine(1)} | report)
-    assert "training step of DSDMSR x2, vdsr, 1 x 8 x 8; medians of 1 rounds" in printed
+    assert "training step of DSDMSR x4, vdsr, 2 stages supervised, 1 x 8 x 8; medians of 1 rounds" in printed
     assert "target at most 1.3 times its time" in printed
+
+
+def test_the_network_is_that_of_its_name() -> None:
+    sizes = Sizes(scale=8, num_levels=2, features=6, unit="vdsr")
+    assert sizes.fields == {"scale": 8, "num_levels": 2, "features": 6}
+    assert (sizes.guide_channels, sizes.stages, sizes.summary) == (3, 0, "AHMF x8, m = 2")
+    sizes = dataclasses.replace(sizes, network="dsdmsr")
+    assert sizes.fields == {"scale": 8, "unit": "vdsr"}
+    assert (sizes.guide_channels, sizes.stages, sizes.summary) == (0, 3, "DSDMSR x8, vdsr")
 
 
 def test_a_row_that_is_not_compiled_says_so_and_the_others_go_on(
