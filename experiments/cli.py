@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +74,49 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
+COMMANDS = [choice.__metadata__[0].name for choice in typing.get_args(Command)]
 
-def one_line(message: str) -> str:
-    """What tyro prints in a box, a title above and rules between its sections, as one line."""
+
+def one_line(message: str, args: list[str]) -> str:
+    """What tyro prints of the arguments in a box, a title above and rules between its sections, as one line."""
     lines = [line.strip(" \u2500\u2502\u256d\u256e\u2570\u256f+|") for line in message.splitlines()[1:]]
     sections = [" ".join(part) for rule, part in itertools.groupby(lines, lambda line: not line.strip("-")) if not rule]
-    text = "; ".join(" ".join(section.split()).rstrip(".") for section in sections)
+    said = [" ".join(section.split()).rstrip(".") for section in sections]
+    if args and said and said[0].startswith("Unrecognized"):
+        return _unknown(message, said, args)
+    text = "; ".join(said)
     text = re.sub(r"^Error parsing [.\w][-.\w]*: ", "", text)  # where in our classes: the rest names the option
     return re.sub(r"For full helptext, (?:run|see):? (.*)", r"see `\1`", text)
+
+
+def _unknown(message: str, said: list[str], args: list[str]) -> str:
+    """One line for options that the command lacks: of those that tyro finds alike only the command's own are named.
+
+    Args:
+      message: of tyro.
+      said: its sections.
+      args: of the command line.
+    """
+    applied = re.findall(r"(\S+) \(applied to (.+?)\)", said[0])
+    names = ", ".join(name for name, _ in applied) or said[0].partition(": ")[2]
+    alike: dict[str, list[str]] = {}  # each with the commands that have it, where tyro names them
+    option = ""
+    for line in message.splitlines():
+        if found := re.match(r"[\u2502| ] {5}(?:-\w, )?(--[^ ,]+)", line):
+            option = found[1]
+            alike.setdefault(option, [])
+        elif found := re.match(r"[\u2502| ] +in (ahmf.*) --help", line):
+            alike.setdefault(option, []).append(found[1])
+    # What the arguments begin with: the command, or commands, and perhaps what it is given.
+    own = {" ".join(["ahmf", *args[:count]]) for count in (1, 2)}
+    meant = [option for option, places in alike.items() if not places or own & {*places}]
+    prog = re.findall(r"For full helptext, (?:run|see):? (.*?) --help", said[-1])
+    places = [place for place in itertools.chain(*alike.values()) if place in own]
+    first = [f"ahmf {args[0]}"] if args[0] in COMMANDS else []
+    command = applied[-1][1] if applied else max([*prog, *places, *first], key=len)
+    perhaps = [f"Perhaps you meant: {', '.join(meant)}"] if meant else []
+    subcommands = [section for section in said if section.startswith("Available subcommands")]
+    return "; ".join([f"Unrecognized options: {names}", *perhaps, *subcommands, f"see `{command} --help`"])
 
 
 def parse(args: list[str]) -> Any:
@@ -124,7 +160,7 @@ def _parsed(command: Any, args: list[str], **options: Any) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise InputError(one_line(errors.getvalue()) or "usage: see `ahmf --help`") from None
+        raise InputError(one_line(errors.getvalue(), args) or "usage: see `ahmf --help`") from None
 
 
 def _of_recipe(make: Callable[..., Any], words: str, name: str, args: list[str]) -> Any:

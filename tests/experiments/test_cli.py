@@ -54,6 +54,18 @@ def test_help_waits_for_nothing_heavy():
         (("train", "demmo"), r"no configuration 'demmo'.*ahmf_short_x4"),
         (("train", "nowhere/mine.py"), r"no configuration 'nowhere/mine.py'"),
         (("train", "demo", "--stpes", "3"), r"--stpes.*Perhaps you meant: --steps"),
+        # Of another command's options nothing is said, nor of what these are.
+        (
+            ("train", "--resume", "a", "--steps", "6"),
+            r"^ahmf: Unrecognized options: --steps, 6; see `ahmf train --help`$",
+        ),
+        (
+            ("train", "--resume", "a", "--worker", "6"),
+            r"options: --worker, 6; Perhaps you meant: --workers; see `ahmf train --help`$",
+        ),
+        (("study", "show", "x", "--al"), r"^ahmf: .*: --al; Perhaps you meant: --all; see `ahmf study show --help`$"),
+        (("convert", "to-torch", "a", "b", "--combine", "sum"), r"--combine, sum; see `ahmf convert to-torch --help`$"),
+        (("evaluate", "w", "--modell", "x"), r"; see `ahmf evaluate --help`$"),
         (("train", "demo", "--steps", "many"), r"--steps.*'many'"),
         (("train", "demo", "--steps", "-1"), r"^ahmf: --steps is -1: it must be positive$"),
         (("train", "demo", "--data.mix", ":test"), r"^ahmf: --data.mix has ':test': write NAME, NAME:SPLIT or"),
@@ -61,6 +73,13 @@ def test_help_waits_for_nothing_heavy():
         (("train", "demo", "--data.degrade.dropouts", "3"), r"^ahmf: --data.degrade.dropouts is 3.0: it must be"),
         (("train", "demo", "--model.scale", "3"), r"'3'.*--model.scale.*'2', '4', '8'"),
         (("train", "demo", "--data.patch-size", "66"), r"--data.patch-size is 66.*scale, 4"),
+        # A recipe whose model is changed: all that has to go with it, at once.
+        (
+            ("train", "dsdmsr_short_x8", "--model.unit", "srcnn", "--model.scale", "4", "--data.patch-size", "66"),
+            r"^ahmf: --output-scale is 0.01, but .*: set it to 1 \(--output-scale 1\); --stage-weights is .* makes 2 "
+            r"stages: give .* \(--stage-weights 1 1\); --data.patch-size is 66: .* multiple of the scale, 4$",
+        ),
+        (("train", "dsdmsr_short_x8", "--model.scale", "16"), r"\(--stage-weights 1 1 1 1\)$"),
         (("train", "--out", "x", "demo"), r"name the configuration first"),
         (("train", "--steps", "3", "demo"), r"name the configuration first"),
         (("upsample",), r"--out.*required"),
