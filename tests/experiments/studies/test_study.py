@@ -228,7 +228,7 @@ def test_what_only_queues_trials_says_what_comes_next(tmp_path, recipe, monkeypa
 def test_a_set_without_colour_is_refused_before_anything_is_queued(refused, tmp_path, recipe, data_dir, monkeypatch):
     """A folder's, as it is said to have none, and a prepared one's; one that is elsewhere is not looked for."""
     url, said = f"sqlite:///{tmp_path / 'studies.db'}", "has no colour, which ahmf is guided by: train on one that has"
-    words = ["study", "levels", recipe, "--storage", url, "--data-dir", data_dir, "--create-only"]
+    words = ["study", "levels", recipe, "--storage", url, "--data-dir", data_dir, "--out", tmp_path, "--create-only"]
     for split in ("train", "validation"):
         (tmp_path / "depth" / split).mkdir(parents=True)
         write_depth(tmp_path / "depth" / split / "a_depth.png", np.ones((16, 16), np.uint8))
