@@ -128,7 +128,8 @@ def validate(
 
 def _stages(maps: Sequence[Any], batch: Mapping[str, np.ndarray], info: DatasetInfo, protocol: Protocol) -> "Stages":
     """The middle of an image, stage by stage, in the unit that the protocol measures in."""
-    from experiments.stage_pictures import Measure, central, compared, part
+    from experiments.stage_pictures import Measure, central, compared
+    from experiments.windows import part
 
     unit, factor = protocol.unit_of(info)
     measure = Measure(unit, info.range * factor, protocol, protocol.degrade.kernel)
