@@ -101,21 +101,19 @@ def find_pairs(
     if names is None:
         names = sorted(set().union(*files.values()))
     if not names:
-        colour = f" and {options}guide ({options}guide '' where there is no colour)" if guide else ""
-        raise InputError(
-            f"{directory}: no file is called {' or '.join(patterns.values())}: say how they are called with "
-            f"{options}depth{colour}"
-        )
+        called, given = " or ".join(patterns.values()), " and ".join(f"{options}{kind}" for kind in patterns)
+        empty = f" ({options}guide '' where there is no colour)" if guide else ""
+        raise InputError(f"{directory}: no file is called {called}: say with {given} how they are{empty}")
     if guide and files["depth"] and not files["guide"]:
         raise InputError(
-            f"{directory}: no file is called {guide}, and {len(files['depth'])} are called {depth}: say how the colour "
-            f"is called with {options}guide, or {options}guide '' where there is none"
+            f"{directory}: no file is called {guide}, and {len(files['depth'])} are called {depth}: say with "
+            f"{options}guide how the colour is called ({options}guide '' where there is none)"
         )
     both = [path.name for name, path in files["depth"].items() if guide and files["guide"].get(name) == path]
     if both:
         raise InputError(
-            f"{directory}: {some(both)}: would be depth and colour at once: give the colour a pattern of its own with "
-            f"{options}guide, or {options}guide '' where there is none"
+            f"{directory}: {some(both, 3)}: would be depth and colour at once: say with {options}guide how the colour "
+            f"is called ({options}guide '' where there is none)"
         )
     problems = []
     for kind, pattern in patterns.items():

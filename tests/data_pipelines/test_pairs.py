@@ -93,7 +93,7 @@ def test_values_that_cannot_be_in_the_unit_and_range(tmp_path):
 
 def test_one_pattern_for_depth_and_colour(tmp_path):
     write(tmp_path, "a")
-    said = r"a_depth.png: would be depth and colour at once: give the colour a pattern of its own with {0}guide, or"
+    said = r"a_depth.png: would be depth and colour at once: say with {0}guide how the colour is called \({0}gui"
     for guide in ("*_depth.png", "./*_depth.png"):
         with pytest.raises(InputError, match=said.format("")):
             open_pairs(tmp_path, guide=guide)
@@ -230,15 +230,15 @@ def test_a_folder_without_colour_says_how_it_is_read(tmp_path):
         write(source, name)
         (source / f"{name}_rgb.png").unlink()
     said = (
-        r"own: no file is called \*_rgb.png, and 2 are called \*_depth.png: say how the colour is called with "
-        r"{0}guide, or {0}guide '' where there is none$"
+        r"own: no file is called \*_rgb.png, and 2 are called \*_depth.png: say with {0}guide how the colour "
+        r"is called \({0}guide '' where there is none\)$"
     )
     for read, options in ((lambda: open_pairs(source), ""), (lambda: prepared(source, tmp_path), "--")):
         with pytest.raises(InputError, match=said.format(options)):
             read()
-    with pytest.raises(InputError, match=r"own: no file is called \*.tiff: say how they are called with depth$"):
+    with pytest.raises(InputError, match=r"own: no file is called \*.tiff: say with depth how they are$"):
         open_pairs(source, depth="*.tiff", guide="")
-    said = r"called \*.pfm or \*_rgb.png: say how they are called with --depth and --guide \(--guide '' where there is"
+    said = r"called \*.pfm or \*_rgb.png: say with --depth and --guide how they are \(--guide '' where there is no"
     with pytest.raises(InputError, match=said):
         prepared(source, tmp_path, depth="*.pfm")
     # Folders of splits, with more beside them: none is asked for a guide.
