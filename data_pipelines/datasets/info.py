@@ -6,14 +6,14 @@ import numpy as np
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
-from ahmf_jax.units import in_metres
 
 # A whole map that stays below this part of the range is in another unit (metres where millimetres are meant).
 SMALLEST = 1 / 512
 # A few pixels may be damaged or beyond what the sensor measures; more are in another unit, or mean unknown.
 MOST_ABOVE = 0.05
+LENGTHS = ("mm", "cm", "m", "km", "metres", "meters")
 # Units of which nothing is below 0: grey levels and distances. A disparity in pixels may be.
-UNSIGNED = ("grey level", "mm", "cm", "m", "km", "metres", "meters")
+UNSIGNED = ("grey level", *LENGTHS)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class DatasetInfo:
         """Where a map as stored has a depth, bool."""
         known = np.isfinite(stored)
         return known if self.invalid is None else known & (stored != self.invalid)
+
+
+def is_length(unit: str) -> bool:
+    """Whether it is a unit of length, which may carry a number ("0.2 mm")."""
+    return unit.lstrip("0123456789. ") in LENGTHS
 
 
 def check_values(name: str, depth: np.ndarray, info: DatasetInfo, options: str | None = None) -> None:
@@ -85,5 +90,5 @@ def _unknown(options: str, value: float) -> str:
 
 def _stated(options: str, info: DatasetInfo) -> str:
     """The options that say what values mean."""
-    stretch = ", or stretch each map (`ahmf data prepare pairs --stretch`)" if in_metres(info.unit) is None else ""
+    stretch = ", or stretch each map (`ahmf data prepare pairs --stretch`)" if not is_length(info.unit) else ""
     return f"Give {options}range and {options}unit{stretch}"

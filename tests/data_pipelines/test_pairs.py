@@ -318,6 +318,7 @@ def test_folders_called_like_splits_are_splits(tmp_path):
             {"stretch": True, "unit": "mm"},
             "pairs option stretch: what is stretched is in no mm: leave out --unit or --s",
         ),
+        ({"stretch": True, "unit": "0.2 mm"}, "pairs option stretch: what is stretched is in no 0.2 mm: leave out"),
         ({"colour": "*.png"}, "pairs has no option 'colour'"),
     ],
 )

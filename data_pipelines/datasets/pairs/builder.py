@@ -19,10 +19,9 @@ import numpy as np
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
-from ahmf_jax.units import in_metres
 from data_pipelines.datasets.builder import DepthBuilder, Item
 from data_pipelines.datasets.folder import check_range, find_pairs, read_files
-from data_pipelines.datasets.info import DatasetInfo
+from data_pipelines.datasets.info import DatasetInfo, is_length
 from data_pipelines.files import read_depth
 from data_pipelines.opening import some
 
@@ -58,7 +57,7 @@ class PairsOptions:
         check_range(self.range, self.unit)
         if self.invalid is not None and not math.isfinite(self.invalid):
             raise InputError(f"pairs option invalid {self.invalid}: is unknown in any case: leave it out")
-        if self.stretch and in_metres(self.unit) is not None:
+        if self.stretch and is_length(self.unit):
             raise InputError(
                 f"pairs option stretch: what is stretched is in no {self.unit}: leave out --unit or --stretch"
             )
