@@ -35,9 +35,13 @@ function sortBy(button) {
 }
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => sortBy(button));
 
-// The scales of colours beside pictures.
-const ramps = { depth: gradient(DEPTH_COLOURS), error: gradient(ERROR_COLOURS), coefficient: "linear-gradient(to right, #000, #fff)" };
-for (const bar of document.querySelectorAll("[data-ramp]")) bar.style.background = ramps[bar.dataset.ramp];
+// The scales of colours beside pictures, which a study's page has none of, nor what makes them.
+const ramps = {
+  depth: () => gradient(DEPTH_COLOURS),
+  error: () => gradient(ERROR_COLOURS),
+  coefficient: () => "linear-gradient(to right, #000, #fff)",
+};
+for (const bar of document.querySelectorAll("[data-ramp]")) bar.style.background = ramps[bar.dataset.ramp]();
 
 /** Calls `act` once, when the element comes near the window. */
 function whenSeen(target, act) {
