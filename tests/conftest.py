@@ -1,6 +1,7 @@
 """What holds for every test: the platform, eight devices, how programs are compiled and kept, and the shapes that the
 library's annotations name."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -22,6 +23,9 @@ from jaxtyping import install_import_hook
 
 # Before anything imports the library: from here on its annotations are checked at every call.
 install_import_hook(["ahmf_jax"], "beartype.beartype")
+
+# Traced programs are many small objects that stay: to look through them for what is unused takes a sixth of the time.
+gc.set_threshold(50_000, 50, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
