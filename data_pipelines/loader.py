@@ -56,7 +56,6 @@ def train_loader(
     degradation: Degradation,
     augmentation: Augmentation = PLAIN,
     edge_candidates: int = 1,
-    guide: bool = True,
     seed: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -73,7 +72,8 @@ def train_loader(
     Args:
       data: what to train on: a data set, or several with the weight of each. An image of a set with weight 2 comes
         twice as often as one of a set with weight 1; with equal weights all images of all sets come equally often.
-        The sets are shuffled into one another, and keep their exact shares.
+        The sets are shuffled into one another, and keep their exact shares. All have colour, or none has; the stream
+        is the same but for it.
       scale: the factor between LR and HR.
       patch_size: the height of an HR patch, a multiple of `scale`.
       patch_width: its width, so too; 0: it is square.
@@ -81,7 +81,6 @@ def train_loader(
       degradation: how LR is made.
       augmentation: how patches are varied, and which are drawn anew.
       edge_candidates: random positions drawn for a patch, the one with the most depth edges wins; 1 is purely random.
-      guide: False leaves all colour unread, for models that need none; the rest of the stream is the same.
       seed: of the whole stream.
       process_index, process_count: this process, and how many share each batch: the first process makes the first
         `batch_size / process_count` rows, and so on.
@@ -101,14 +100,12 @@ def train_loader(
     for dataset, _ in parts:
         if not len(dataset):
             raise InputError(f"data set {dataset.info.name} has no examples in this split: choose another")
-    if not guide:
-        parts = [(dataset.without_colour(), weight) for dataset, weight in parts]
     with_colour = [dataset.info.name for dataset, _ in parts if dataset.info.colour]
     without = [dataset.info.name for dataset, _ in parts if not dataset.info.colour]
     if with_colour and without:
         raise InputError(
-            f"data set {without[0]} has no colour, and {with_colour[0]} has: train a model that needs none, or on sets "
-            "that all have it"
+            f"data set {without[0]} has no colour, and {with_colour[0]} has: train on sets that all have it, or leave "
+            "it out of all (Dataset.without_colour)"
         )
     for option, value, least in (
         ("scale", scale, 1),

@@ -355,6 +355,8 @@ class Task:
         for dataset in (*(dataset for dataset, _ in training), self.held_out):
             check_colour(config, dataset.info)
         self.protocol = validation_protocol(config, self.held_out)
+        if not self.model.guided:
+            training = [(dataset.without_colour(), weight) for dataset, weight in training]
         index, count = sharding.rows_of_process(self.mesh, data.batch_size)
         self.batches = train_loader(
             training,
@@ -365,7 +367,6 @@ class Task:
             degradation=data.degrade,
             augmentation=data.augment,
             edge_candidates=data.edge_candidates,
-            guide=self.model.guided,
             seed=config.seed,
             process_index=index,
             process_count=count,

@@ -147,7 +147,7 @@ def test_without_colour_the_stream_is_the_same_but_for_it(dataset, workers):
     how = Degradation(noise_sigma=0.05, guide_blur=1.0, guide_shift=2, guide_exposure=1.0)
     args = CHANCE | {"degradation": how, "augmentation": Augmentation(rotate=10.0), "workers": workers}
     coloured = take(train_loader(dataset, **args), 4)
-    for loader in (train_loader(colourless(), **args), train_loader(dataset, **args, guide=False)):
+    for loader in (train_loader(colourless(), **args), train_loader(dataset.without_colour(), **args)):
         found = take(loader, 4)
         assert {(b["guide"].shape, str(b["guide"].dtype)) for b in found} == {((3, 8, 8, 0), "float32")}
         assert_same([{**b, "guide": 0} for b in found], [{**b, "guide": 0} for b in coloured])
@@ -161,7 +161,7 @@ def test_colour_that_nobody_reads_is_not_cut(dataset, monkeypatch):
         return cut(example, *args, **more)
 
     monkeypatch.setattr(patches, "cut", seen)
-    take(train_loader(dataset, **ARGS, guide=False), 2)
+    take(train_loader(dataset.without_colour(), **ARGS), 2)
     assert channels == {0}
 
 
@@ -174,11 +174,11 @@ def test_what_is_kept_with_colour_and_without_is_told_apart(dataset):
     assert not depths.info.colour and dataset.info.colour and depths.without_colour() is depths
 
 
-def test_sets_with_and_without_colour_are_one_stream_for_who_reads_none(dataset):
-    both = [(dataset, 1), (colourless(), 1)]
-    with pytest.raises(InputError, match=r"^data set depths has no colour, and memory has: train a model that needs"):
-        train_loader(both, **ARGS)
-    found = take(train_loader(both, **ARGS | {"batch_size": 10}, guide=False), 2)
+def test_sets_with_and_without_colour_are_one_stream_where_none_is_read(dataset):
+    with pytest.raises(InputError, match=r"^data set depths has no colour, and memory has: train on sets that all "):
+        train_loader([(dataset, 1), (colourless(), 1)], **ARGS)
+    both = [(dataset.without_colour(), 1), (colourless(), 1)]
+    found = take(train_loader(both, **ARGS | {"batch_size": 10}), 2)
     assert all(batch["guide"].shape == (10, 8, 8, 0) for batch in found)
 
 

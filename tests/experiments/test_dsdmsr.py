@@ -102,11 +102,14 @@ def test_a_run_that_is_gone_on_with_is_one_that_never_stopped(run, folder, tmp_p
 
 
 def test_a_run_on_whole_frames(folder, tmp_path):
-    data = dataclasses.replace(on(folder).data, patch_size=16, patch_width=20, augment=Augmentation("none"))
-    config = dataclasses.replace(on(folder), steps=2, data=data)
+    config = on(folder, "*_rgb.png", steps=2)
+    data = dataclasses.replace(config.data, patch_size=16, patch_width=20, augment=Augmentation("none"))
+    config = dataclasses.replace(config, data=data)
     task = Task(config, None)
-    assert next(task.batches)["depth_hr"].shape == (2, 16, 20, 1)
+    batch = next(task.batches)
     task.batches.close()
+    assert batch["depth_hr"].shape == (2, 16, 20, 1)
+    assert batch["guide"].shape == (2, 16, 20, 0), "colour that the model does not read is not loaded"
     assert _step_flops(task.model, 2, (16, 20)) == pytest.approx(1.25 * _step_flops(task.model, 2, (16, 16)), rel=0.01)
     assert [line["step"] for line in lines(train(config, tmp_path / "run")) if "loss" in line] == [1, 2]
 
