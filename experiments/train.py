@@ -735,6 +735,7 @@ class _Reporter:
             stop=self._stop,
             floors=self._floors,
             samples=task.config.samples if self._main else 0,
+            stage_kernel=task.config.supervision.get("stage_kernel"),
         )
         parts = distributed.gather(found and found.sums)
         self.interrupted = None in parts

@@ -86,6 +86,7 @@ def validate(
     stop: "Stop | None" = None,
     floors: dict[int, Errors] | None = None,
     samples: int = 0,
+    stage_kernel: str | None = None,
 ) -> Validation | None:
     """Measures parameters on whole images, one in memory at a time: in tiles where memory would not hold it.
 
@@ -98,6 +99,8 @@ def validate(
       floors: the interpolation's errors by place, which are the same at each validation of a run: what is missing is
         added.
       samples: so many images are kept, the first.
+      stage_kernel: of `ahmf_jax.resample`, by which the truths of a sample's stages are made: that by which they are
+        supervised, if they are; by default the protocol's of low resolution.
 
     Returns:
       what was found, or None where it was stopped.
@@ -121,18 +124,21 @@ def validate(
         if ours.count:
             found += Validation(1, ours.mae, ours.rmse, floor.mae, floor.rmse)
         if len(found.samples) < samples:
-            stages = _stages(maps, batch, info, protocol) if len(maps) > 1 else None
+            kernel = stage_kernel or protocol.degrade.kernel
+            stages = _stages(maps, batch, info, protocol, kernel) if len(maps) > 1 else None
             found += Validation(samples=(Sample(example.name, batch, Made(prediction, stages)),))
     return found
 
 
-def _stages(maps: Sequence[Any], batch: Mapping[str, np.ndarray], info: DatasetInfo, protocol: Protocol) -> "Stages":
+def _stages(
+    maps: Sequence[Any], batch: Mapping[str, np.ndarray], info: DatasetInfo, protocol: Protocol, kernel: str
+) -> "Stages":
     """The middle of an image, stage by stage, in the unit that the protocol measures in."""
     from experiments.stage_pictures import Measure, central, compared
     from experiments.windows import part
 
     unit, factor = protocol.unit_of(info)
-    measure = Measure(unit, info.range * factor, protocol, protocol.degrade.kernel)
+    measure = Measure(unit, info.range * factor, protocol, kernel)
     low, truth = (
         measure.range * np.where(batch[f"mask_{which}"], batch[f"depth_{which}"], np.nan)[0, ..., 0]
         for which in ("lr", "hr")

@@ -14,6 +14,7 @@ from data_pipelines.datasets import DatasetInfo, Example
 from data_pipelines.degrade import Degradation
 from data_pipelines.files import write_depth, write_picture
 from experiments import config as configs
+from experiments import validation
 from experiments.config import DataConfig, DSDMSRConfig, OptimiserConfig, PairsConfig, TrainConfig
 from experiments.evaluate import measure, whole_batch
 from experiments.protocols import PROTOCOLS
@@ -101,8 +102,8 @@ def test_a_run_that_is_gone_on_with_is_one_that_never_stopped(run, folder, tmp_p
     assert lines(run) == lines(tmp_path / "run")
 
 
-def test_a_run_on_whole_frames(folder, tmp_path):
-    config = on(folder, "*_rgb.png", steps=2)
+def test_a_run_on_whole_frames(folder, tmp_path, monkeypatch):
+    config = on(folder, "*_rgb.png", steps=2, stage_kernel="area")
     data = dataclasses.replace(config.data, patch_size=16, patch_width=20, augment=Augmentation("none"))
     config = dataclasses.replace(config, data=data)
     task = Task(config, None)
@@ -111,7 +112,12 @@ def test_a_run_on_whole_frames(folder, tmp_path):
     assert batch["depth_hr"].shape == (2, 16, 20, 1)
     assert batch["guide"].shape == (2, 16, 20, 0), "colour that the model does not read is not loaded"
     assert _step_flops(task.model, 2, (16, 20)) == pytest.approx(1.25 * _step_flops(task.model, 2, (16, 16)), rel=0.01)
+    kernels, validate = [], validation.validate
+    monkeypatch.setattr(
+        validation, "validate", lambda *args, **how: kernels.append(how["stage_kernel"]) or validate(*args, **how)
+    )
     assert [line["step"] for line in lines(train(config, tmp_path / "run")) if "loss" in line] == [1, 2]
+    assert kernels == ["area"], "its pictures have the truths that it is supervised by"
 
 
 def test_runs_in_one_program(run, folder, tmp_path):

@@ -152,7 +152,8 @@ def test_the_stages_of_a_model_are_kept_beside_their_truths(pairs):
     dataset = open_pairs(pairs)
     protocol = Protocol(Degradation("torch_bilinear"), "torch_bilinear", clip=True)
     examples = [(i, dataset[i]) for i in range(2)]
-    found = validation.validate(Staged(), "range", {}, examples, dataset.info, protocol, samples=2)
+    args = Staged(), "range", {}, examples, dataset.info, protocol
+    found = validation.validate(*args, samples=2)
     depth, stages = found.samples[1].prediction
     np.testing.assert_allclose(depth, 0.4, rtol=1e-6)
     assert [stage.name for stage in stages.stages] == ["x2", "x4", "output"]
@@ -162,6 +163,9 @@ def test_the_stages_of_a_model_are_kept_beside_their_truths(pairs):
     # The second image: 2 x 2 blocks of 100 and three times 110, the first with one of 140.
     np.testing.assert_allclose(two.truth, [[115, 107.5], [107.5, 107.5]], rtol=1e-6)
     np.testing.assert_array_equal(four.truth, dataset[1].depth)
+    other = validation.validate(*args, samples=2, stage_kernel="nearest_first").samples[1].prediction.stages
+    np.testing.assert_allclose(other.stages[0].truth, dataset[1].depth[::2, ::2], rtol=1e-6)
+    np.testing.assert_allclose(other.low, stages.low)
     np.testing.assert_allclose(stages.low, [[115]], rtol=1e-6)  # the mean of the middle four
     assert stages.measure.unit == "grey levels" and stages.measure.range == 255 and not stages.is_part
     mse = np.mean((102 - dataset[1].depth) ** 2)
