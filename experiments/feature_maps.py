@@ -21,7 +21,7 @@ import numpy as np
 from ahmf_jax import memory
 from ahmf_jax.arrays import check_guide, known_samples
 from ahmf_jax.errors import InputError
-from ahmf_jax.export import Trained, guide_channels
+from ahmf_jax.export import Trained
 from ahmf_jax.models import AHMF
 from ahmf_jax.scaling import offset_and_span
 from ahmf_jax.units import depth_of_one
@@ -76,7 +76,7 @@ def read_batch(
             f"must be {width} x {height}: crop or resample one of them"
         )
     try:
-        check_guide(colour, guide_channels(trained.params), low.shape)
+        check_guide(colour, trained.guide_channels, low.shape)
         (known,) = known_samples(low[None], None, invalid)
         given = filled(low, known, colour)
         given /= depth_of_one(trained, None, depth_range, float(np.abs(given).max()))
