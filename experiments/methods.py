@@ -29,11 +29,13 @@ class Method(Protocol):
       name: what to call it in a table.
       scale: the factor.
       origin: in words: where it comes from, and with which parameters.
+      guided: whether it reads the guide.
     """
 
     name: str
     scale: int
     origin: str
+    guided: bool
 
     def batch(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The depth (B, H, W, 1) in units of the range, of `depth_lr`, `mask_lr` and `guide`."""
@@ -41,6 +43,8 @@ class Method(Protocol):
 
 class Interpolation:
     """An interpolation, whose numbers are a protocol's floor."""
+
+    guided = False
 
     def __init__(self, kernel: str, scale: int, name: str = ""):
         self.kernel, self.scale, self.name = kernel, scale, name or kernel
@@ -59,7 +63,7 @@ def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
 class Network:
     """A trained model: a run's folder (its best checkpoint), a weights file, or the learning-free "dada_rgb_x8".
 
-    `model` says in a few words which it is; `keeps_means` is the model's.
+    `model` says in a few words which it is; `guided` and `keeps_means` are the model's.
     """
 
     def __init__(self, weights: Path, name: str = ""):
@@ -71,6 +75,7 @@ class Network:
         self.scale: int = trained.model.scale
         self.origin = trained.origin
         self.model = trained.model.summary()
+        self.guided: bool = trained.model.guided
         self.keeps_means: bool = trained.model.keeps_means
         if scaling.is_leak(trained.scaling):
             self.origin += ", told the smallest and largest TRUE depth of each image: a leak"

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,16 @@ class Effect:
     field: str
     unit: float = 1.0
     whole: bool = False
+
+    @property
+    def of_guide(self) -> bool:
+        """Whether it is the guide that gets worse, which is nothing to who reads none."""
+        return self.field.startswith("guide")
+
+    @property
+    def flag(self) -> str:
+        """The option as it is given."""
+        return f"--{self.option.replace('_', '-')}"
 
 
 EFFECTS = (
@@ -79,6 +90,8 @@ def benchmark_robustness(command: "BenchmarkRobustness") -> None:
     split = default_split(command.dataset, command.data_dir) if command.split is None else command.split
     dataset = open_named(command.dataset, split, command.data_dir, command.pairs)
     methods = open_methods(command.methods, command.scale, PROTOCOLS[BASE])
+    if not any(method.guided for method in methods.values()):
+        levels = {effect.option: levels[effect.option] for effect in EFFECTS if not effect.of_guide}
     count = len(methods) * (1 + sum(len(of) - 1 for of in levels.values()))  # none of any effect is measured once
     with tqdm(total=count, unit="evaluation", disable=None, leave=False) as bar:
         points = measure(methods, dataset, levels, bar.update)
@@ -88,6 +101,8 @@ def benchmark_robustness(command: "BenchmarkRobustness") -> None:
     print(f"protocol {BASE}: {PROTOCOLS[BASE]}; one effect at a time is added to it")
     for name, method in methods.items():
         print(f"{name}: {method.origin}")
+    if left_out := [effect.flag for effect in EFFECTS if effect.option not in levels]:
+        print(f"{' and '.join(left_out)} are left out: nothing here reads a guide")
     print(tables(points, list(methods), unit))
     if command.out is not None:
         record = {
@@ -98,7 +113,7 @@ def benchmark_robustness(command: "BenchmarkRobustness") -> None:
             "unit": unit,
             "protocol": str(PROTOCOLS[BASE]),
             "methods": {name: method.origin for name, method in methods.items()},
-            "effects": {effect.option: effect.title for effect in EFFECTS},
+            "effects": {effect.option: effect.title for effect in EFFECTS if effect.option in levels},
             "points": [dataclasses.asdict(point) for point in points],
             "made": how_made(),
         }
@@ -111,14 +126,13 @@ def benchmark_robustness(command: "BenchmarkRobustness") -> None:
 
 def chosen_levels(effect: Effect, given: Sequence[float]) -> list[float]:
     """The levels in order, none first. InputError for one that is not possible."""
-    option = f"--{effect.option.replace('_', '-')}"
     for level in given:
         if not level >= 0:
-            raise InputError(f"{option} {level:g}: must be 0 or more")
+            raise InputError(f"{effect.flag} {level:g}: must be 0 or more")
         try:
             degraded(effect, level)
         except InputError as error:
-            raise InputError(f"{option} {level:g}: {error}") from None
+            raise InputError(f"{effect.flag} {level:g}: {error}") from None
     return sorted({0.0, *map(float, given)})
 
 
@@ -135,7 +149,10 @@ def measure(
     levels: dict[str, list[float]],
     done: Callable[[], object] = lambda: None,
 ) -> list[Point]:
-    """Every method at every level. Level 0 is the base protocol itself, measured once for all effects."""
+    """Every method at every level, by the option of its effect.
+
+    Level 0 is the base protocol itself, measured once for all effects.
+    """
 
     def errors(method: Method, protocol: Protocol) -> list[float]:
         found = measure_all(method, dataset, BASE, protocol).mean.metrics
@@ -145,18 +162,24 @@ def measure(
     points = []
     for name, method in methods.items():
         plain = errors(method, PROTOCOLS[BASE])
-        for effect in EFFECTS:
+        for effect in _shown(levels):
             for level in levels[effect.option]:
                 values = errors(method, degraded(effect, level)) if level else plain
                 points.append(Point(name, effect.option, level, *values))
     return points
 
 
+def _shown(options: Iterable[str]) -> list[Effect]:
+    """The effects of these options, in their order."""
+    found = set(options)
+    return [effect for effect in EFFECTS if effect.option in found]
+
+
 def tables(points: Sequence[Point], methods: Sequence[str], unit: str) -> str:
     """A table an effect: a row a level, MAE and RMSE of each method, with four significant digits or more."""
     places = decimal_places(v for p in points for v in (p.mae, p.rmse))
     lines = []
-    for effect in EFFECTS:
+    for effect in _shown(point.effect for point in points):
         of = [point for point in points if point.effect == effect.option]
         at = {(point.method, point.level): f"{point.mae:.{places}f} {point.rmse:.{places}f}" for point in of}
         widths = {name: max(len(name), *(len(at[key]) for key in at if key[0] == name)) for name in methods}
@@ -168,12 +191,14 @@ def tables(points: Sequence[Point], methods: Sequence[str], unit: str) -> str:
 
 
 def draw(points: Sequence[Point], methods: Sequence[str], title: str, unit: str, plot: Path) -> None:
-    """Draws the mean absolute errors, a panel an effect, as SVG and PNG."""
+    """Draws the mean absolute errors, a panel an effect, two in a row, as SVG and PNG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 7.2), layout="constrained")
-    for axes, effect in zip(figure.subplots(2, 2).flat, EFFECTS, strict=True):
+    shown = _shown(point.effect for point in points)
+    rows = math.ceil(len(shown) / 2)
+    figure = Figure(figsize=(10, 3.6 * rows), layout="constrained")
+    for axes, effect in zip(figure.subplots(rows, 2).flat, shown, strict=True):
         for index, name in enumerate(methods):
             line = [(p.level, p.mae) for p in points if (p.method, p.effect) == (name, effect.option)]
             style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}

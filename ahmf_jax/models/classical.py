@@ -345,11 +345,14 @@ class Classical:
       name, scale: as given.
       origin: the library, every parameter, and where they come from.
       parameters: by name.
+      guided: True, as all of them are.
 
     Raises:
       InputError: no filter of that name; a parameter that it does not have, or not all of them; a scale that none
         were searched for.
     """
+
+    guided = True
 
     def __init__(self, name: str, scale: int, *, noisy: bool = False, **parameters: int | float):
         if name not in FILTERS:

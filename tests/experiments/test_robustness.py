@@ -4,10 +4,14 @@ import json
 import math
 import re
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from ahmf_jax.export import Trained, save_bundle
+from ahmf_jax.models import AHMF, DSDMSR
+from ahmf_jax.state import init_params
 from data_pipelines.datasets import open_pairs
 from data_pipelines.degrade import Degradation
 from experiments import robustness
@@ -31,7 +35,7 @@ def pairs(tmp_path):
 class FromGuide:
     """Stands in for a network: the guide's first channel, so that what happens to the guide is its error."""
 
-    scale, name, origin = 4, "from guide", "a test"
+    scale, name, origin, guided = 4, "from guide", "a test", True
 
     def batch(self, batch):
         return batch["guide"][..., :1]
@@ -123,6 +127,28 @@ def test_the_command(ahmf, pairs, bundle, tmp_path):
         assert picture.size == (1500, 1080) and len(picture.convert("RGB").getcolors(2**20)) > 50
 
 
+def test_the_guide_is_left_out_where_nothing_reads_it(ahmf, pairs, tmp_path):
+    """An interpolation and a model of depth alone, whose guide may be as bad as it will."""
+    model, weights = DSDMSR(2, unit="vdsr"), tmp_path / "dsdmsr.safetensors"
+    save_bundle(weights, Trained(model, jax.device_get(init_params(model)), "range", "grey level", 255.0))
+    out, plot = tmp_path / "r.json", tmp_path / "curve"
+    options = ("--noise", 10, "--dropouts", 20, "--out", out, "--plot", plot)
+    ended = ahmf("benchmark", "robustness", "bicubic", weights, "--dataset", pairs, *options)
+    assert ended.code == 0, ended.err
+    assert "--guide-shift and --guide-blur are left out: nothing here reads a guide" in ended.out
+    assert "guide shifted" not in ended.out and "noise of the low resolution" in ended.out
+    record = json.loads(out.read_text())
+    assert list(record["effects"]) == ["noise", "dropouts"]
+    assert {(p["effect"], p["level"]) for p in record["points"]} == {
+        ("noise", 0),
+        ("noise", 10),
+        ("dropouts", 0),
+        ("dropouts", 20),
+    }
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (1500, 540)
+
+
 def test_the_same_numbers_make_the_same_drawing(tmp_path):
     points = [Point("ours", effect.option, level, level, level) for effect in EFFECTS for level in (0.0, 1.0)]
     for name in ("one", "two"):
@@ -153,12 +179,6 @@ def test_wrong_input(refused, pairs, bundle, tmp_path):
 
 
 def test_models_of_several_scales(refused, pairs, bundle, tmp_path):
-    import jax
-
-    from ahmf_jax.export import Trained, save_bundle
-    from ahmf_jax.models import AHMF
-    from ahmf_jax.state import init_params
-
     model = AHMF(scale=2, num_levels=1, features=2)
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), jax.eval_shape(lambda: init_params(model)))
     save_bundle(tmp_path / "two.safetensors", Trained(model, params, "range", "grey level", 255.0, "a test"))
