@@ -22,7 +22,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.writing import Unwritable, unwritable, write_whole
 from experiments import config as configs
 from experiments.config import DataConfig, Stopped, TrainConfig
-from experiments.data import open_named, open_training, open_validation, trained_on_tests
+from experiments.data import open_training, open_validation, trained_on_tests
 from experiments.run_log import RunLog, open_log
 
 if TYPE_CHECKING:
@@ -267,23 +267,9 @@ def check_colour(config: TrainConfig, info: "DatasetInfo") -> None:
         return
     others = ", ".join(name for name, model in MODELS.items() if not model.guided)
     raise InputError(
-        f"data set {info.name} has no colour, which {config.model.name} is guided by: train on one that has, or a "
-        f"model of depth alone ({others})"
+        f"data set {info.name} has no colour, which {config.model.name} is guided by: choose one that has, or a model "
+        f"of depth alone ({others})"
     )
-
-
-def check_colours(config: TrainConfig, data_dir: Path | None) -> None:
-    """`check_colour` of those of its data sets that are here, no image of which is read; others may be elsewhere."""
-    from data_pipelines import datasets
-
-    data_dir = data_dir or datasets.default_data_dir()
-    there = datasets.prepared_names(data_dir)
-    data = config.data
-    for name, split in ((data.dataset, data.validation), *((part.name, part.split) for part in data.training())):
-        if name in there:
-            check_colour(config, datasets.describe(name, data_dir).info)
-        elif name not in datasets.DATASETS and Path(name).is_dir():
-            check_colour(config, open_named(name, split, data_dir, data.pairs, training=True).info)
 
 
 def check_patch(data: DataConfig, training: "Sequence[Dataset]", data_dir: Path | None) -> None:

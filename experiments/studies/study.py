@@ -367,6 +367,30 @@ def _folder_record(folder: Path) -> dict[str, str]:
     return {name: found[name] for name in FACTS}
 
 
+def check_colours(spec: Spec, data_dir: Path | None) -> None:
+    """InputError where a data set has no colour, and the networks that are trained or measured on it read a guide.
+
+    Of those that are here, of which no image is read; others may be where the workers are.
+    """
+    from data_pipelines import datasets
+    from experiments.data import default_split, open_named
+    from experiments.train import check_colour
+
+    data_dir = data_dir or datasets.default_data_dir()
+    there = datasets.prepared_names(data_dir)
+    data, measured = spec.config.data, spec.measured
+    trained = [(data.dataset, data.validation), *((part.name, part.split) for part in data.training())]
+    used = [(name, split, data.pairs, True) for name, split in trained]
+    if measured.dataset:
+        split = default_split(measured.dataset, data_dir) if measured.split is None else measured.split
+        used.append((measured.dataset, split, measured.pairs, False))
+    for name, split, pairs, training in used:
+        if name in there:
+            check_colour(spec.config, datasets.describe(name, data_dir).info)
+        elif name not in datasets.DATASETS and Path(name).is_dir():
+            check_colour(spec.config, open_named(name, split, data_dir, pairs, training).info)
+
+
 def _planned(row: Row) -> "optuna.trial.FrozenTrial":
     """A trial that waits; its numbers are Optuna's parameters too, so that its own dashboard shows them."""
     import optuna

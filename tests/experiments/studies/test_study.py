@@ -16,13 +16,14 @@ from experiments.studies.storage import as_typed, command, open_storage
 from experiments.studies.study import (
     ATTRIBUTE,
     Row,
+    Spec,
+    check_colours,
     make_study,
     note_folder,
     open_study,
     retry_failed,
     study_of_folder,
 )
-from experiments.train import check_colours
 from tests.postgresql import on_both
 from tests.processes import ends, environment, start
 
@@ -227,18 +228,22 @@ def test_what_only_queues_trials_says_what_comes_next(tmp_path, recipe, monkeypa
 
 def test_a_set_without_colour_is_refused_before_anything_is_queued(refused, tmp_path, recipe, data_dir, monkeypatch):
     """A folder's, as it is said to have none, and a prepared one's; one that is elsewhere is not looked for."""
-    url, said = f"sqlite:///{tmp_path / 'studies.db'}", "has no colour, which ahmf is guided by: train on one that has"
+    url, said = f"sqlite:///{tmp_path / 'studies.db'}", "has no colour, which ahmf is guided by: choose one that has"
     words = ["study", "levels", recipe, "--storage", url, "--data-dir", data_dir, "--out", tmp_path, "--create-only"]
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         (tmp_path / "depth" / split).mkdir(parents=True)
         write_depth(tmp_path / "depth" / split / "a_depth.png", np.ones((16, 16), np.uint8))
     refused(*words, "--data.dataset", tmp_path / "depth", "--data.pairs.guide", "", said=f"set validation {said}")
+    refused(*words, "--dataset", tmp_path / "depth", "--pairs.guide", "", said=f"set test {said}")
+    refused(*words, "--dataset", tmp_path / "depth", "--split", "train", "--pairs.guide", "", said=f"set train {said}")
     prepared = datasets.describe("scenes", data_dir)
     colourless = dataclasses.replace(prepared, info=dataclasses.replace(prepared.info, colour=False))
     monkeypatch.setattr(datasets, "describe", lambda *_: colourless)
     refused(*words, said=f"data set scenes {said}")
+    words[words.index(data_dir)] = tmp_path / "elsewhere"
+    refused(*words, "--dataset", tmp_path / "depth", "--pairs.guide", "", said=f"set test {said}")
     assert not (tmp_path / "studies.db").exists()
-    check_colours(configs.load(str(recipe)), tmp_path)
+    check_colours(Spec("levels", configs.load(str(recipe))), tmp_path)
 
 
 @pytest.mark.parametrize(
