@@ -551,9 +551,9 @@ class AHMF(Model):
           `residual`, what is added to `depth_bicubic`, the up-sampled input.
 
         Raises:
-          InputError: the guide's size is not `scale` times the depth's.
+          InputError: `depth_lr` is of another shape, or the guide's size is not `scale` times its own.
         """
-        height, width = (self.scale * n for n in depth_lr.shape[1:3])
+        height, width = self.output_size(depth_lr)
         if guide.shape[1:3] != (height, width):
             raise InputError(
                 f"the guide is {guide.shape[1]} x {guide.shape[2]}, but a depth of {depth_lr.shape[1]} x "
@@ -602,8 +602,7 @@ class AHMF(Model):
 
         # float32 whatever `dtype` is: the depth itself must not be rounded to bfloat16.
         residual = residual.astype(jnp.float32)
-        height, width = (self.scale * n for n in depth_lr.shape[1:3])
-        depth_bicubic = resize(depth_lr.astype(jnp.float32), (height, width), "torch_bicubic")
+        depth_bicubic = resize(depth_lr.astype(jnp.float32), self.output_size(depth_lr), "torch_bicubic")
         aux = {
             "level_features": {"depth": list(depths), "guide": list(guides)},
             "attention": {i + 1: jax.tree.map(operator.itemgetter(i), attention) for i in order},

@@ -1,11 +1,13 @@
 """What every model is to the rest of the library."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
+
+from ahmf_jax.errors import InputError
 
 
 class Model(nn.Module):
@@ -74,6 +76,15 @@ class Model(nn.Module):
     def stride(self) -> int:
         """What windows of an image begin at multiples of, in pixels of the guide."""
         return 1
+
+    def output_size(self, depth_lr: Float[Array, "*any"]) -> tuple[Any, Any]:
+        """Height and width of what is made of depth (B, h, w, 1), symbols of symbols; InputError for other shapes."""
+        if len(depth_lr.shape) != 4 or depth_lr.shape[-1] != 1:
+            raise InputError(
+                f"depth_lr is of shape {depth_lr.shape}: (batch, height, width, 1) is needed, as "
+                "depth[None, :, :, None] of one map"
+            )
+        return self.scale * depth_lr.shape[1], self.scale * depth_lr.shape[2]
 
     def check(
         self,

@@ -245,9 +245,10 @@ class DADA(Model):
           or right of it; `features`; `depth_start`; `iterations`, how many were done; `contrast`, the K that was used.
 
         Raises:
-          InputError: the guide's size is not `scale` times the depth's, or it has not 3 channels.
+          InputError: `depth_lr` is of another shape, or the guide's size is not `scale` times its own, or it has not 3
+            channels.
         """
-        height, width = (self.scale * n for n in depth_lr.shape[1:3])
+        height, width = self.output_size(depth_lr)
         if guide.shape[1:] != (height, width, 3):
             raise InputError(
                 f"the guide is {guide.shape[1]} x {guide.shape[2]} with {guide.shape[3]} channels, but a depth of "

@@ -209,12 +209,7 @@ class DSDMSR(Model):
         Raises:
           InputError: `depth_lr` is of another shape.
         """
-        if len(depth_lr.shape) != 4 or depth_lr.shape[-1] != 1:
-            raise InputError(
-                f"depth_lr is of shape {depth_lr.shape}: (batch, height, width, 1) is needed, as "
-                "depth[None, :, :, None] of one map"
-            )
-        height, width = (self.scale * n for n in depth_lr.shape[1:3])
+        height, width = self.output_size(depth_lr)
 
         def enlarged(depth: Depth) -> Float[Array, "b H W 1"]:
             if size is not None:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +200,6 @@ def test_no_guide_is_read(few: None) -> None:
 
     shapes(Looking(2))
     assert seen == [(1, 4, 4, 0)]
-
-
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (1, 4, 5), (1, 4, 5, 2)])
-def test_depth_of_another_shape_is_named(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(InputError, match=rf"shape {re.escape(str(shape))}: \(batch, height, width, 1\) is needed"):
-        DSDMSR(2).apply({"params": {}}, np.ones(shape, np.float32))
 
 
 @pytest.mark.parametrize(
