@@ -23,7 +23,7 @@ from experiments.report import images, progress
 from experiments.report import stages as of_stages
 from experiments.report.diffusion import Computed, Shown, diffusions, of_page
 from experiments.report.pixels import webp
-from experiments.report.sources import Training
+from experiments.report.sources import Series, Training
 
 GENERATOR = "ahmf report"
 SCRIPTS = (
@@ -331,16 +331,13 @@ def _cell(text: str, place: int | None) -> dict[str, Any]:
 
 
 def curves(trainings: Sequence[Training]) -> list[dict[str, Any]]:
-    """The charts: the loss of all runs, and for each unit the validation's error beside interpolation's."""
-    charts: list[dict[str, Any]] = []
-    loss: list[dict[str, Any]] = [
-        {"name": t.name, "run": i, "floor": False, "x": t.loss.steps, "y": t.loss.values}
-        for i, t in enumerate(trainings)
-        if t.loss.steps
-    ]
-    if loss:
-        positive = all(y > 0 for series in loss for y in series["y"])
-        charts.append({"title": "Training loss", "axis": "loss", "log": positive, "series": loss})
+    """The charts: the loss of all runs, of each run that of its stages, and the validation's error by unit.
+
+    Stages are there where they are supervised, interpolation's error beside the validation's.
+    """
+    charts = _losses("Training loss", [(t.name, t.loss) for t in trainings])
+    for t in trainings:
+        charts += _losses(f"Training loss of each stage: {t.name}", list(t.stages.items()))
     for unit in dict.fromkeys(t.unit for t in trainings if t.validation.steps):
         series = []
         for i, t in enumerate(trainings):
@@ -353,6 +350,17 @@ def curves(trainings: Sequence[Training]) -> list[dict[str, Any]]:
         of = f" ({unit})" if unit else ""
         charts.append({"title": f"Validation MAE{of}", "axis": f"MAE{of}", "log": False, "series": series})
     return charts
+
+
+def _losses(title: str, losses: Sequence[tuple[str, Series]]) -> list[dict[str, Any]]:
+    """The chart of losses by name; none where there is nothing to show."""
+    series: list[dict[str, Any]] = [
+        {"name": name, "run": i, "floor": False, "x": loss.steps, "y": loss.values}
+        for i, (name, loss) in enumerate(losses)
+        if loss.steps
+    ]
+    positive = all(y > 0 for one in series for y in one["y"])
+    return [{"title": title, "axis": "loss", "log": positive, "series": series}] if series else []
 
 
 def facts(evaluation: Evaluation) -> dict[str, Any]:

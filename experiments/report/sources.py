@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ class Training:
       unit: of the validation.
       config: `config.json`, as it stands; empty where there is none.
       loss: of the training; each value is a mean since the last.
+      stages: so that of each stage and of the output, before they are weighed and added up: "x2", ..., "output"; empty
+        where no stage is supervised.
       validation: mean absolute error on the held-out images.
       floor: that of interpolation.
     """
@@ -48,6 +51,7 @@ class Training:
     unit: str
     config: Mapping[str, Any]
     loss: Series
+    stages: Mapping[str, Series]
     validation: Series
     floor: Series
 
@@ -100,6 +104,7 @@ def read_training(run: Path) -> Training:
                 "floor": ("validation_floor_mae", "validation_bicubic_mae"),  # the second in logs of 2025
             }.items()
         }
+        stages = {name: _series(lines, (term,)) for term, name in _stages(lines).items()}
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the folder's rights") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -107,7 +112,14 @@ def read_training(run: Path) -> Training:
     config = _config(run / CONFIG)
     trained = config.get("trained")
     unit = str(trained.get("unit", "")) if isinstance(trained, dict) else ""
-    return Training(run.resolve().name, run, has_evaluation(run), unit, config, **series)
+    return Training(run.resolve().name, run, has_evaluation(run), unit, config, stages=stages, **series)
+
+
+def _stages(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the lines call the losses of the stages, the coarsest first and the output's last, and the stages' names."""
+    terms = (re.fullmatch(r"loss_x([\d.]+)", name) for line in lines for name in line)
+    names = {f"loss_x{factor:g}": f"x{factor:g}" for factor in sorted({float(term[1]) for term in terms if term})}
+    return {**names, "loss_final": "output"} if names else {}
 
 
 def _series(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Series:

@@ -590,10 +590,30 @@ def test_a_run_without_an_evaluation_has_its_curves(tmp_path):
     assert not places.latex.exists()
 
 
+def test_supervised_stages_have_curves_of_their_own(tmp_path):
+    run = write_run(tmp_path / "staged", steps=2)
+    terms = {"loss": 20.0, "loss_final": 5.0, "loss_x16": 4.0, "loss_x2": 0.0, "mae": 1.0}
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in (3, 4):
+            file.write(json.dumps({"step": step, **terms}) + "\n")
+    places = report([run, write_run(tmp_path / "plain")], tmp_path / "r.html")
+    loss, stages, validation = data(places.page.read_text())["curves"]
+    assert [series["name"] for series in loss["series"]] == ["staged", "plain"]
+    assert stages["title"] == "Training loss of each stage: staged" and not stages["log"], "one is 0"
+    assert [(s["name"], s["run"], s["x"], s["y"]) for s in stages["series"]] == [
+        ("x2", 0, [3, 4], [0, 0]),
+        ("x16", 1, [3, 4], [4, 4]),
+        ("output", 2, [3, 4], [5, 5]),
+    ]
+    assert validation["title"] == "Validation MAE (m)"
+    assert "![Training loss of each stage: staged](r_files/curves_1.png)" in places.markdown.read_text()
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path):
     one, two = write_run(tmp_path / "a" / "x4"), write_run(tmp_path / "b" / "x4")
     write_evaluation(two / "evaluations" / "e")
     trainings = gather([one, two, one]).trainings
+    assert [t.stages for t in trainings] == [{}, {}]
     assert [t.name for t in trainings] == [str(one), str(two)]
     assert [t.evaluated for t in trainings] == [False, True]
 
