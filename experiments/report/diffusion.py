@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,35 +20,11 @@ if TYPE_CHECKING:
 SIDE = 384  # pixels of the part, a multiple of every scale: the whole of a large image takes a minute
 WIDE = 400  # pixels: no picture on the page is shown wider
 
-
+Shown = models.Shown["Diffusion"]
 # What is to be shown: the method's name, its evaluation and the image's name.
 Wanted = tuple[str, Evaluation, str]
 # What was computed, by the folder of the evaluation and the image, for what shows the same again.
 Computed = dict[tuple[Path | None, str], "Shown"]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A method's diffusion.
-
-    Attributes:
-      method: its name.
-      image: the image's.
-      scale: the factor.
-      found: what happened; None where `text` says why it cannot be shown.
-      text: in a sentence or two, what is shown.
-    """
-
-    method: str
-    image: str
-    scale: int
-    found: "Diffusion | None"
-    text: str
-
-    @property
-    def title(self) -> str:
-        """Method, factor and image."""
-        return f"{self.method}, x{self.scale}, on {self.image}"
 
 
 def diffusions(

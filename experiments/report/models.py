@@ -4,8 +4,9 @@ import contextlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from ahmf_jax.errors import InputError
 from experiments.config import MODELS, AHMFConfig, DADAConfig
@@ -15,6 +16,30 @@ from experiments.methods import DADA_RGB
 from experiments.report.sources import CONFIG
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Shown(Generic[Result]):
+    """What a method made of an image on its way, computed again.
+
+    Attributes:
+      method: its name.
+      image: the image's.
+      scale: the factor.
+      found: what it made; None where `text` says why it cannot be shown.
+      text: in a sentence or two, what is shown.
+    """
+
+    method: str
+    image: str
+    scale: int
+    found: Result | None
+    text: str
+
+    @property
+    def title(self) -> str:
+        """Method, factor and image."""
+        return f"{self.method}, x{self.scale}, on {self.image}"
 
 
 def weights_of(evaluation: Evaluation) -> Path:

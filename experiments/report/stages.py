@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,28 +19,7 @@ if TYPE_CHECKING:
     from experiments.stage_pictures import Stages
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A method's stages on an image.
-
-    Attributes:
-      method: its name.
-      image: the image's.
-      scale: the factor.
-      found: what it made; None where `text` says why it cannot be shown.
-      text: in a sentence or two, what is shown.
-    """
-
-    method: str
-    image: str
-    scale: int
-    found: "Stages | None"
-    text: str
-
-    @property
-    def title(self) -> str:
-        """Method, factor and image."""
-        return f"{self.method}, x{self.scale}, on {self.image}"
+Shown = models.Shown["Stages"]
 
 
 def stages(comparisons: Sequence[tuple[Comparison, Sequence[str]]]) -> list[list[Shown]]:
