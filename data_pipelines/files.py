@@ -122,6 +122,33 @@ def read_depth(
                 return _dpt(file, path, max_pixels)
 
 
+def depth_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of a depth map, of which the header alone is read.
+
+    Raises:
+      InputError: as `read_depth`, for what is found without the values; a file that passes may still be no depth.
+    """
+    path = Path(path)
+    with open_file(path, DEPTH_SUFFIXES, "depth") as file:
+        match path.suffix.lower():
+            case ".png":
+                image = _opened(file, path, PngImagePlugin.PngImageFile, max_pixels)
+                return image.height, image.width
+            case ".npy":
+                (height, width, *_), *_ = _npy_header(file, path, max_pixels, WRITABLE[".npy"], ())
+                return height, width
+            case ".pfm":
+                return _pfm_header(file, path, max_pixels)[:2]
+            case ".exr":
+                header = exr.read_header(file, path, max_pixels)
+                return header.height, header.width
+            case ".tif" | ".tiff":
+                page = tiff.read_header(file, path, max_pixels)
+                return page.height, page.width
+            case _:
+                return _dpt_header(file, path, max_pixels)
+
+
 def read_guide(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
     """Reads a colour image as 8-bit RGB.
 
@@ -235,11 +262,8 @@ def _unwarned() -> Iterator[None]:
         yield
 
 
-def _picture(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
-    """The decoded picture; its size is checked before it is decoded."""
-    is_tiff = format_ is TiffImagePlugin.TiffImageFile
-    if is_tiff:
-        tiff.read_header(file, path, max_pixels)
+def _opened(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
+    """A picture of which the header is read, and its size checked."""
     try:
         # Reading a header can warn (of damaged EXIF, for one), and that is no use to the caller.
         with _unwarned():
@@ -249,6 +273,15 @@ def _picture(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max
     # A WebP's decoder keeps canvases of its own: as many bytes for half the pixels.
     most = max_pixels // 2 if format_ is WebPImagePlugin.WebPImageFile else max_pixels
     check_size(path, image.height, image.width, most)
+    return image
+
+
+def _picture(file: BinaryIO, path: Path, format_: type[ImageFile.ImageFile], max_pixels: int) -> ImageFile.ImageFile:
+    """The decoded picture; its size is checked before it is decoded."""
+    is_tiff = format_ is TiffImagePlugin.TiffImageFile
+    if is_tiff:
+        tiff.read_header(file, path, max_pixels)
+    image = _opened(file, path, format_, max_pixels)
     if format_ is PngImagePlugin.PngImageFile:
         _check_png(file, path)
     try:
@@ -322,6 +355,18 @@ def _npy(
     floats: Collection[str] = (),
 ) -> np.ndarray:
     """(H, W, *channels) in native byte order; every float that is none of `floats` as float32."""
+    shape, fortran, dtype = _npy_header(file, path, max_pixels, types, channels)
+    array = _values(file, path, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
+    # In one copy: two of float64 would be 1 GiB for the largest map.
+    native = np.dtype(np.float32) if dtype.kind == "f" and dtype.name not in floats else dtype.newbyteorder("=")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=native)
+
+
+def _npy_header(
+    file: BinaryIO, path: Path, max_pixels: int, types: tuple[str, ...], channels: tuple[int, ...]
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape (H, W, *channels), whether columns are stored one after the other, and type; the values come next."""
     try:
         version = np.lib.format.read_magic(file)
         # Version 3 differs in the names of fields only, and an array of fields is refused below in any case.
@@ -340,14 +385,11 @@ def _npy(
         right = ("height", "width", *channels)
         raise InputError(f"{path}: has shape {shape}: save it as ({', '.join(map(str, right))})")
     check_size(path, shape[0], shape[1], max_pixels)
-    array = _values(file, path, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
-    # In one copy: two of float64 would be 1 GiB for the largest map.
-    native = np.dtype(np.float32) if dtype.kind == "f" and dtype.name not in floats else dtype.newbyteorder("=")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=native)
+    return shape, fortran, dtype
 
 
-def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+def _pfm_header(file: BinaryIO, path: Path, max_pixels: int) -> tuple[int, int, str]:
+    """Height, width and the scale as it is written; the values come next."""
     start = file.read(256)
     header = re.match(rb"(P[fF])\s+(\d{1,18})\s+(\d{1,18})\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)[ \t]*\r?\n", start)
     if header is None:
@@ -363,6 +405,12 @@ def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
     width, height = int(header[2]), int(header[3])
     check_size(path, height, width, max_pixels)
     file.seek(header.end())
+    return height, width, header[4].decode()
+
+
+def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+    height, width, written = _pfm_header(file, path, max_pixels)
+    scale = float(written)
     flat = _values(file, path, np.dtype("<f4" if scale < 0 else ">f4"), height * width)
     # Four bytes in the wrong order are a float all the same: the low byte of the mantissa, which may be anything,
     # becomes the exponent. Whole numbers turn into 1e-40 or so; of other values four in five leave the range.
@@ -371,7 +419,7 @@ def _pfm(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
         true, said = ("big", "little") if scale < 0 else ("little", "big")
         raise InputError(
             f"{path}: its values are {true}-endian, and its header says {said}-endian: turn the sign of its scale "
-            f"({header[4].decode()})"
+            f"({written})"
         )
     return np.ascontiguousarray(flat.reshape(height, width)[::-1], dtype=np.float32)
 
@@ -382,13 +430,19 @@ def _plausible(values: np.ndarray) -> float:
     return float(np.mean((size > 1e-6) & (size < 1e9))) if size.size else 1.0
 
 
-def _dpt(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+def _dpt_header(file: BinaryIO, path: Path, max_pixels: int) -> tuple[int, int]:
+    """Height and width; the values come next."""
     header = file.read(12)
     # 202021.25 as a little-endian float32.
     if len(header) < 12 or header[:4] != b"PIEH":
         raise damaged(path, "it does not begin with the tag 202021.25, width and height")
     width, height = struct.unpack("<2i", header[4:])
     check_size(path, height, width, max_pixels)
+    return height, width
+
+
+def _dpt(file: BinaryIO, path: Path, max_pixels: int) -> np.ndarray:
+    height, width = _dpt_header(file, path, max_pixels)
     return _values(file, path, np.dtype("<f4"), height * width).reshape(height, width).astype(np.float32, copy=False)
 
 

@@ -272,30 +272,19 @@ def check_colour(config: TrainConfig, info: "DatasetInfo") -> None:
     )
 
 
-def check_patch(data: DataConfig, training: "Sequence[Dataset]", data_dir: Path | None) -> None:
-    """InputError where a patch is larger than an image; of prepared data sets, whose sizes are known unread.
-
-    Args:
-      data: of the configuration.
-      training: what it trains on, opened, in its order.
-      data_dir: where data sets are prepared.
-    """
-    from data_pipelines import datasets
-
-    data_dir = data_dir or datasets.default_data_dir()
-    there = datasets.prepared_names(data_dir)
+def check_patch(data: DataConfig, training: "Sequence[Dataset]") -> None:
+    """InputError where a patch is larger than an image of what is trained on; none is decoded."""
     high, wide = (side * data.degrade.reduce for side in data.patch)  # as stored
-    for part, dataset in zip(data.training(), training, strict=True):
-        if part.name not in there:
-            continue
-        splits = datasets.describe(part.name, data_dir).splits.values()
-        sizes = {record["name"]: (record["height"], record["width"]) for split in splits for record in split}
-        for name in dataset.names:
-            height, width = sizes[name]
+    for dataset in training:
+        for index, name in enumerate(dataset.names):
+            try:
+                height, width = dataset.size(index)
+            except InputError:  # of a file that cannot be read `data.on_corrupt` decides, when its turn comes
+                continue
             if height < high or width < wide:
                 raise InputError(
-                    f"{name} of data set {part.name} is {height} x {width} (height x width), smaller than the patch of "
-                    f"{high} x {wide}: choose a smaller DataConfig.patch_size or DataConfig.patch_width"
+                    f"{name} of data set {dataset.info.name} is {height} x {width} (height x width), smaller than the "
+                    f"patch of {high} x {wide}: choose a smaller DataConfig.patch_size or DataConfig.patch_width"
                 )
 
 
@@ -334,7 +323,7 @@ class Task:
         self.optimiser = config.optimiser.build(config.steps)
         check_prepared(data, data_dir)
         training = open_training(data, data_dir)
-        check_patch(data, [dataset for dataset, _ in training], data_dir)
+        check_patch(data, [dataset for dataset, _ in training])
         self.held_out = open_validation(data, [dataset for dataset, _ in training], data_dir)
         self.images = [len(dataset) for dataset, _ in training]
         self.info = training[0][0].info

@@ -324,14 +324,22 @@ def _command(name: str) -> str:
 class _Records:
     """Some of the records of a prepared data set: `places` are `(split, number)`, in the order that is wanted.
 
-    `colour` says whether there are guides that are to be decoded.
+    `names` and `sizes` (height, width) are theirs; `colour` says whether there are guides that are to be decoded.
     """
 
-    def __init__(self, directory: Path, places: Sequence[tuple[str, int]], names: Sequence[str], colour: bool):
+    def __init__(
+        self,
+        directory: Path,
+        places: Sequence[tuple[str, int]],
+        names: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+        colour: bool,
+    ):
         self.directory = directory
         self.colour = colour
         self.places = places
         self.names = names
+        self.sizes = sizes
         # What is decoded once may be kept there, under `key`: building the set again takes it away.
         self.cache_dir = directory / "decoded"
         self._sources: dict[str, Any] = {}
@@ -343,6 +351,9 @@ class _Records:
         """Names the record among all of the data set's, whatever part of it this is."""
         split, number = self.places[index]
         return f"{split}-{number:06d}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.sizes[index]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         split, number = self.places[index]
@@ -366,10 +377,10 @@ class _Records:
 
     def without_colour(self) -> "_Records":
         """The same depth; no guide is decoded."""
-        return _Records(self.directory, self.places, self.names, False)
+        return _Records(self.directory, self.places, self.names, self.sizes, False)
 
-    def __reduce__(self) -> tuple[type["_Records"], tuple[Path, Sequence[tuple[str, int]], Sequence[str], bool]]:
-        return _Records, (self.directory, self.places, self.names, self.colour)
+    def __reduce__(self) -> tuple[type["_Records"], tuple[Any, ...]]:
+        return _Records, (self.directory, self.places, self.names, self.sizes, self.colour)
 
 
 def open_dataset(name: str, split: str, data_dir: str | os.PathLike[str], cache_bytes: int = CACHE_BYTES) -> Dataset:
@@ -387,8 +398,9 @@ def open_dataset(name: str, split: str, data_dir: str | os.PathLike[str], cache_
     """
     prepared = describe(name, data_dir)
     places = _places(prepared, split)
-    names = [prepared.splits[part][number]["name"] for part, number in places]
-    return Dataset(prepared.info, _Records(prepared.directory, places, names, prepared.info.colour), cache_bytes)
+    records = [prepared.splits[part][number] for part, number in places]
+    names, sizes = [one["name"] for one in records], [(one["height"], one["width"]) for one in records]
+    return Dataset(prepared.info, _Records(prepared.directory, places, names, sizes, prepared.info.colour), cache_bytes)
 
 
 def _places(prepared: Prepared, split: str) -> list[tuple[str, int]]:

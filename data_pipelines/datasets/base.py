@@ -74,6 +74,14 @@ class ColourSource(Source, Protocol):
         """The same depth, with guides of zero channels."""
 
 
+@runtime_checkable
+class SizedSource(Source, Protocol):
+    """A source that tells an example's size without decoding it."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width as stored. InputError where that cannot be read."""
+
+
 class Dataset(Sequence[Example]):
     """A sequence of `Example`, thread-safe and picklable.
 
@@ -119,6 +127,11 @@ class Dataset(Sequence[Example]):
     def names(self) -> tuple[str, ...]:
         """The examples' names, in order; nothing is decoded for them."""
         return tuple(self._source.names)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an example; nothing is decoded for them where the source knows better."""
+        source = self._source
+        return source.size(index) if isinstance(source, SizedSource) else self[index].depth.shape
 
     def __len__(self) -> int:
         return len(self._source)

@@ -12,7 +12,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.holes import Fill
 from data_pipelines.datasets.base import CACHE_BYTES, Dataset, no_colour
 from data_pipelines.datasets.info import DatasetInfo, check_values
-from data_pipelines.files import read_depth, read_guide
+from data_pipelines.files import depth_size, read_depth, read_guide
 from data_pipelines.opening import some
 
 
@@ -36,6 +36,10 @@ class PairFiles:
         if (known := self.info.known(depth)).any():
             check_values(str(self.files[index][0]), depth[known], self.info, self.options)
         return guide, depth, self.names[index]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, by the header of the depth."""
+        return depth_size(self.files[index][0])
 
     def without_colour(self) -> "PairFiles":
         """The same depth; no guide is read."""

@@ -48,7 +48,7 @@ from data_pipelines import archives, hdf5, hdf5_index
 from data_pipelines.calib import read_calibration
 from data_pipelines.clouds import read_intrinsics
 from data_pipelines.download import read_checksums
-from data_pipelines.files import DEPTH_SUFFIXES, GUIDE_FORMATS, read_depth, read_guide
+from data_pipelines.files import DEPTH_SUFFIXES, GUIDE_FORMATS, depth_size, read_depth, read_guide
 from data_pipelines.hdf5 import ArraySpec, open_arrays
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -203,6 +203,12 @@ def read(path: Path) -> str:
 def _depth(path: Path) -> None:
     depth = read_depth(path, MAX_PIXELS)
     assert depth.ndim == 2 and depth.dtype in (np.uint8, np.uint16, np.float32) and 0 < depth.size <= MAX_PIXELS
+    assert depth_size(path, MAX_PIXELS) == depth.shape
+
+
+def _size(path: Path) -> None:
+    height, width = depth_size(path, MAX_PIXELS)
+    assert 0 < height * width <= MAX_PIXELS
 
 
 def _guide(path: Path) -> None:
@@ -240,11 +246,11 @@ def _unpack(path: Path) -> None:
 
 READERS: dict[str, list[Callable[[Path], object]]] = {
     **{suffix: [_guide] for suffix in GUIDE_FORMATS},
-    **{suffix: [_depth] for suffix in DEPTH_SUFFIXES},
-    ".png": [_depth, _guide],
-    ".npy": [_depth, _guide],
-    ".tif": [_depth, _guide],
-    ".tiff": [_depth, _guide],
+    **{suffix: [_size, _depth] for suffix in DEPTH_SUFFIXES},
+    ".png": [_size, _depth, _guide],
+    ".npy": [_size, _depth, _guide],
+    ".tif": [_size, _depth, _guide],
+    ".tiff": [_size, _depth, _guide],
     ".txt": [read_calibration, read_intrinsics],
     ".json": [read_intrinsics],
     ".safetensors": [_bundle],

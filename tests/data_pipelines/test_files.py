@@ -190,6 +190,7 @@ def test_dpt_of_sintel_in_metres_top_row_first(tmp_path):
     read = files.read_depth(path)
     assert read.dtype == np.float32 and read.flags.writeable
     np.testing.assert_array_equal(read, np.float32([[1, 2, 3], [4, 5, 1e8]]))
+    assert files.depth_size(path) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,16 @@ def test_a_hostile_size_is_refused_by_the_limit_before_memory_is_taken(tmp_path,
     monkeypatch.setattr(Image.core, "fill", lambda *_: pytest.fail("memory was taken"))
     monkeypatch.setattr(Image.core, "new", lambda *_: pytest.fail("memory was taken"))
     monkeypatch.setattr(np, "fromfile", lambda *_: pytest.fail("memory was taken"))
-    refused(path, lambda: files.read_depth(path), f"limit is {files.MAX_PIXELS}", "max_pixels")
+    for read in (files.read_depth, files.depth_size):
+        refused(path, lambda read=read: read(path), f"limit is {files.MAX_PIXELS}", "max_pixels")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npy", ".pfm", ".exr"])
+def test_a_size_is_read_without_the_values(tmp_path, suffix):
+    path = tmp_path / f"d{suffix}"
+    files.write_depth(path, np.ones((40, 50), np.float32 if suffix in (".pfm", ".exr") else np.uint16))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert files.depth_size(path) == (40, 50)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.pfm"])
@@ -519,6 +529,7 @@ def test_what_is_written_is_read_again(tmp_path, suffix, dtype):
             files.write_depth(path, array)
             read = files.read_depth(path)
             np.testing.assert_array_equal(read, array.astype(read.dtype))
+            assert files.depth_size(path) == array.shape
     if np.dtype(dtype).kind == "u":
         extremes = np.array([[0, np.iinfo(dtype).max]], dtype)
         files.write_depth(path, extremes)

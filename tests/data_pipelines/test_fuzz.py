@@ -23,6 +23,7 @@ OTHERS = {
         *("palette.png", "exif.png", "rgba.png", "rgb.npy"),
         *("rgb.tif", "palette.tif", "jpeg.tif", "rgb16.tif"),
     ),
+    fuzz._size: ("rgb.npy",),
     fuzz._guide: ("f4.npy", "f8.npy", "u2.npy", "f2.tif", "f4.tif", "f8.tif", "opencv.tif"),
     fuzz.read_calibration: ("matrix.txt",),
     fuzz.read_intrinsics: ("calib.txt",),

@@ -174,6 +174,11 @@ def test_what_is_kept_with_colour_and_without_is_told_apart(dataset):
     assert not depths.info.colour and dataset.info.colour and depths.without_colour() is depths
 
 
+def test_a_size_is_the_sources_or_the_images(dataset):
+    assert [dataset.size(i) for i in range(2)] == [(20, 25), dataset[1].depth.shape]
+    assert dataset.without_colour().size(0) == (20, 25)
+
+
 def test_sets_with_and_without_colour_are_one_stream_where_none_is_read(dataset):
     with pytest.raises(InputError, match=r"^data set depths has no colour, and memory has: train on sets that all "):
         train_loader([(dataset, 1), (colourless(), 1)], **ARGS)

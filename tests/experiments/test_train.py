@@ -154,12 +154,12 @@ def test_devices_that_a_batch_cannot_be_divided_over(monkeypatch, ahmf, refused,
 def test_what_fails_before_its_first_checkpoint_leaves_no_folder(
     monkeypatch, ahmf, refused, recipe, tmp_path, data_dir
 ):
-    monkeypatch.setattr(train_module, "check_patch", lambda *_: None)  # as of a folder, whose sizes it does not know
+    monkeypatch.setattr(train_module, "check_patch", lambda *_: None)  # so that the loader finds it
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").touch()
     (tmp_path / "file").touch()
     for out in ("run", "mine"):
-        # Only the loader knows the images' size, after the run has begun.
+        # After the run has begun.
         args = ("train", recipe, "--data.patch-size", 96, "--out", tmp_path / out, "--data-dir", data_dir)
         ended = ahmf(*args)
         assert ended.code == 2 and "64 x 80" in ended.err.splitlines()[-1] and "96" in ended.err.splitlines()[-1]
@@ -492,6 +492,15 @@ def test_a_patch_larger_than_an_image_is_found_before_any_is_read(monkeypatch, r
             rf"of data set scenes is 64 x 80 \(height x width\), smaller than the patch of {patch}: choose a smaller "
         )
         refused(*given, *size, said=f"{said}--data.patch-size or --data.patch-width$")
+    # Of a folder, too; whether a file that cannot be read matters is decided when its turn comes.
+    for split in ("train", "validation"):
+        (tmp_path / "maps" / split).mkdir(parents=True)
+        for name in ("a", "b"):
+            write_depth(tmp_path / "maps" / split / f"{name}_depth.png", np.ones((12, 20), np.uint8))
+            write_picture(tmp_path / "maps" / split / f"{name}_rgb.png", np.ones((12, 20, 3), np.uint8))
+    (tmp_path / "maps" / "train" / "a_depth.png").write_bytes(b"damaged")
+    said = r"b of data set train is 12 x 20 \(height x width\), smaller than the patch of 16 x 16: choose a smaller "
+    refused(*given, "--data.dataset", tmp_path / "maps", said=f"{said}--data.patch-size")
     assert not (tmp_path / "run").exists()
 
 
