@@ -318,7 +318,7 @@ def truth(
       `(guide, depth, mask)` of that part; views where nothing is to be done.
     """
     factor = degradation.reduce
-    stored = tuple(slice(part.start * factor, part.stop * factor) for part in (rows, columns))
+    stored = times(rows, factor), times(columns, factor)
     guide = degrade_guide(guide, degradation, *stored)
     if factor == 1:
         return guide, depth[stored], mask[stored]
@@ -326,6 +326,11 @@ def truth(
     blocks = guide.reshape(height // factor, factor, width // factor, factor, channels)
     guide = np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
     return guide, *degrade(depth, mask, factor, degradation.kernel, rows, columns)
+
+
+def times(part: slice, factor: int) -> slice:
+    """A part of an axis, both ends given, in units of which so many make one."""
+    return slice(part.start * factor, part.stop * factor)
 
 
 def margin(degradation: Degradation, scale: int) -> int:

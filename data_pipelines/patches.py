@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.augment import rotated
 from data_pipelines.datasets.base import Example
 from data_pipelines.degrade import EDGE_STEP as EDGE_STEP
-from data_pipelines.degrade import Degradation, margin, measure, truth
+from data_pipelines.degrade import Degradation, margin, measure, times, truth
 
 # Patches with less known depth than this are taken only where no position that is drawn offers more.
 MIN_KNOWN = 0.5
@@ -176,17 +176,13 @@ def cut(
         guide, depth, mask = guide.swapaxes(0, 1), depth.T, mask.T
         top, left, height, width = left, top, width, height
     rows, columns = slice(top, top + height), slice(left, left + width)
-    found = truth(guide, depth, mask, degradation, _times(rows, scale), _times(columns, scale))
+    found = truth(guide, depth, mask, degradation, times(rows, scale), times(columns, scale))
     if degradation.lr_from == "patch":
-        inside = _times(rows, step), _times(columns, step)
+        inside = times(rows, step), times(columns, step)
         measured = measure(depth[inside], mask[inside], step, degradation, depth_range, span, rng)
     else:
         measured = measure(depth, mask, step, degradation, depth_range, span, rng, rows, columns)
     return _patch(measured, found, span)
-
-
-def _times(part: slice, factor: int) -> slice:
-    return slice(part.start * factor, part.stop * factor)
 
 
 def whole(

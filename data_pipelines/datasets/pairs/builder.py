@@ -149,9 +149,7 @@ class Pairs(DepthBuilder):
         return colours, self._stretched(depth, values) if self.options.stretch else values
 
     def _stretched(self, path: Path, values: np.ndarray) -> np.ndarray:
-        known = np.isfinite(values)
-        if self.options.invalid is not None:
-            known &= values != self.options.invalid
+        known = replace(self.INFO, invalid=self.options.invalid).known(values)
         depth = values[known].astype(np.float64)
         low, high = (depth.min(), depth.max()) if depth.size else (0.0, 0.0)
         if low == high:
