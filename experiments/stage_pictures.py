@@ -77,6 +77,11 @@ class Stage:
         return np.abs(self.depth - self.truth)
 
     @property
+    def size(self) -> str:
+        """Width and height."""
+        return _size(self.depth)
+
+    @property
     def rmse(self) -> float:
         """Root mean squared error; NaN where no truth is known."""
         known = self.error[np.isfinite(self.error)]
@@ -98,6 +103,11 @@ class Stages:
     stages: tuple[Stage, ...]
     measure: Measure
     is_part: bool = False
+
+    @property
+    def low_size(self) -> str:
+        """Width and height of the low resolution."""
+        return _size(self.low)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -142,13 +152,13 @@ class Stages:
         low, high = (f"{end:.4g}" for end in self.span)
         # Beside the rows, below the low resolution: what their colours mean.
         rows: list[list[tuple[str, np.ndarray]]] = [
-            [(f"low resolution, {_size(self.low)}", depth(self.low))],
+            [(f"low resolution, {self.low_size}", depth(self.low))],
             [(f"depth: {low} to {high} {self.measure.unit}", _above(depth_colours(ramp, 0, 1), size))],
             [(f"error: 0 to {self.largest:g} or more", _above(heat_colours(ramp, 1), size))],
             [(f"numbers{of}, RMSE in {self.measure.unit}", blank)],
         ]
         for stage in self.stages:
-            rows[0].append((f"{stage.name}, {_size(stage.depth)}", depth(stage.depth)))
+            rows[0].append((f"{stage.name}, {stage.size}", depth(stage.depth)))
             rows[1].append((f"truth of {stage.name}", depth(stage.truth)))
             rows[2].append((f"error of {stage.name}", cell(heat_colours(stage.error, self.largest))))
             rows[3].append((self.text(stage), blank))

@@ -125,11 +125,11 @@ def of_page(shown: Shown) -> dict[str, Any]:
         "aspect": width / height,
         "unit": found.measure.unit,
         "low": depth(found.low),
-        "low_size": size_text(found.low),
+        "low_size": found.low_size,
         "stages": [
             {
                 "name": stage.name,
-                "size": size_text(stage.depth),
+                "size": stage.size,
                 "text": found.text(stage),
                 "coarse": stage.depth.shape != (height, width),
                 "depth": depth(stage.depth),
@@ -144,14 +144,9 @@ def of_page(shown: Shown) -> dict[str, Any]:
     }
 
 
-def size_text(image: np.ndarray) -> str:
-    """Width and height."""
-    return f"{image.shape[1]} x {image.shape[0]}"
-
-
 def described(shown: Shown) -> str:
     """The pictures in words, for who does not see them."""
     found = shown.found
     assert found is not None
-    told = "; ".join(f"{stage.name} {found.text(stage) or size_text(stage.depth)}" for stage in found.stages)
+    told = "; ".join(f"{stage.name} {found.text(stage) or stage.size}" for stage in found.stages)
     return f"The stages of {shown.title}: {told}"
