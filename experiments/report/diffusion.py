@@ -89,6 +89,7 @@ def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, 
     from ahmf_jax.upsample import load_trained
     from experiments import diffusion_pictures
     from experiments.figures import worst_part
+    from experiments.windows import part
 
     (arrays,) = read_images([evaluation], name)
     truth = np.where(arrays["mask_hr"], arrays["depth_hr"], np.nan)
@@ -106,8 +107,7 @@ def _shown(method: str, evaluation: Evaluation, name: str, show: Callable[[int, 
         return shown(None, why)
     origin, found = made
     height, width = truth.shape
-    part = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
-    off = float(np.abs(found.depths[-1] - arrays["prediction"][part]).mean(dtype=np.float64))
+    off = float(np.abs(found.depths[-1] - part(arrays["prediction"], crop, height)).mean(dtype=np.float64))
     rounded = evaluation.protocol_fields.get("rounding") == "uint8"
     remark = ", which the protocol rounds" if rounded else ""
     text = f"{models.which_part(name, crop, height, width)} "
