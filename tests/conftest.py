@@ -4,6 +4,7 @@ library's annotations name."""
 import gc
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,17 +22,20 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 from jaxtyping import install_import_hook
 
+from tests.annotations import checked
+
 # Before anything imports the library: from here on its annotations are checked at every call.
-install_import_hook(["ahmf_jax"], "beartype.beartype")
+install_import_hook(["ahmf_jax"], f"{checked.__module__}.{checked.__name__}")
 
 # Traced programs are many small objects that stay: to look through them for what is unused takes a sixth of the time.
 gc.set_threshold(50_000, 50, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where compiled programs are kept, for all workers of these tests and all processes that they start."""
     import jax
+    from jax._src.lru_cache import LRUCache
 
     folder = tmp_path_factory.getbasetemp()
     # JAX locks the folder when its size is bounded, and for that needs a library that comes with PyTorch.
@@ -47,4 +51,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        # It would read the age of every program that is kept whenever another comes, 0.1 s each time in the end.
+        patch.setattr(LRUCache, "_evict_if_needed", lambda *_, **__: None)
+        yield folder
