@@ -15,7 +15,8 @@ def checked(stub: Callable[..., Any]) -> Callable[..., Any]:
     is defined within another is given anew at each call of that one: to compile its checks each time would take a fifth
     of the time in which a network is traced.
     """
-    key = stub.__module__, stub.__qualname__, stub.__code__, *stub.__annotations__.items()
+    # By their text, as an array's annotation is another class each time that it is evaluated.
+    key = stub.__module__, stub.__qualname__, stub.__code__, str(stub.__annotations__)
     if key not in _checks:
         _checks[key] = beartype(stub)
     return _checks[key]
