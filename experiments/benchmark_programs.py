@@ -558,6 +558,7 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
         run = torch.compile(called) if setting.compiled else called
         optimiser = torch.optim.Adam(own.parameters(), lr=1e-4)
         truth, mask = given["depth_hr"], given["mask_hr"]
+        pixels = int(batch["mask_hr"].sum())
 
         def mean_error(depth: Any, target: Any, known: Any) -> Any:
             return torch.where(known, (depth.float() - target).abs(), 0.0).sum() / known.sum()
@@ -573,14 +574,17 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
             with amp:
                 depth, stages = run(given["depth_lr"]) if sizes.stages else (run(given["depth_lr"], given["guide"]), ())
             loss = sum(map(error_of, stages), start=mean_error(depth, truth, mask))
-            loss.backward()
+            # Of the sum over the pixels, as Adam takes no notice of the factor. oneDNN's convolutions add up a bias'
+            # gradient pixel by pixel in float32. Of the mean each pixel adds the same 1 / pixels, and what is rounded
+            # away adds up too, to a percent of a bias' gradient at a million pixels. Ones add up exactly.
+            (loss * pixels).backward()
             optimiser.step()
             finish()
             return loss
 
         def loss_and_norm(loss: Any) -> np.ndarray:
             norm = torch.stack([w.grad.norm() for w in own.parameters() if w.grad is not None]).norm()
-            return np.array([loss.item(), norm.item()])
+            return np.array([loss.item(), norm.item() / pixels])
 
         return Task(train, loss_and_norm, {})
 

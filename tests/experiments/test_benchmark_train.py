@@ -81,6 +81,26 @@ def test_a_network_that_reads_no_guide_and_whose_stages_are_supervised(
     assert "target at most 1.3 times its time" in printed
 
 
+def test_the_twins_gradient_is_not_rounded_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it that of the mean over the pixels, PyTorch's biases would have it off by 5e-5."""
+    torch = pytest.importorskip("torch")
+    from ahmf_jax.torch_modules import DSDMSR, dsdmsr
+
+    monkeypatch.setitem(dsdmsr.UNITS, "srcnn", lambda: torch.nn.Conv2d(1, 1, 3, padding=1))
+    sizes = Sizes(network="dsdmsr", scale=2, batch=1, patch=512)
+    tasks = benchmark_programs._torch_tasks(Setting("torch"), sizes, torch.get_num_threads(), tmp_path / "weights.npz")
+    task = tasks.make[TRAINING]()
+    loss, norm = task.result(task.run())
+    exact = DSDMSR(2).double()
+    exact.load_state_dict({name: torch.from_numpy(w) for name, w in np.load(tmp_path / "weights.npz").items()})
+    given = {name: torch.from_numpy(x).moveaxis(-1, 1) for name, x in _image_and_batch(sizes)[1].items()}
+    output, (x2,) = exact.trace(given["depth_lr"].double())
+    expected = sum((depth - given["depth_hr"]).abs()[given["mask_hr"]].mean() for depth in (output, x2))
+    expected.backward()
+    gradient = torch.cat([weight.grad.ravel() for weight in exact.parameters()])
+    np.testing.assert_allclose([loss, norm], [expected.item(), gradient.norm().item()], rtol=1e-5)
+
+
 def test_the_network_is_that_of_its_name() -> None:
     sizes = Sizes(scale=8, num_levels=2, features=6, unit="vdsr")
     assert sizes.fields == {"scale": 8, "num_levels": 2, "features": 6}
