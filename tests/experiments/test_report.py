@@ -119,6 +119,11 @@ def without_data(html):
     return re.sub(r"<script[^>]*>.*?</script>|<style>.*?</style>", "", html, flags=re.S)
 
 
+def section_of(html, name):
+    """The part of the page that has that id."""
+    return re.search(rf'<section id="{name}".*?</section>', without_data(html), re.S)[0]
+
+
 def data(html):
     return json.loads(re.search(r'id="report-data">(.*?)</script>', html, re.S)[1])
 
@@ -294,7 +299,7 @@ def diffused(tmp_path_factory):
 
 def test_the_diffusion_of_dada_is_shown(diffused, html):
     text = diffused.page.read_text("utf-8")
-    section = re.search(r'<section id="diffusion-0".*?</section>', without_data(text), re.S)[0]
+    section = section_of(text, "diffusion-0")
     assert re.findall("<h3>(.*?)</h3>", section) == ["gone, x4, on easy", "dada_rgb, x4, on easy"]
     assert "The diffusion of gone cannot be shown: gone.safetensors does not exist" in section
     assert (
@@ -404,8 +409,8 @@ def test_errors_of_a_part_are_called_so(tmp_path, monkeypatch):
         "The errors below are of this part and of depth that is not rounded; the MAE that was measured on all of a is "
         f"{measured:.4f} grey levels."
     )
-    section = re.search(r'<section id="diffusion-0".*?</section>', without_data(page.html), re.S)[0]
-    assert re.findall(r"iterations(?:: | <span>)(MAE.*?) [\d.]+<", section) == ["MAE of this part"] * 5
+    told = re.findall(r"iterations(?:: | <span>)(MAE.*?) [\d.]+<", section_of(page.html, "diffusion-0"))
+    assert told == ["MAE of this part"] * 5
     (player,) = data(page.html)["diffusions"]
     assert player["curve"]["axis"] == "MAE of this part (grey levels)"
     assert "MAE of this part" in diffusion.described(shown)
@@ -491,7 +496,7 @@ def test_the_stages_of_a_model_are_shown_on_each_image(staged, html):
     from experiments.pictures import depth_colours
 
     text = staged.page.read_text("utf-8")
-    section = re.search(r'<section id="stages-0".*?</section>', without_data(text), re.S)[0]
+    section = section_of(text, "stages-0")
     assert re.findall("<(?:h3|summary)>(.*?)</", section) == ["own, x4, on hard", "own, x4, on easy"]
     assert "hard, all of its 64 x 48 pixels. Computed again for this page (a test): in the mean" in section
     assert "A stage's truth is made by area, as the low resolution." in section.replace("&#39;", "'")
