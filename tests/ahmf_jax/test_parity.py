@@ -4,7 +4,6 @@ The run ends with a table of the largest differences.
 """
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,9 @@ torch = pytest.importorskip("torch")
 
 from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
 from ahmf_jax.variants import PARTS, Part  # noqa: E402
+from tests.parity import nchw, nhwc  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 FORWARD = 2e-6  # largest absolute difference
@@ -44,35 +46,6 @@ ABLATIONS = [
 # them; the longest without its gradient, which m = 4 has in the same loop.
 CASES = [(2, 1, False), (2, 4, True), (2, 7, False), (4, 2, True), (4, 4, False), (8, 2, True), (16, 1, True)]
 CASES += [(32, 1, True)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def full_precision() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # images of a few pixels: threads only wait for each other
-    with jax.default_matmul_precision("highest"):
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def report(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, float, float | None]]]:
-    """Rows (what, forward, gradient), printed after the module's last test."""
-    rows: list[tuple[str, float, float | None]] = []
-    yield rows
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\n{'parity':<52}{'forward, max abs':>18}{'gradient, relative':>20}")
-        for what, forward, gradient in rows:
-            print(f"{what:<52}{forward:>18.2e}{'-' if gradient is None else f'{gradient:.2e}':>20}")
-
-
-def nhwc(x: Any) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(x.detach().numpy() if isinstance(x, torch.Tensor) else x, 1, -1))
-
-
-def nchw(x: Any) -> Any:
-    return torch.from_numpy(np.array(np.moveaxis(x, -1, 1)))
 
 
 def flax_aux(aux: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -149,8 +122,8 @@ def differences(
 
 
 def record(report: list[Any], what: str, result: tuple[float, float | None]) -> None:
-    report.append((what, *result))
     forward, gradient = result
+    report.append((what, {"forward": forward} | ({} if gradient is None else {"gradient": gradient})))
     assert forward <= FORWARD
     assert gradient is None or gradient <= GRADIENT
 

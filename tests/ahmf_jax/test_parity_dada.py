@@ -15,20 +15,14 @@ torch = pytest.importorskip("torch")
 
 from ahmf_jax import torch_modules, torch_weights, unet  # noqa: E402  # needs torch
 from ahmf_jax.variables import split  # noqa: E402
+from tests.parity import nchw, nhwc  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FORWARD = 2e-5  # largest absolute difference in single precision
 EXACT = 1e-12  # in double
 ROUNDED = 2e-7  # norm of the difference over the norm of every tensor, in double, but rounded once as it is converted
 CHANNELS = 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def full_precision() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # images of a few pixels: threads only wait for each other
-    with jax.default_matmul_precision("highest"):
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,26 +36,6 @@ def shallow() -> Iterator[None]:
             for encoder in ("resnet18", "resnet50"):
                 patch.setitem(layers, encoder, (2, 1, 1, 1))
         yield
-
-
-@pytest.fixture(scope="module")
-def report(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, dict[str, float]]]]:
-    """Rows (what, {kind: difference}), printed after the module's last test."""
-    rows: list[tuple[str, dict[str, float]]] = []
-    yield rows
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print()
-        for what, found in rows:
-            print(f"{what:<52}" + ", ".join(f"{kind} {value:.1e}" for kind, value in found.items()))
-
-
-def nhwc(x: Any) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(x.detach().numpy(), 1, -1))
-
-
-def nchw(x: Any) -> Any:
-    return torch.from_numpy(np.array(np.moveaxis(np.asarray(x), -1, 1)))
 
 
 def drawn(twin: Any) -> dict[str, np.ndarray]:

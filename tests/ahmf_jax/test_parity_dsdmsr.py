@@ -3,7 +3,6 @@
 The run ends with a table of the largest differences.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +15,13 @@ torch = pytest.importorskip("torch")
 
 from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
 from ahmf_jax.models import DSDMSR  # noqa: E402
+from tests.parity import nchw, nhwc  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FORWARD = 1e-5  # largest difference, of the largest value
 GRADIENT = 1e-4  # norm of the difference over the norm, of every tensor
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "dsdmsr_srcnn_x8.npz"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def full_precision() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # images of a few pixels: threads only wait for each other
-    with jax.default_matmul_precision("highest"):
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def report(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, dict[str, float]]]]:
-    """Rows (what, {kind: difference}), printed after the module's last test."""
-    rows: list[tuple[str, dict[str, float]]] = []
-    yield rows
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print()
-        for what, found in rows:
-            print(f"{what:<36}" + ", ".join(f"{kind} {value:.1e}" for kind, value in found.items()))
-
-
-def nhwc(x: Any) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(x.detach().numpy(), 1, -1))
-
-
-def nchw(x: Any) -> Any:
-    return torch.from_numpy(np.array(np.moveaxis(np.asarray(x), -1, 1)))
 
 
 def outputs(model: Any, params: Any, depth_lr: Any) -> list[Any]:
