@@ -42,6 +42,8 @@ KERNELS = (
     "nearest_last",
     "area",
 )
+# The kernels that enlarge an axis of unknown length, and the samples to either side that an output may read.
+ENLARGING = {"matlab_bicubic": 2, "torch_bicubic": 2, "torch_bilinear": 1}
 
 
 def cubic(t: np.ndarray, a: float) -> np.ndarray:
@@ -125,7 +127,7 @@ def resize(x: Array, size: tuple[Any, Any], kernel: str) -> Array:
       (..., height, width, C), rows first. The weights are made in float64. On JAX arrays the sums are full
         float32, whatever the accelerator's matrix products are, and an axis that is enlarged by a whole factor
         may be split over devices: each output reads its input's neighbours, and not the whole axis. Sizes may be
-        symbols (`jax.export`) where `torch_bicubic` or `torch_bilinear` enlarges by a whole factor.
+        symbols (`jax.export`) where a kernel of `ENLARGING` enlarges by a whole factor.
 
     Raises:
       InputError: an unknown kernel, a size below 1, or an integer array (convert it first: the
@@ -174,24 +176,27 @@ def _product(weights: np.ndarray, x: "jax.Array", axis: int) -> "jax.Array":
 def _enlarged(x: "jax.Array", axis: int, size: Any, kernel: str) -> "jax.Array":
     """An axis of a JAX array, of any length, at a whole multiple of it: neither need be a number.
 
-    Without a matrix of the axis: the same few weights make every sample's outputs, and the border is clamped.
+    Without a matrix of the axis: the same few weights make every sample's outputs, and what lies beyond the ends is
+    clamped or mirrored.
     """
     import jax.numpy as jnp
     from jax import lax
 
     length = x.shape[axis]
     factor, rest = divmod(size, length)
-    # Samples to either side that an output may read, of the kernels that clamp the border.
-    reach = {"torch_bicubic": 2, "torch_bilinear": 1}.get(kernel, 0)
+    reach = ENLARGING.get(kernel, 0)
     if not reach or rest != 0 or not isinstance(factor, int):
         raise InputError(
             f"cannot resample {length} samples to {size} with {kernel}: sizes that are symbols can be enlarged by a "
-            "whole factor with torch_bicubic and torch_bilinear alone"
+            f"whole factor with {', '.join(ENLARGING)} alone"
         )
     # Of a sample in the middle of an axis, far from both ends.
     weights = matrix(2 * reach + 1, factor * (2 * reach + 1), kernel)[reach * factor : (reach + 1) * factor]
-    first, last = (lax.slice_in_dim(x, i, j, axis=axis) for i, j in ((0, 1), (length - 1, length)))
-    padded = jnp.concatenate([first] * reach + [x] + [last] * reach, axis)
+    # Places from either end whose samples stand beyond it, outwards: a slice keeps to the axis if it is shorter.
+    places = range(reach) if kernel == "matlab_bicubic" else [0] * reach
+    before = [lax.dynamic_slice_in_dim(x, place, 1, axis) for place in places]
+    after = [lax.dynamic_slice_in_dim(x, jnp.maximum(length - 1 - place, 0), 1, axis) for place in places]
+    padded = jnp.concatenate([*before[::-1], x, *after], axis)
     moved_sum: Any = 0
     for step, weight in enumerate(weights.T):
         moved = lax.slice_in_dim(padded, step, step + length, axis=axis)

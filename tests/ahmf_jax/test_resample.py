@@ -141,10 +141,18 @@ def test_the_kernel_inside_jit_and_in_bfloat16() -> None:
 
 @pytest.mark.parametrize(
     ("factor", "kernel"),
-    [(2, "torch_bicubic"), (3, "torch_bicubic"), (16, "torch_bicubic"), (2, "torch_bilinear"), (5, "torch_bilinear")],
+    [
+        (2, "torch_bicubic"),
+        (3, "torch_bicubic"),
+        (16, "torch_bicubic"),
+        (2, "torch_bilinear"),
+        (5, "torch_bilinear"),
+        (2, "matlab_bicubic"),
+        (3, "matlab_bicubic"),
+    ],
 )
 def test_sizes_that_are_symbols(factor: int, kernel: str) -> None:
-    """One program for axes of every length: the border is that of each."""
+    """One program for axes of every length: the border is that of each, clamped or mirrored."""
 
     def enlarge(x: Any) -> Any:
         return resample.resize(x, (factor * x.shape[-3], factor * x.shape[-2]), kernel)
@@ -159,8 +167,9 @@ def test_sizes_that_are_symbols(factor: int, kernel: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "kernel"),
     [
-        ("height", "matlab_bicubic"),
+        ("height", "pillow_bicubic"),
         ("height", "area"),
+        ("height + 1", "matlab_bicubic"),
         ("height + 1", "torch_bicubic"),
         ("2 * width", "torch_bilinear"),
     ],
