@@ -12,32 +12,17 @@ from onnx import TensorProto, helper
 from ahmf_jax import diffusion, unet
 from ahmf_jax.models import DADA
 from ahmf_jax.models.dada import LOW, MEAN, STD
-from ahmf_jax.onnx_graph.graph import Graph
+from ahmf_jax.onnx_graph.graph import Graph, Weighted
 
 AXES = [1, 2, 3]  # of a sample
 NETWORK = "feature_extractor.1"
 END = np.iinfo(np.int64).max  # of an axis, wherever that is
 
 
-class Network(Graph):
+class Network(Weighted):
     """DADA's parts; `weights` by their PyTorch names, none of a model that learns nothing."""
 
-    def __init__(self, model: DADA, weights: dict[str, np.ndarray]) -> None:
-        super().__init__()
-        self.model, self.weights = model, weights
-
-    def weight(self, name: str) -> str:
-        """The tensor of that name."""
-        return self.tensor(name, self.weights[name])
-
-    def conv(self, x: str, name: str, stride: int = 1) -> str:
-        """The convolution of that name, with a bias if it has one."""
-        k = self.weights[f"{name}.weight"].shape[-1]
-        inputs = [
-            x,
-            *(self.weight(f"{name}.{part}") for part in ("weight", "bias") if f"{name}.{part}" in self.weights),
-        ]
-        return self.add("Conv", *inputs, kernel_shape=[k, k], pads=[k // 2] * 4, strides=[stride] * 2)
+    model: DADA
 
     def norm(self, x: str, name: str) -> str:
         """The batch normalisation of that name, by the running statistics."""

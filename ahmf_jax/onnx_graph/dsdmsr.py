@@ -3,30 +3,23 @@
 The graph is that of `ahmf_jax.models.DSDMSR`.
 """
 
-import numpy as np
-
 from ahmf_jax.models import DSDMSR
 from ahmf_jax.models.dsdmsr import UNITS
-from ahmf_jax.onnx_graph.graph import Graph
+from ahmf_jax.onnx_graph.graph import Weighted
 from ahmf_jax.torch_weights import dsdmsr
 
 
-class Network(Graph):
+class Network(Weighted):
     """DSDMSR's parts; `weights` by their PyTorch names."""
 
-    def __init__(self, model: DSDMSR, weights: dict[str, np.ndarray]) -> None:
-        super().__init__()
-        self.model, self.weights = model, weights
+    model: DSDMSR
 
     def unit(self, x: str, name: str) -> str:
         """The unit of that name."""
         kernels = [row.torch for row in dsdmsr.dcnn(self.model.unit, name, "") if row.kind == "conv"]
         y = x
         for i, kernel in enumerate(kernels, 1):
-            k = self.weights[kernel].shape[-1]
-            bias = kernel.removesuffix("weight") + "bias"
-            tensors = [self.tensor(part, self.weights[part]) for part in (kernel, bias) if part in self.weights]
-            y = self.add("Conv", y, *tensors, kernel_shape=[k, k], pads=[k // 2] * 4)
+            y = self.conv(y, kernel.removesuffix(".weight"))
             y = y if i == len(kernels) else self.add("Relu", y)
         return self.add("Add", x, y) if UNITS[self.model.unit].skip else y
 
@@ -34,11 +27,6 @@ class Network(Graph):
         """The four views of an image twice as large, in their places."""
         views = [self.unit(x, f"dcnn_unit_{row}_{column}_x{factor}") for row, column in dsdmsr.VIEWS]
         return self.add("DepthToSpace", self.add("Concat", *views, axis=1), blocksize=2)
-
-    def enlarged(self, x: str, factor: int) -> str:
-        """An image so many times as large, by bilinear interpolation."""
-        factors = self.tensor(f"times_{factor}", [1, 1, factor, factor])
-        return self.add("Resize", x, "", factors, mode="linear", coordinate_transformation_mode="half_pixel")
 
     def super_resolve(self, depth_lr: str) -> str:
         """The model, from depth as it sees it to depth of the same scale."""
@@ -50,7 +38,7 @@ class Network(Graph):
         *coarser, fused = maps
         total = maps[fused]
         for factor in coarser:
-            total = self.add("Add", total, self.enlarged(maps[factor], self.model.scale // factor))
+            total = self.add("Add", total, self.bilinear(maps[factor], self.model.scale // factor))
         if self.model.combine == "mean":
             total = self.add("Div", total, self.tensor("maps", len(maps)))
         return self.unit(total, dsdmsr.FUSION)

@@ -46,3 +46,26 @@ class Graph:
         """The graph."""
         tensors = [numpy_helper.from_array(value, name) for name, value in self.tensors.items()]
         return helper.make_graph(self.nodes, name, inputs, outputs, tensors)
+
+
+class Weighted(Graph):
+    """A model's parts; `weights` by their PyTorch names, kernels (out, in, k, k)."""
+
+    def __init__(self, model: Any, weights: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.model, self.weights = model, weights
+
+    def weight(self, name: str) -> str:
+        """The tensor of that name."""
+        return self.tensor(name, self.weights[name])
+
+    def conv(self, x: str, name: str, stride: int = 1) -> str:
+        """The convolution of that name, with a bias if it has one."""
+        k = self.weights[f"{name}.weight"].shape[-1]
+        tensors = (self.weight(f"{name}.{part}") for part in ("weight", "bias") if f"{name}.{part}" in self.weights)
+        return self.add("Conv", x, *tensors, kernel_shape=[k, k], pads=[k // 2] * 4, strides=[stride] * 2)
+
+    def bilinear(self, x: str, factor: int) -> str:
+        """An image so many times as large."""
+        factors = self.tensor(f"times_{factor}", [1, 1, factor, factor])
+        return self.add("Resize", x, "", factors, mode="linear", coordinate_transformation_mode="half_pixel")
