@@ -18,8 +18,8 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.models.base import Model
 from ahmf_jax.scaling import offset_and_span
-from ahmf_jax.sharding import MIN_ROWS, batch_sharding, make_mesh, replicated
-from ahmf_jax.tiles import Moments, Tile, padded_to, tiles, widest
+from ahmf_jax.sharding import batch_sharding, make_mesh, replicated
+from ahmf_jax.tiles import Tile, joined, padded_to, tiles, widest
 from ahmf_jax.variables import split
 
 # Bytes that one tile may take where there is plenty. A larger tile has less margin for its area, but at this size the
@@ -35,11 +35,11 @@ Wanted = Literal["depth", "pooled"]
 
 
 def network(model: Model, wanted: Wanted, weights: Any, depth: Array, guide: Array, **given: Any) -> Any:
-    """The depth or the FRB's statistics; what only the other needs is not computed, as nothing uses it."""
+    """The depth, or the next statistics of those that are gathered; what only others need is not computed."""
     if not jnp.issubdtype(guide.dtype, jnp.floating):
         guide = guide.astype(jnp.float32) / jnp.iinfo(guide.dtype).max
     output, aux = model.apply(split(weights), depth, guide.astype(jnp.float32), **given)
-    return aux["pooled"] if wanted == "pooled" else output[..., 0]
+    return aux["pooled"][len(given.get("pooled", ()))] if wanted == "pooled" else output[..., 0]
 
 
 class Engine:
@@ -188,23 +188,13 @@ class Engine:
                 return tiles(images["depth"].shape[1:3], (most[0], most[1]), reach, fill=bucket, step=self._step)
 
             given: dict[str, Any] = {name: array[group] for name, array in told.items()}
-            if self._model.pools and len(cut(self._model.reach)) > 1:
-                given["pooled"] = self._pooled(run, cut(self._model.pooled_reach))
+            for _ in range(self._model.pools if len(cut(self._model.reach)) > 1 else 0):
+                given["pooled"] = (*given.get("pooled", ()), _pooled(run, cut(self._model.pooled_reach), given))
             for tile in cut(self._model.reach):
                 output, scale = run("depth", tile, **given), self._model.scale
                 high = [slice(scale * s.low, scale * s.high) for s in tile]
                 part = [slice(scale * (s.low - s.start), scale * (s.high - s.start)) for s in tile]
                 result[group, high[0], high[1]] = output[:, part[0], part[1]]
-
-    def _pooled(self, run: Any, parts: list[Tile]) -> dict[str, np.ndarray]:
-        """The FRB's statistics of the whole image, gathered tile by tile."""
-        moments = Moments()
-        for tile in parts:
-            inside = [[s.low - s.start, s.high - s.start] for s in tile]
-            of_part = run("pooled", tile, part=np.array(inside, np.int32).ravel())
-            area = math.prod(s.high - s.low for s in tile)
-            moments.add(area, of_part["mean"], of_part["variance"])
-        return {"mean": moments.mean, "variance": moments.variance}
 
     def _run(self, images: Mapping[str, np.ndarray], wanted: Wanted, tile: Tile, *, bucket: bool, **given: Any) -> Any:
         """What is wanted of one tile, NumPy, of the tile's own size."""
@@ -212,7 +202,7 @@ class Engine:
         height, width = (padded_to(int(n)) if bucket else int(n) for n in there)
         devices = self._mesh.shape["spatial"]
         if devices > 1:
-            height = max(math.ceil(height / devices), MIN_ROWS) * devices
+            height = max(math.ceil(height / devices), self._model.least_rows) * devices
         scale = self._model.scale
         rows, columns = tile
         inputs = dict(given)
@@ -244,6 +234,16 @@ class Engine:
                 raise MemoryError
             self._programs[key] = program
         return self._programs[key]
+
+
+def _pooled(run: Any, parts: Sequence[Tile], given: Mapping[str, Any]) -> Any:
+    """The next statistics of the whole image, gathered tile by tile: a tree of `tiles.Moments`, float32."""
+    whole: Any = None
+    for tile in parts:
+        inside = [[s.low - s.start, s.high - s.start] for s in tile]
+        part = run("pooled", tile, part=np.array(inside, np.int32).ravel(), **given)
+        whole = part if whole is None else jax.tree.map(joined, whole, part, is_leaf=lambda x: isinstance(x, dict))
+    return jax.tree.map(np.float32, whole)
 
 
 def out_of_memory(error: Exception) -> bool:

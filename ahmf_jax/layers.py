@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 Dtype = Any
 Remat = Literal["none", "convs", "blocks"]
+Unroll = int | Literal["auto"]
 
 
 def save_convolutions(primitive: Any, *_: Any, **__: Any) -> bool:
@@ -40,6 +41,35 @@ def compiler_options(remat: Remat) -> dict[str, str] | None:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
+def over_levels(
+    step: Callable[..., Any],
+    length: int,
+    unroll: Unroll,
+    remat: Remat,
+    *,
+    shared: bool = False,
+    reverse: bool = False,
+) -> Any:
+    """`step(module, carry, x) -> (carry, y)` as one loop over the levels of a network, with `nn.scan`.
+
+    The module's parameters are stacked on a new leading axis, one entry a level, or `shared` by all.
+    The gradient of a convolution inside a rolled loop is tens of times slower on the CPU, so `unroll="auto"`
+    unrolls fully there and keeps the loop on accelerators, where it saves compile time and, with `remat`, memory.
+    """
+    if unroll == "auto":
+        # One more than there are, as a single step that is unrolled "once" would stay a loop.
+        unroll = length + 1 if jax.default_backend() == "cpu" else 1
+    return nn.scan(
+        recomputed(step, remat, prevent_cse=unroll > 1),  # inside a loop nothing can be merged with what is outside
+        variable_axes={} if shared else {"params": 0},
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared},
+        length=length,
+        reverse=reverse,
+        unroll=unroll,
+    )
+
+
 # Rows of the padded low-resolution image, and the rows and columns of it that are there: see `padded_image`.
 _padded: ContextVar[tuple[int, Int[Array, "2"]] | None] = ContextVar("_padded", default=None)
 
@@ -63,13 +93,39 @@ def padded_image(height: int, size: Int[Array, "2"] | None) -> Iterator[None]:
         _padded.reset(token)
 
 
-def _without_padding(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def size_there(x: Float[Array, "b h w c"]) -> Int[Array, "2"] | None:
+    """The rows and columns of a map that are there, inside `padded_image`; None where nothing is padded."""
     if (padded := _padded.get()) is None:
-        return x
+        return None
     height, size = padded
-    rows, columns = size * (x.shape[1] // height)
-    there = (jnp.arange(x.shape[1]) < rows)[:, None, None] & (jnp.arange(x.shape[2]) < columns)[:, None]
+    return size * (x.shape[1] // height)
+
+
+def _without_padding(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    if (size := size_there(x)) is None:
+        return x
+    there = (jnp.arange(x.shape[1]) < size[0])[:, None, None] & (jnp.arange(x.shape[2]) < size[1])[:, None]
     return jnp.where(there, x, 0)
+
+
+def continued(x: Float[Array, "b h w c"], size: Int[Array, "2"], mirrored: int = 0) -> Float[Array, "b h w c"]:
+    """Images that repeat, in the padding beside the rows and columns that are there, the last of them.
+
+    With `mirrored`, so many rows and columns of the padding mirror what is there, its last one repeated first.
+    They are sums, and not taken by their places, so that the height may be split over devices.
+    """
+    for axis, length in zip((1, 2), size, strict=True):
+        place = jnp.expand_dims(jnp.arange(x.shape[axis]), [a for a in range(x.ndim) if a != axis])
+        result = x
+        for beyond in range(max(mirrored, 1)):
+            # An image of fewer rows than are mirrored is mirrored at its other edge again.
+            source = length - 1 - beyond if mirrored else length - 1
+            source = jnp.where(source < 0, -1 - source, source)
+            row = jnp.sum(jnp.where(place == source, x, 0), axis, keepdims=True)
+            at = place == length + beyond if beyond + 1 < mirrored else place >= length + beyond
+            result = jnp.where(at, row, result)
+        x = result
+    return x
 
 
 def conv2d(

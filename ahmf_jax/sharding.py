@@ -83,7 +83,9 @@ def make_mesh(data: int | None = None, spatial: int = 1, devices: Sequence[Any] 
     return mesh
 
 
-def choose_mesh(text: str, batch_size: int, rows: int, devices: Sequence[Any] | None = None) -> Mesh:
+def choose_mesh(
+    text: str, batch_size: int, rows: int, devices: Sequence[Any] | None = None, *, least_rows: int = MIN_ROWS
+) -> Mesh:
     """The mesh that a configuration asks for.
 
     Args:
@@ -92,6 +94,7 @@ def choose_mesh(text: str, batch_size: int, rows: int, devices: Sequence[Any] | 
       batch_size: of the global batch.
       rows: height of the low-resolution patch.
       devices: all there are by default.
+      least_rows: that a device has of it (`Model.least_rows`).
 
     Raises:
       InputError: the text, or the mesh it asks for divides neither batch nor height.
@@ -103,17 +106,17 @@ def choose_mesh(text: str, batch_size: int, rows: int, devices: Sequence[Any] | 
         data = mesh.shape["data"]
         if batch_size % data:
             raise InputError(f"mesh {text}: a batch of {batch_size} cannot be divided over data={data}")
-        if not _divides(rows, spatial):
+        if not _divides(rows, spatial, least_rows):
             raise InputError(
                 f"mesh {text}: a low-resolution patch of {rows} rows cannot be divided over spatial={spatial}: each "
-                f"device needs as many, and {MIN_ROWS} at the least"
+                f"device needs as many, and {least_rows} at the least"
             )
         return mesh
     candidates = [
         (data, spatial)
         for data in range(1, len(devices) + 1)
         for spatial in range(1, len(devices) // data + 1)
-        if batch_size % data == 0 and _divides(rows, spatial)
+        if batch_size % data == 0 and _divides(rows, spatial, least_rows)
     ]
     for data, spatial in sorted(candidates, key=lambda shape: (math.prod(shape), shape[0]), reverse=True):
         chosen = _of_each_process(devices, data * spatial)
@@ -127,8 +130,8 @@ def choose_mesh(text: str, batch_size: int, rows: int, devices: Sequence[Any] | 
     )
 
 
-def _divides(rows: int, spatial: int) -> bool:
-    return rows % spatial == 0 and (spatial == 1 or rows // spatial >= MIN_ROWS)
+def _divides(rows: int, spatial: int, least: int) -> bool:
+    return rows % spatial == 0 and (spatial == 1 or rows // spatial >= least)
 
 
 def batch_sharding(mesh: Mesh, ndim: int = 4) -> NamedSharding:

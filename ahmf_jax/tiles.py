@@ -3,11 +3,13 @@
 AHMF's recalibration block (FRB) weighs channels by statistics of the whole map, so that tiles by themselves give
 another answer. But a level's statistics depend on that level's convolutional features alone, and the rest of the
 network has a finite reach. So the image is run twice, tile by tile, first to gather the statistics and then with them
-given, each time with a margin of the network's reach around the part of a tile that counts. A model without such
+given, each time with a margin of the network's reach around the part of a tile that counts. DSCSAN has several such
+blocks, each behind the one before: it is run once for each, and once more (`Model.pools`). A model without such
 statistics (DADA) is run once, and its tiles are told what they need of the whole (`Model.of_whole`).
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -69,28 +71,22 @@ def padded_to(length: int) -> int:
     return math.ceil(length / step) * step
 
 
-class Moments:
-    """Mean and variance gathered from parts, in float64 (Chan, Golub and LeVeque, 1979)."""
+Moments = Mapping[str, np.ndarray]
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._mean: np.ndarray = np.zeros(())
-        self._squares: np.ndarray = np.zeros(())
 
-    def add(self, count: int, mean: np.ndarray, variance: np.ndarray) -> None:
-        """Takes in a part of `count` values."""
-        total = self._count + count
-        step = np.asarray(mean, np.float64) - self._mean
-        self._squares = self._squares + np.asarray(variance, np.float64) * count + step**2 * self._count * count / total
-        self._mean = self._mean + step * count / total
-        self._count = total
+def joined(first: Moments, second: Moments) -> dict[str, np.ndarray]:
+    """The moments of two parts together, float64 (Chan, Golub and LeVeque, 1979).
 
-    @property
-    def mean(self) -> np.ndarray:
-        """Of all values so far, float32."""
-        return self._mean.astype(np.float32)
-
-    @property
-    def variance(self) -> np.ndarray:
-        """Of all values so far, biased, float32."""
-        return (self._squares / self._count).astype(np.float32)
+    Moments are `count` (1, 1), of the places; `mean` (..., n); and either `variance` (..., n), or `covariance`
+    (..., n, c) with the last c of the n; both are divided by the count.
+    """
+    a, b = ({name: np.asarray(value, np.float64) for name, value in part.items()} for part in (first, second))
+    count = a["count"] + b["count"]
+    step = b["mean"] - a["mean"]
+    result = {"count": count, "mean": a["mean"] + step * (b["count"] / count)}
+    (spread,) = a.keys() - result.keys()
+    own = a[spread].shape[-1]
+    product = step**2 if spread == "variance" else step[..., :, None] * step[..., None, -own:]
+    parts = (part["count"] * part[spread] for part in (a, b))
+    result[spread] = (sum(parts) + product * (a["count"] * b["count"] / count)) / count
+    return result

@@ -318,7 +318,9 @@ class Task:
         if beside:
             self.mesh = sharding.make_mesh(1, 1, beside[:1])
         else:
-            self.mesh = sharding.choose_mesh(config.mesh, data.batch_size // config.accumulate, rows)
+            self.mesh = sharding.choose_mesh(
+                config.mesh, data.batch_size // config.accumulate, rows, least_rows=self.model.least_rows
+            )
         self.devices = list(beside or self.mesh.devices.flat)
         self.optimiser = config.optimiser.build(config.steps)
         check_prepared(data, data_dir)

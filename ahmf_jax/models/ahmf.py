@@ -28,8 +28,10 @@ from ahmf_jax.layers import (
     Dtype,
     PReLU,
     Remat,
+    Unroll,
     UnshuffleConv,
     conv2d,
+    over_levels,
     padded_image,
     recomputed,
 )
@@ -39,7 +41,6 @@ from ahmf_jax.variants import GRU_LAYERS, Forms, Part, Variant, check_blocks
 
 Fusion = Literal["feb_frb", "feb", "frb", "concat"]
 Recurrence = Literal["both", "forward", "backward", "none"]
-Unroll = int | Literal["auto"]
 SCALES = (2, 4, 8, 16, 32)
 # Kernel of the down- and up-sampling convolutions by log2(scale). The paper has 1, 3, 5 for x4, x8, x16;
 # x2 takes the smallest, x32 the largest.
@@ -48,36 +49,8 @@ STAGE_KERNEL = {1: 1, 2: 1, 3: 3, 4: 5, 5: 5}
 Image = Float[Array, "b h w c"]
 Levels = Float[Array, "m b h w c"]  # an image a level, level 1 first
 Region = Int[Array, "4"]  # of an image: top, bottom, left, right in low-resolution samples
-Pooled = dict[str, Float[Array, "..."]]  # "mean" and "variance" of the FRB's channels: (B, c), or (m, B, c) by level
-
-
-def over_levels(
-    step: Callable[..., Any],
-    length: int,
-    unroll: Unroll,
-    remat: Remat,
-    *,
-    shared: bool = False,
-    reverse: bool = False,
-) -> Any:
-    """`step(module, carry, x) -> (carry, y)` as one loop over the levels, with `nn.scan`.
-
-    The module's parameters are stacked on a new leading axis, one entry a level, or `shared` by all.
-    The gradient of a convolution inside a rolled loop is tens of times slower on the CPU, so `unroll="auto"`
-    unrolls fully there and keeps the loop on accelerators, where it saves compile time and, with `remat`, memory.
-    """
-    if unroll == "auto":
-        # One more than there are, as a single step that is unrolled "once" would stay a loop.
-        unroll = length + 1 if jax.default_backend() == "cpu" else 1
-    return nn.scan(
-        recomputed(step, remat, prevent_cse=unroll > 1),  # inside a loop nothing can be merged with what is outside
-        variable_axes={} if shared else {"params": 0},
-        variable_broadcast="params" if shared else False,
-        split_rngs={"params": not shared},
-        length=length,
-        reverse=reverse,
-        unroll=unroll,
-    )
+# "mean" and "variance" of the FRB's channels, (B, c), and the "count" of places, (1, 1); by level with a leading axis.
+Pooled = dict[str, Float[Array, "..."]]
 
 
 def next_level(level: nn.Module, x: Image, _: None) -> tuple[Image, Image]:
@@ -154,16 +127,17 @@ class FeatureRecalibrationBlock(nn.Module):
 
 
 def moments(x: Image, part: Region | None = None) -> Pooled:
-    """Mean and (biased) variance of every channel, over the whole map or a part of it: (B, c) each."""
+    """Mean and (biased) variance of every channel, over the whole map or a part of it."""
     if part is None:
-        return {"mean": jnp.mean(x, (1, 2)), "variance": jnp.var(x, (1, 2))}
+        count = jnp.full((1, 1), x.shape[1] * x.shape[2], x.dtype)
+        return {"count": count, "mean": jnp.mean(x, (1, 2)), "variance": jnp.var(x, (1, 2))}
     top, bottom, left, right = part
     row, column = jnp.arange(x.shape[1])[:, None, None], jnp.arange(x.shape[2])[:, None]
     inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
     count = ((bottom - top) * (right - left)).astype(x.dtype)
     mean = jnp.sum(jnp.where(inside, x, 0), (1, 2), keepdims=True) / count
     variance = jnp.sum(jnp.where(inside, x - mean, 0) ** 2, (1, 2)) / count
-    return {"mean": mean[:, 0, 0], "variance": variance}
+    return {"count": count[None, None], "mean": mean[:, 0, 0], "variance": variance}
 
 
 class ResidualBlock(nn.Module):
@@ -449,9 +423,9 @@ class AHMF(Model):
         return levels[::-1] if self.forms("order") == "release" else levels
 
     @property
-    def pools(self) -> bool:
-        """Whether an output depends on the whole map: on the statistics that the FRB takes of it."""
-        return self.fusion in ("frb", "feb_frb")
+    def pools(self) -> int:
+        """1 where an output depends on the whole map: on the FRB's statistics of it, of all levels at once."""
+        return int(self.fusion in ("frb", "feb_frb"))
 
     @property
     def reach(self) -> int:
@@ -527,7 +501,7 @@ class AHMF(Model):
         train: bool = False,
         size: Int[Array, "2"] | None = None,
         part: Region | None = None,
-        pooled: Pooled | None = None,
+        pooled: Sequence[Pooled] = (),
     ) -> tuple[Float[Array, "b H W 1"], dict[str, Any]]:
         """Super-resolves a batch.
 
@@ -547,8 +521,9 @@ class AHMF(Model):
           `depth_hr` (B, scale * h, scale * w, 1) float32, in the scale of `depth_lr`, and `aux`:
           `level_features` {"depth": [...], "guide": [...]} by level; `attention` by level, the
           excitations {"depth", "guide"} (B, features); `fused` and `refined`, lists in the order of
-          `level_order`; `pooled`, the FRB's statistics {"mean", "variance"}, (m, B, c) each, empty without FRB;
-          `residual`, what is added to `depth_bicubic`, the up-sampled input.
+          `level_order`; `pooled`, one entry, the FRB's statistics {"mean", "variance"}, (m, B, c) each, and the
+          "count" that they are of, or none without FRB; `residual`, what is added to `depth_bicubic`, the up-sampled
+          input.
 
         Raises:
           InputError: `depth_lr` is of another shape, or the guide's size is not `scale` times its own.
@@ -570,7 +545,7 @@ class AHMF(Model):
         depth_lr: Float[Array, "b h w 1"],
         guide: Float[Array, "b H W c"],
         part: Region | None,
-        pooled: Pooled | None,
+        pooled: Sequence[Pooled],
     ) -> tuple[Float[Array, "b H W 1"], dict[str, Any]]:
         def block(cls: Callable[..., Any], *args: Any, name: str) -> Any:
             return recomputed(cls, self.remat)(*args, dtype=self.dtype, name=name)
@@ -590,7 +565,8 @@ class AHMF(Model):
 
         mmaf = MMAF(f, forms, self.fusion, self.dtype, name="mmaf")
         parts = None if part is None else jnp.broadcast_to(part, (m, 4))
-        _, (fused, attention, pooled) = scan(each_level, m)(mmaf, None, (depths, guides, parts, pooled))
+        given = pooled[0] if pooled else None
+        _, (fused, attention, used) = scan(each_level, m)(mmaf, None, (depths, guides, parts, given))
 
         refined = BHFC(f, forms, self.recurrence, self.dtype, self.unroll, self.remat, name="bhfc")(fused)
         order = [level - 1 for level in self.level_order]
@@ -608,7 +584,7 @@ class AHMF(Model):
             "attention": {i + 1: jax.tree.map(operator.itemgetter(i), attention) for i in order},
             "fused": [fused[i] for i in order],
             "refined": [refined[i] for i in order],
-            "pooled": pooled,
+            "pooled": (used,) if used else (),
             "residual": residual,
             "depth_bicubic": depth_bicubic,
         }

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from ahmf_jax.errors import InputError
+from ahmf_jax.sharding import MIN_ROWS
 
 
 class Model(nn.Module):
@@ -45,9 +46,12 @@ class Model(nn.Module):
         return ()
 
     @property
-    def pools(self) -> bool:
-        """Whether statistics of the whole map are gathered from its tiles first: the argument `pooled` of `AHMF`."""
-        return False
+    def pools(self) -> int:
+        """How many times statistics of the whole map are gathered from its tiles, each with those before it given.
+
+        The argument `pooled` and `aux["pooled"]`, in that order; a tree of `tiles.Moments` each.
+        """
+        return 0
 
     @property
     def reach(self) -> int:
@@ -61,6 +65,11 @@ class Model(nn.Module):
     def pooled_reach(self) -> int:
         """How many low-resolution samples away an input can be that those statistics at a place depend on."""
         return 0
+
+    @property
+    def least_rows(self) -> int:
+        """Rows of low-resolution depth that a device has at the least, where several share an image."""
+        return MIN_ROWS
 
     @property
     def bytes_per_sample(self) -> float:

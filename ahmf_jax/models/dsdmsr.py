@@ -19,7 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.layers import Dtype, conv2d, padded_image, pixel_shuffle, torch_uniform
+from ahmf_jax.layers import Dtype, continued, conv2d, padded_image, pixel_shuffle, size_there, torch_uniform
 from ahmf_jax.models.base import Model
 from ahmf_jax.resample import resize
 
@@ -212,8 +212,9 @@ class DSDMSR(Model):
         height, width = self.output_size(depth_lr)
 
         def enlarged(depth: Depth) -> Float[Array, "b H W 1"]:
-            if size is not None:
-                depth = _continued(depth, size * (depth.shape[1] // depth_lr.shape[1]))
+            there = size_there(depth)
+            if there is not None:
+                depth = continued(depth, there)
             return depth if depth.shape[1:3] == (height, width) else resize(depth, (height, width), "torch_bilinear")
 
         depth = depth_lr.astype(jnp.float32)
@@ -226,15 +227,3 @@ class DSDMSR(Model):
             total = functools.reduce(operator.add, map(enlarged, fused))
             total = total / len(fused) if self.combine == "mean" else total
             return DCNN(self.unit, (), self.dtype, name="fusion")(total), {"stages": tuple(maps[1:])}
-
-
-def _continued(depth: Depth, size: Int[Array, "2"]) -> Depth:
-    """Images that repeat, in the padding beside the rows and columns that are there, the last of them.
-
-    The last is a sum, and not taken by its place, so that the height may be split over devices.
-    """
-    for axis, length in zip((1, 2), size, strict=True):
-        place = jnp.expand_dims(jnp.arange(depth.shape[axis]), [a for a in range(depth.ndim) if a != axis])
-        last = jnp.sum(jnp.where(place == length - 1, depth, 0), axis, keepdims=True)
-        depth = jnp.where(place < length, depth, last)
-    return depth

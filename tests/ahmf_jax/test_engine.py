@@ -42,7 +42,7 @@ def seen(model: AHMF) -> tuple[int, int]:
     middle, scale = model.reach + 1, model.scale
     rows = 2 * middle + 1
     channels = model.features // 2 if model.forms("squeeze") == "release" else model.features
-    pooled = {k: jnp.full((model.num_levels, 1, channels), 0.2) for k in ("mean", "variance")} if model.pools else None
+    pooled = model.pools * ({k: jnp.full((model.num_levels, 1, channels), 0.2) for k in ("mean", "variance")},)
     inputs = rng.random((1, rows, 3, 1), np.float32), rng.random((1, rows * scale, 3 * scale, 3), np.float32)
     step = [np.zeros_like(x) for x in inputs]
     step[0][:, middle], step[1][:, middle * scale : (middle + 1) * scale] = 1, 1

@@ -1,10 +1,11 @@
 """Tiles cover an image once, with their margins, and statistics gathered from parts are those of the whole."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ahmf_jax.tiles import Moments, padded_to, spans, tiles
+from ahmf_jax.tiles import joined, padded_to, spans, tiles
 
 
 @settings(max_examples=500, deadline=None)
@@ -56,14 +57,19 @@ def test_few_lengths_and_little_padding() -> None:
     assert len(lengths) < 90
 
 
-def test_moments_of_parts_are_those_of_the_whole() -> None:
+@pytest.mark.parametrize("spread", ["variance", "covariance"])
+def test_moments_of_parts_are_those_of_the_whole(spread: str) -> None:
     # A large mean beside a small spread, where the difference of summed squares would have no digit left.
     values = np.random.default_rng(0).normal(1e4, 0.01, (1000, 3))
-    moments, first = Moments(), 0
-    for count in (1, 250, 9, 740):
-        part = values[first : first + count]
-        moments.add(count, part.mean(0), part.var(0))
+
+    def moments(x: np.ndarray) -> dict[str, np.ndarray]:
+        covariance = np.cov(x.T, bias=True) if len(x) > 1 else np.zeros((3, 3))
+        found = {"variance": x.var(0), "covariance": covariance[:, 1:]}  # of all with the last two
+        return {"count": np.full((1, 1), len(x)), "mean": x.mean(0)[None], spread: found[spread][None]}
+
+    whole, first = moments(values[:1]), 1
+    for count in (250, 9, 740):
+        whole = joined(whole, moments(values[first : first + count]))
         first += count
-    np.testing.assert_allclose(moments.mean, values.mean(0), rtol=1e-7)
-    np.testing.assert_allclose(moments.variance, values.var(0), rtol=1e-6)
-    assert moments.mean.dtype == moments.variance.dtype == np.float32
+    for name, expected in moments(values).items():
+        np.testing.assert_allclose(whole[name], expected, rtol=1e-6, atol=1e-11)
