@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from ahmf_jax import variants
+from ahmf_jax import dscsan_forms, variants
 from ahmf_jax.errors import InputError
 from data_pipelines.augment import Augmentation
 from data_pipelines.degrade import Degradation, Kernel
@@ -26,7 +26,7 @@ from data_pipelines.fields import check, check_value, hints, parts, rule
 if TYPE_CHECKING:
     import optax
 
-    from ahmf_jax.models import AHMF, DADA, DSDMSR
+    from ahmf_jax.models import AHMF, DADA, DSCSAN, DSDMSR
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -216,8 +216,65 @@ class DSDMSRConfig:
         return DSDMSR(**{**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)})
 
 
-AnyModel = AHMFConfig | DADAConfig | DSDMSRConfig
-MODELS: dict[str, type[AnyModel]] = {cls.name: cls for cls in (AHMFConfig, DADAConfig, DSDMSRConfig)}
+@dataclass(frozen=True)
+class DSCSANConfig:
+    """DSCSAN, which reads no guide and whose architecture is our reconstruction: `ahmf_jax.models.DSCSAN`'s fields."""
+
+    name: ClassVar[str] = "dscsan"
+    guided: ClassVar[bool] = False
+
+    scale: Literal[2, 4, 8, 16] = 8
+    """Up-sampling factor: as many stages, each of twice the size, as its logarithm."""
+    groups: int = field(default=4, metadata=rule(above=0))
+    """Groups of residual blocks: of each stage, or, where there are no stages, of all."""
+    blocks: int = field(default=7, metadata=rule(above=0))
+    """Residual blocks of a group."""
+    features: int = field(default=64, metadata=rule(least=4, multiple=2))
+    """Channels of a map."""
+    block: Literal["brb", "rcab"] = "brb"
+    """The bilayer residual block, or RCAN's, with an attention of its own."""
+    attention: bool = True
+    """The cross-scale attention at the end of each group."""
+    progressive: bool = True
+    """Each doubling is a stage of its own; otherwise all groups see the low resolution, as in RCAN."""
+    interpolated: bool = True
+    """What is made is added to interpolated depth, stage by stage; RCAN as published does without."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the features; parameters, the attention's statistics and depth are float32."""
+
+    def __post_init__(self) -> None:
+        """Checks the choices."""
+        check(self)
+
+    @property
+    def stages(self) -> int:
+        """How many maps it makes on its way to the output."""
+        return self.scale.bit_length() - 2 if self.progressive else 0
+
+    @property
+    def corrects(self) -> bool:
+        """Whether what it makes is added to up-sampled depth."""
+        return self.interpolated
+
+    def form(self, name: dscsan_forms.Form) -> "DSCSANConfig":
+        """The network of that name in the paper's Table 4, about as deep as this one, which is a C5."""
+        return dataclasses.replace(self, **dscsan_forms.fields(name, self.scale, self.groups, self.blocks))
+
+    def summary(self) -> str:
+        """In a few words, for a line."""
+        return f"DSCSAN x{self.scale}, {self.groups} x {self.blocks} {self.block} of {self.features} features"
+
+    def build(self) -> "DSCSAN":
+        """The module."""
+        import jax.numpy as jnp
+
+        from ahmf_jax.models import DSCSAN
+
+        return DSCSAN(**{**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)})
+
+
+AnyModel = AHMFConfig | DADAConfig | DSDMSRConfig | DSCSANConfig
+MODELS: dict[str, type[AnyModel]] = {cls.name: cls for cls in (AHMFConfig, DADAConfig, DSDMSRConfig, DSCSANConfig)}
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.models.ahmf import AHMF
 from ahmf_jax.models.base import Model
 from ahmf_jax.models.dada import DADA
+from ahmf_jax.models.dscsan import DSCSAN
 from ahmf_jax.models.dsdmsr import DSDMSR
 
-MODELS: dict[str, type[Model]] = {"ahmf": AHMF, "dada": DADA, "dsdmsr": DSDMSR}
+MODELS: dict[str, type[Model]] = {"ahmf": AHMF, "dada": DADA, "dsdmsr": DSDMSR, "dscsan": DSCSAN}
 
 
 def name_of(model: Model) -> str:
@@ -23,4 +24,4 @@ def name_of(model: Model) -> str:
     )
 
 
-__all__ = ["AHMF", "DADA", "DSDMSR", "MODELS", "Model", "name_of"]
+__all__ = ["AHMF", "DADA", "DSCSAN", "DSDMSR", "MODELS", "Model", "name_of"]
