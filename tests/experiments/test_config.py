@@ -187,7 +187,10 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"loss": "l2"}, "TrainConfig.loss is 'l2': choose one of l1, mse, charbonnier"),
         ({"loss": None}, "TrainConfig.loss is None: choose one of l1"),
         ({"stage_weights": 1.0}, "TrainConfig.stage_weights is 1.0: it must be a tuple of a number"),
-        ({"stage_weights": [1.0]}, r"stage_weights is \(1.0,\), but ahmf makes no stages: .* train one of dsdmsr, dscsan$"),
+        (
+            {"stage_weights": [1.0]},
+            r"stage_weights is \(1.0,\), but ahmf makes no stages: .* train one of dsdmsr, dscsan$",
+        ),
         (
             {"stage_weights": [1.0, 1.0], "model": {"name": "dsdmsr"}},
             r"stage_weights is \(1.0, 1.0\), but DSDMSR x8, srcnn makes 3 stages: give as many weights, coarse to fine",
