@@ -90,7 +90,7 @@ def write_pth(path: str | Path, arrays: Mapping[str, np.ndarray], key: str = "st
       path: the file to write; an existing one is replaced.
       arrays: `{name: array}`, as `torch_weights.to_torch` gives, with or without the prefix. Floating arrays are
         written as float32.
-      key: of the state dict: "state" of an AHMF, "model" of a DADA, "" of a DSDMSR, whose file holds nothing else.
+      key: of the state dict: "state" of an AHMF, "model" of a DADA, "" of the others, whose file holds nothing else.
       prefix: of every name: "module." of an AHMF, "" of the others.
 
     Raises:

@@ -14,6 +14,7 @@ from ahmf_jax import torch_weights
 from ahmf_jax.errors import InputError
 from ahmf_jax.torch_modules.ahmf import AHMF
 from ahmf_jax.torch_modules.dada import DADA
+from ahmf_jax.torch_modules.dscsan import DSCSAN
 from ahmf_jax.torch_modules.dsdmsr import DSDMSR
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def network(model: "Model", weights: Mapping[str, Any]) -> nn.Module:
     from ahmf_jax.export import guide_channels, model_fields
     from ahmf_jax.models import name_of
 
-    cls = {"ahmf": AHMF, "dada": DADA, "dsdmsr": DSDMSR}[name_of(model)]
+    cls = {"ahmf": AHMF, "dada": DADA, "dsdmsr": DSDMSR, "dscsan": DSCSAN}[name_of(model)]
     taken = inspect.signature(cls).parameters
     fields = {name: value for name, value in model_fields(model).items() if name in taken}
     if "guide_channels" in taken:
@@ -93,15 +94,16 @@ def serialize(module: InUnits, scale: int, guide_channels: int) -> bytes:
     if guide_channels:
         free["guide"] = {0: batch, 2: scale * height, 3: scale * width}
         example["guide"] = torch.zeros(2, guide_channels, rows * scale, columns * scale)
-    # A padded size is a whole number of times the U-Net's: whether that number is 1 must not be decided here, and that
-    # it is no smaller than the size itself is more than the exporter can prove.
-    pads = isinstance(module.network, DADA)
-    with fx_config.patch(backed_size_oblivious=pads):  # type: ignore[attr-defined]  # installed as the module is made
+    # A padded size is a whole number of times the U-Net's, and an attention's map has a whole number of cells: whether
+    # that number is 1 must not be decided here, and that they are no smaller than the size itself is more than the
+    # exporter can prove.
+    divides = isinstance(module.network, DADA | DSCSAN)
+    with fx_config.patch(backed_size_oblivious=divides):  # type: ignore[attr-defined]  # installed as the module is made
         program = torch.export.export(
             module.requires_grad_(False).eval(),
             tuple(example.values()),
             dynamic_shapes=free,
-            prefer_deferred_runtime_asserts_over_guards=pads,
+            prefer_deferred_runtime_asserts_over_guards=divides,
         )
     write_sums_out(program.graph_module)
     data = io.BytesIO()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.torch_weights import ahmf, dada, dsdmsr, tables
+from ahmf_jax.torch_weights import ahmf, dada, dscsan, dsdmsr, tables
 from ahmf_jax.torch_weights.ahmf import stages
 from ahmf_jax.torch_weights.files import read, write
 from ahmf_jax.variants import Part, Variant
@@ -29,6 +29,7 @@ def from_torch(
     scale: int | None = None,
     fusion: "Fusion | None" = None,
     combine: "Combine | None" = None,
+    interpolated: bool | None = None,
 ) -> tuple["Model", dict[str, Any]]:
     """The model that PyTorch weights belong to, which their names tell, and its weights.
 
@@ -37,6 +38,7 @@ def from_torch(
       variant, swapped: of an AHMF, as `ahmf.from_torch` says.
       scale: of a DADA, whose tensors do not tell it.
       fusion, combine: of a DSDMSR, as `dsdmsr.from_torch` says.
+      interpolated: of a DSCSAN, as `dscsan.from_torch` says.
 
     Returns:
       `(model, weights)`: the other fields read off names and shapes, or, where these do not tell them, as the model has
@@ -48,7 +50,8 @@ def from_torch(
         or of another shape or type; or an argument is of the other model.
     """
     arrays = tables.plain(arrays)
-    name = "dada" if dada.named(arrays) else "dsdmsr" if dsdmsr.named(arrays) else "ahmf"
+    named = {"dada": dada, "dsdmsr": dsdmsr, "dscsan": dscsan}
+    name = next((name for name, of_model in named.items() if of_model.named(arrays)), "ahmf")
     if name != "ahmf" and (variant is not None or swapped is not None):
         raise InputError(
             f"these are the weights of a {name.upper()}: variant and swapped are of an AHMF; leave them out"
@@ -57,9 +60,15 @@ def from_torch(
         raise InputError("these are no weights of a DADA: the scale is read off the tensors; leave it out")
     if name != "dsdmsr" and (fusion is not None or combine is not None):
         raise InputError("these are no weights of a DSDMSR: fusion and combine are of one; leave them out")
+    if name != "dscsan" and interpolated is not None:
+        raise InputError("these are no weights of a DSCSAN: interpolated is of one; leave it out")
     if name == "dada":
         return dada.from_torch(arrays, scale)
-    return dsdmsr.from_torch(arrays, fusion, combine) if name == "dsdmsr" else ahmf.from_torch(arrays, variant, swapped)
+    if name == "dsdmsr":
+        return dsdmsr.from_torch(arrays, fusion, combine)
+    if name == "dscsan":
+        return dscsan.from_torch(arrays, interpolated)
+    return ahmf.from_torch(arrays, variant, swapped)
 
 
 def to_torch(model: "Model", params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -77,5 +86,5 @@ def to_torch(model: "Model", params: Mapping[str, Any]) -> dict[str, np.ndarray]
     """
     from ahmf_jax.models import name_of
 
-    of_model: Any = {"ahmf": ahmf, "dada": dada, "dsdmsr": dsdmsr}[name_of(model)]
+    of_model: Any = {"ahmf": ahmf, "dada": dada, "dsdmsr": dsdmsr, "dscsan": dscsan}[name_of(model)]
     return of_model.to_torch(model, params)

@@ -265,5 +265,5 @@ def told(model: "AHMF") -> Told:
     return Told(
         f"a {model.variant} AHMF{swapped} x{model.scale} with {model.num_levels} levels, {model.features} features, "
         f"fusion {model.fusion}, recurrence {model.recurrence}",
-        "an AHMF, a DADA or a DSDMSR",  # what is not named as one of the others comes here
+        "an AHMF, a DADA, a DSDMSR or a DSCSAN",  # what is not named as one of the others comes here
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ahmf_jax.models import Model
 
 # Of a `.pth`: the name under which the state dict stands in it, if it does, and what each tensor's begins with.
-LAYOUTS = {"ahmf": ("state", "module."), "dada": ("model", ""), "dsdmsr": ("", "")}
+LAYOUTS = {"ahmf": ("state", "module."), "dada": ("model", ""), "dsdmsr": ("", ""), "dscsan": ("", "")}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -13,9 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ahmf_jax import torch_modules, torch_weights  # noqa: E402  # needs torch
+from ahmf_jax import dscsan_forms, resample, torch_modules, torch_weights  # noqa: E402  # needs torch
 from ahmf_jax.errors import InputError  # noqa: E402
-from ahmf_jax.models import AHMF, DADA, DSDMSR  # noqa: E402
+from ahmf_jax.models import AHMF, DADA, DSCSAN, DSDMSR  # noqa: E402
 from ahmf_jax.scaling import offset_and_span  # noqa: E402
 from ahmf_jax.variants import PARTS  # noqa: E402
 
@@ -118,6 +118,41 @@ def test_dsdmsrs_fields() -> None:
             torch_modules.DSDMSR(**{field: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("form", dscsan_forms.FORMS)
+def test_dscsans_names_are_the_tables(form: dscsan_forms.Form) -> None:
+    fields = {"scale": 8, "groups": 2, "blocks": 3, "features": 32, **dscsan_forms.FORMS[form]}
+    with torch.device("meta"):
+        net = torch_modules.DSCSAN(**fields)
+    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    rows = torch_weights.dscsan.table(DSCSAN(**fields))  # type: ignore[attr-defined]
+    assert list(shapes) == [row.torch for row in rows]
+    assert shapes == {row.torch: row.shape for row in rows}
+
+
+def test_dscsans_fields() -> None:
+    for field, value in {"scale": 3, "block": "rdb"}.items():
+        with pytest.raises(InputError, match=f"{field} is .*choose one of"):
+            torch_modules.DSCSAN(**{field: value})  # type: ignore[arg-type]
+    for field, value in {"groups": 0, "blocks": 0, "features": 5}.items():
+        with pytest.raises(InputError, match=f"{field} is {value}: "):
+            torch_modules.DSCSAN(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5)])
+def test_dscsan_interpolates_as_matlab_does(size: tuple[int, int]) -> None:
+    """Without its last convolutions it does nothing else."""
+    net = torch_modules.DSCSAN(4, 1, 1, 4)
+    for output in net.output:
+        for x in output.parameters():
+            torch.nn.init.zeros_(x)
+    depth = np.random.default_rng(0).random((*size, 1), np.float32)
+    wanted = depth
+    for factor in (2, 4):
+        wanted = resample.resize(wanted, (factor * size[0], factor * size[1]), "matlab_bicubic")
+    found = net(torch.from_numpy(depth[None, None, :, :, 0])).detach().numpy()
+    np.testing.assert_allclose(found[0, 0], wanted[..., 0], rtol=0, atol=1e-6)
+
+
 def test_dsdmsr_starts_as_the_published_one() -> None:
     """SRCNNs as PyTorch has it, VDSRs by the number of outputs: the last convolution is then far from small."""
     torch.manual_seed(0)
@@ -180,6 +215,12 @@ def test_the_twin_of_a_trained_model() -> None:
     dsdmsr, weights = torch_weights.from_torch({name: value.numpy() for name, value in state.items()})
     net = torch_modules.network(dsdmsr.clone(fusion="figure", combine="mean"), weights)
     assert (net.scale, net.fusion, net.combine, net.training) == (4, "figure", "mean", False)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+    state = torch_modules.DSCSAN(4, 1, 2, 4, progressive=False).state_dict()
+    dscsan, weights = torch_weights.from_torch({name: value.numpy() for name, value in state.items()})
+    net = torch_modules.network(dscsan.clone(interpolated=False), weights)
+    assert (net.scale, net.doublings, net.interpolated, net.training) == (4, 2, False, False)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
@@ -344,11 +385,19 @@ def test_a_dadas_program_of_any_sizes(tmp_path: Path, monkeypatch: pytest.Monkey
         program(depth, guide[..., :-1])
 
 
-@pytest.mark.parametrize(("unit", "fusion", "combine"), [("srcnn", "code", "sum"), ("vdsr", "figure", "mean")])
-def test_a_program_that_takes_no_guide(tmp_path: Path, unit: str, fusion: str, combine: str) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: torch_modules.DSDMSR(2, "srcnn", "code", "sum"),
+        lambda: torch_modules.DSDMSR(2, "vdsr", "figure", "mean"),
+        lambda: torch_modules.DSCSAN(2, 1, 1, 4),
+    ],
+    ids=["srcnn", "vdsr", "dscsan"],
+)
+def test_a_program_that_takes_no_guide(tmp_path: Path, network: Any) -> None:
     torch.manual_seed(0)
-    module = torch_modules.InUnits(torch_modules.DSDMSR(4, unit, fusion, combine), 10.0, "sample")
-    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(module, 4, 0))
+    module = torch_modules.InUnits(network(), 10.0, "sample")
+    (tmp_path / "model.pt2").write_bytes(torch_modules.serialize(module, 2, 0))
     loaded = torch.export.load(tmp_path / "model.pt2")
     assert list(loaded.graph_signature.user_inputs) == ["depth_lr"]
     program = loaded.module()

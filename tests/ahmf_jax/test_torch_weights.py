@@ -202,7 +202,7 @@ def test_one_message_names_every_fault(arrays: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"encoder.weight": np.zeros((4, 4))}, {"fuse_conv.99999999999.x": np.zeros(())}])
 def test_weights_of_something_else(given: dict[str, np.ndarray]) -> None:
-    with pytest.raises(InputError, match="has a known name: give the weights of an AHMF, a DADA or a DSDMSR"):
+    with pytest.raises(InputError, match="has a known name: give the weights of an AHMF, a DADA, a DSDMSR or a DSC"):
         torch_weights.from_torch(given)
 
 

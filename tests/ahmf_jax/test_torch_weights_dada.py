@@ -130,6 +130,6 @@ def test_a_model_of_a_derived_class_has_no_name() -> None:
 
     assert name_of(DADA(8)) == "dada"
     with pytest.raises(
-        InputError, match="Mine has no name that files could tell: use one of ahmf, dada, dsdmsr as it is"
+        InputError, match="Mine has no name that files could tell: use one of ahmf, dada, dsdmsr, dscsan as it is"
     ):
         torch_weights.to_torch(Mine(8), {})
