@@ -13,7 +13,7 @@ import pytest
 
 from ahmf_jax import unet
 from ahmf_jax.export import Trained
-from ahmf_jax.models import AHMF, DADA, DSDMSR, Model
+from ahmf_jax.models import AHMF, DADA, DSCSAN, DSDMSR, Model
 from ahmf_jax.scaling import MIN_SPAN, TINY
 from ahmf_jax.state import init_params
 from ahmf_jax.variables import split
@@ -57,7 +57,15 @@ def dada(scaling: Any = "largest", **fields: Any) -> Trained:
 
 def dsdmsr(scaling: Any = "range", **fields: Any) -> Trained:
     """A DSDMSR with random weights, by which each layer's outputs are about as large as its inputs."""
-    model = DSDMSR(**fields)
+    return _depth_only(DSDMSR(**fields), scaling)
+
+
+def dscsan(scaling: Any = "range", **fields: Any) -> Trained:
+    """A small DSCSAN with such weights."""
+    return _depth_only(DSCSAN(**{"scale": 4, "groups": 1, "blocks": 2, "features": 4, **fields}), scaling)
+
+
+def _depth_only(model: Model, scaling: Any) -> Trained:
     shapes = jax.eval_shape(functools.partial(init_params, model))
     rng = np.random.default_rng(0)
 

@@ -9,7 +9,7 @@ import ahmf_jax
 from ahmf_jax import torch_weights
 from ahmf_jax.export import Trained, bundle_header, check_portable
 from ahmf_jax.models import name_of
-from ahmf_jax.onnx_graph import ahmf, dada, dsdmsr
+from ahmf_jax.onnx_graph import ahmf, dada, dscsan, dsdmsr
 from ahmf_jax.onnx_graph.graph import Graph
 from ahmf_jax.scaling import MIN_SPAN, TINY
 
@@ -31,7 +31,7 @@ def build(trained: Trained) -> onnx.ModelProto:
     check_portable(trained)
     model = trained.model
     weights = torch_weights.to_torch(model, trained.params) if trained.params else {}
-    networks = {"ahmf": ahmf.Network, "dada": dada.Network, "dsdmsr": dsdmsr.Network}
+    networks = {"ahmf": ahmf.Network, "dada": dada.Network, "dsdmsr": dsdmsr.Network, "dscsan": dscsan.Network}
     net: Any = networks[name_of(model)](model, weights)
     full = net.tensor("range", trained.range)
     depth = net.add("Div", "depth_lr", full)

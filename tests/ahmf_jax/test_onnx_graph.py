@@ -14,7 +14,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from ahmf_jax import InputError, __version__, onnx_graph  # noqa: E402  # needs onnx
 from ahmf_jax.variants import PARTS, VARIANTS  # noqa: E402
-from tests.exports import RANGE, dada, dsdmsr, images, narrow_unet, super_resolved, trained  # noqa: E402
+from tests.exports import RANGE, dada, dscsan, dsdmsr, images, narrow_unet, super_resolved, trained  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +114,22 @@ def test_depth_without_a_guide(scaling: Any, scale: int, unit: Any, fusion: Any,
         assert difference(found, runtime, *images(found, *size, 0)) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("scaling", "fields"),
+    [
+        ("sample", {"scale": 4, "groups": 2}),
+        ("range", {"scale": 8, "block": "rcab", "progressive": False, "interpolated": False}),
+    ],
+    ids=["C5", "C2"],
+)
+def test_dscsan_of_any_size(scaling: Any, fields: Any) -> None:
+    """Cells of the attention that are full and that are not, and an image that is mirrored again and again."""
+    found = dscsan(scaling, **fields)
+    runtime = session(onnx_graph.build(found))
+    for size in ((2, 3, 5), (1, 1, 1)):
+        assert difference(found, runtime, *images(found, *size, 0)) <= 1e-5
+
+
 def test_largest_is_for_any_unit() -> None:
     found = dada("largest", features="rgb")
     depth, guide = images(found, 1, 2, 3)
@@ -179,6 +195,14 @@ def test_so_is_each_of_dsdmsrs() -> None:
     model = onnx_graph.build(found)
     stored = sum(onnx.numpy_helper.to_array(x).size for x in model.graph.initializer)
     constants = 1 + 4  # range, the resize's scales
+    assert stored == sum(x.size for x in jax.tree.leaves(found.params)) + constants
+
+
+def test_so_is_each_of_dscsans() -> None:
+    found = dscsan(features=8)
+    model = onnx_graph.build(found)
+    stored = sum(onnx.numpy_helper.to_array(x).size for x in model.graph.initializer if x.data_type == 1)
+    constants = 1 + 2 * 4 + 2 * 16 + 2 + 100  # range, resizes' scales, identities, a half and a trace's, bicubic
     assert stored == sum(x.size for x in jax.tree.leaves(found.params)) + constants
 
 

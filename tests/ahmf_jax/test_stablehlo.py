@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ahmf_jax import InputError, stablehlo
-from tests.exports import RANGE, dada, dsdmsr, images, narrow_unet, super_resolved, trained
+from ahmf_jax.export import Trained
+from tests.exports import RANGE, dada, dscsan, dsdmsr, images, narrow_unet, super_resolved, trained
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +70,17 @@ def test_dada_of_any_size(scaling: Any, fields: Any) -> None:
             assert np.abs(difference).max() <= 1e-5 * RANGE
 
 
-@pytest.mark.parametrize("fields", [{"scale": 2}, {"scale": 4, "fusion": "figure", "combine": "mean"}])
-def test_depth_without_a_guide(fields: Any) -> None:
-    found = dsdmsr("sample", **fields)
+@pytest.mark.parametrize(
+    "found",
+    [
+        dsdmsr("sample", scale=2),
+        dsdmsr("sample", scale=4, fusion="figure", combine="mean"),
+        dscsan("sample"),
+        dscsan("sample", scale=2, block="rcab", attention=False),
+    ],
+    ids=lambda found: found.model.summary(),
+)
+def test_depth_without_a_guide(found: Trained) -> None:
     program = jax.export.deserialize(bytearray(stablehlo.serialize(found)))
     (depth_lr,) = program.in_avals
     assert str(depth_lr.shape) == "(batch, height, width, 1)"
