@@ -23,7 +23,7 @@ from ahmf_jax.export import (
     save_bundle,
     write_safetensors,
 )
-from ahmf_jax.models import AHMF, DADA, DSDMSR, Model
+from ahmf_jax.models import AHMF, DADA, DSCSAN, DSDMSR, Model
 from ahmf_jax.models.dsdmsr import Combine, Fusion
 from ahmf_jax.scaling import Scaling
 from ahmf_jax.variables import split
@@ -58,6 +58,7 @@ def from_torch(
     swapped: Collection[Part] | None = None,
     fusion: Fusion | None = None,
     combine: Combine | None = None,
+    interpolated: bool | None = None,
 ) -> str:
     """Reads PyTorch weights, writes a bundle, and says what they are.
 
@@ -65,9 +66,9 @@ def from_torch(
 
     Args:
       source, out: the files.
-      scaling, depth_range, unit: of the depth that the network was trained on; by default 255 grey levels for an
-        AHMF or a DSDMSR. A DADA with scaling "range" must be told both, as its authors have a range for each data set.
-      scale, variant, swapped, fusion, combine: as in `torch_weights.from_torch`.
+      scaling, depth_range, unit: of the depth that the network was trained on; by default 255 grey levels, but
+        a DADA with scaling "range" must be told both, as its authors have a range for each data set.
+      scale, variant, swapped, fusion, combine, interpolated: as in `torch_weights.from_torch`.
 
     Raises:
       InputError: a file that cannot be read or written, tensors of no model, a range that is missing or wrong, an
@@ -77,15 +78,15 @@ def from_torch(
     if depth_range is not None and not 0 < depth_range < math.inf:
         raise InputError(f"--range {depth_range:g}: give the depth that the network takes for 1, above 0")
     arrays, header = read_safetensors(source) if source.suffix == ".safetensors" else (torch_weights.read(source), {})
+    untold: dict[str, Any] = {"fusion": fusion, "combine": combine, "interpolated": interpolated}
     if header.get("format") == "pt" and "model" in header:
-        given: dict[str, Any] = {"scale": scale, "variant": variant, "swapped": swapped and tuple(swapped)}
-        given |= {"fusion": fusion, "combine": combine}
+        given = {"scale": scale, "variant": variant, "swapped": swapped and tuple(swapped), **untold}
         given |= {"scaling": None if scaling == "range" else scaling, "range": depth_range, "unit": unit}
         trained = _told(source, arrays, header, given)
         save_bundle(out, trained)
         return f"{out}: {_describe(trained)}"
     try:
-        model, params = torch_weights.from_torch(arrays, variant, swapped, scale=scale, fusion=fusion, combine=combine)
+        model, params = torch_weights.from_torch(arrays, variant, swapped, scale=scale, **untold)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     if isinstance(model, DADA) and scaling == "range" and (depth_range is None or unit is None):
@@ -96,7 +97,7 @@ def from_torch(
     depth_range, unit = 255.0 if depth_range is None else depth_range, unit or "grey level"
     trained = Trained(model, params, scaling, unit, depth_range, f"converted from {source.name}")
     save_bundle(out, trained)
-    return f"{out}: {_describe(trained)}{_assumed(model, fusion=fusion, combine=combine)}"
+    return f"{out}: {_describe(trained)}{_assumed(model, untold)}"
 
 
 def _told(
@@ -129,16 +130,19 @@ def _asked(model: Model) -> dict[str, Any]:
         return {"variant": model.variant, "swapped": model.swapped}
     if isinstance(model, DSDMSR):
         return {"fusion": model.fusion, "combine": model.combine}
+    if isinstance(model, DSCSAN):
+        return {"interpolated": model.interpolated}
     return {"scale": model.scale}
 
 
-def _assumed(model: Model, **given: str | None) -> str:
+def _assumed(model: Model, given: Mapping[str, Any]) -> str:
     """The settings that no tensor tells, where they were not `given`, or those of DADA's authors are others."""
-    if isinstance(model, DSDMSR):
-        assumed = [name for name, value in given.items() if value is None]
+    if isinstance(model, DSDMSR | DSCSAN):
+        assumed = [name for name in _asked(model) if given[name] is None]
         values = ", ".join(f"{name} {getattr(model, name)}" for name in assumed)
         options = ", ".join(f"--{name}" for name in assumed)
-        return f"; the tensors do not tell {values}, as published: another with {options}" if assumed else ""
+        whose = ", as published" if isinstance(model, DSDMSR) else ""
+        return f"; the tensors do not tell {values}{whose}: another with {options}" if assumed else ""
     if not isinstance(model, DADA):
         return ""
     ours = ", ".join(f"{name} {getattr(model, name)}" for name in AUTHORS_SETTINGS)
@@ -175,7 +179,7 @@ def _untold(trained: Trained, arrays: Mapping[str, np.ndarray]) -> str:
     theirs = model_fields(found)
     other = [f"{name} {value}" for name, value in model_fields(model).items() if value != theirs[name]]
     settings = f"; these are lost: {', '.join(other)} (`ahmf export safetensors` keeps all)" if other else ""
-    assumed = model_fields(DSDMSR()) if isinstance(model, DSDMSR) else {}
+    assumed = model_fields(type(model)()) if isinstance(model, DSDMSR | DSCSAN) else {}
     needed = {name: value for name, value in _asked(model).items() if value != assumed.get(name)}
     options = "".join(f"--{name} {value} " for name, value in needed.items())
     back = f"{options}--scaling {trained.scaling} --unit '{trained.unit}' --range {trained.range:g}"

@@ -14,18 +14,19 @@ class FromTorch:
     """PyTorch weights to this program's: every tensor checked."""
 
     source: tyro.conf.Positional[Path]
-    """The .pth file of AHMF's or of DADA's authors or of the published DSDMSR, or .safetensors with the same names."""
+    """The .pth file of AHMF's or of DADA's authors, of the published DSDMSR or of a DSCSAN, or .safetensors with the
+    same names."""
     out: tyro.conf.Positional[Path]
     """The .safetensors file to write."""
     scaling: Literal["range", "sample", "largest"] = "range"
     """What the network was trained to see: depth / range, or each sample stretched over its own span, or its largest
     depth as 1."""
     range: float | None = None
-    """The depth that it takes for 1; an AHMF's or a DSDMSR's is 255 by default. A DADA's must be given, with its unit,
-    where --scaling is range: the authors' is the standard deviation of their data in mm, 1122.7 of Middlebury, 1386.05
-    of NYUv2, 1154.29 of DIML."""
+    """The depth that it takes for 1, 255 by default. A DADA's must be given, with its unit, where --scaling is range:
+    the authors' is the standard deviation of their data in mm, 1122.7 of Middlebury, 1386.05 of NYUv2, 1154.29 of
+    DIML."""
     unit: str | None = None
-    """The unit of its depth; an AHMF's or a DSDMSR's is grey level by default."""
+    """The unit of its depth, grey level by default."""
     scale: int | None = None
     """The factor of a DADA, as its tensors do not tell it; the others' do."""
     variant: Variant | None = None
@@ -40,13 +41,17 @@ class FromTorch:
     """Of a DSDMSR, which no tensor tells: code, the published one, by default."""
     combine: Literal["sum", "mean"] | None = None
     """Of a DSDMSR, which no tensor tells: sum, the published one, by default."""
+    interpolated: bool | None = None
+    """Of a DSCSAN, which no tensor tells: whether its output is added to interpolated depth; by default it is."""
 
     def __call__(self) -> None:
         """Converts."""
         from experiments.convert import from_torch
 
         how = self.scaling, self.range, self.unit
-        untold = {name: getattr(self, name) for name in ("scale", "variant", "swapped", "fusion", "combine")}
+        untold = {
+            name: getattr(self, name) for name in ("scale", "variant", "swapped", "fusion", "combine", "interpolated")
+        }
         print(from_torch(self.source, self.out, *how, **untold))
 
 

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ahmf_jax import checkpoint, export, torch_weights, upsample
-from ahmf_jax.models import AHMF, DADA, DSDMSR
+from ahmf_jax.models import AHMF, DADA, DSCSAN, DSDMSR
 from ahmf_jax.state import init_params
+from tests import exports
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "reference" / "ahmf_release_x4.pth"
@@ -171,6 +172,30 @@ def test_the_layout_of_the_published_dsdmsr(ahmf, refused, tmp_path):
     back = upsample.load_trained(tmp_path / "back.safetensors")
     assert back.model == other.model == DSDMSR(2, fusion="figure", combine="mean")
     jax.tree.map(np.testing.assert_array_equal, back.params, trained.params)
+
+
+def test_a_dscsan_there_and_back(ahmf, refused, tmp_path):
+    """As with DSDMSR: of what no tensor tells, a .pth loses what is not the default, a .safetensors nothing."""
+    torch = pytest.importorskip("torch")
+    found = exports.dscsan("sample", interpolated=False)
+    export.save_bundle(tmp_path / "w.safetensors", found)
+    said = ahmf("convert", "to-torch", tmp_path / "w.safetensors", tmp_path / "w.pth").out
+    assert said.endswith("on the way back add --interpolated False --scaling sample --unit 'm' --range 10\n")
+    assert "input.weight" in torch.load(tmp_path / "w.pth", weights_only=True)
+    given = "convert", "from-torch", tmp_path / "w.pth", tmp_path / "back.safetensors"
+    assert ahmf(*given).out.endswith("; the tensors do not tell interpolated True: another with --interpolated\n")
+    assert upsample.load_trained(tmp_path / "back.safetensors").model == DSCSAN(4, 1, 2, 4)
+    assert ahmf(*given, "--interpolated", "False").out.endswith("parameters\n")
+    assert upsample.load_trained(tmp_path / "back.safetensors").model == found.model
+    refused(*given, "--combine", "sum", said="no weights of a DSDMSR: fusion and combine are of one; leave them out")
+
+    assert ahmf("convert", "to-torch", tmp_path / "w.safetensors", tmp_path / "t.safetensors").code == 0
+    given = "convert", "from-torch", tmp_path / "t.safetensors", tmp_path / "back.safetensors"
+    refused(*given, "--interpolated", "True", said="--interpolated True: .* was written with interpolated False: leave")
+    assert ahmf(*given).code == 0
+    back = upsample.load_trained(tmp_path / "back.safetensors")
+    assert back.model == found.model and back.scaling == "sample"
+    jax.tree.map(np.testing.assert_array_equal, back.params, found.params)
 
 
 @pytest.fixture
