@@ -63,10 +63,13 @@ def interpolate(batch: Mapping[str, np.ndarray], kernel: str) -> np.ndarray:
 class Network:
     """A trained model: a run's folder (its best checkpoint), a weights file, or the learning-free "dada_rgb_x8".
 
-    `model` says in a few words which it is; `guided` and `keeps_means` are the model's.
+    `model` says in a few words which it is, `parameters` how many numbers it has; `guided` and `keeps_means` are the
+    model's.
     """
 
     def __init__(self, weights: Path, name: str = ""):
+        import jax
+
         from ahmf_jax import scaling, upsample
 
         self._upsampler: Any = upsample.load(weights)
@@ -75,6 +78,7 @@ class Network:
         self.scale: int = trained.model.scale
         self.origin = trained.origin
         self.model = trained.model.summary()
+        self.parameters: int = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
         self.guided: bool = trained.model.guided
         self.keeps_means: bool = trained.model.keeps_means
         if scaling.is_leak(trained.scaling):

@@ -15,6 +15,7 @@ filled by the sampler when a worker takes one. What a trial found is in its user
 `metrics`      of the evaluation: mean over the images, by metric; `floor` the interpolation's
 `images`       the metrics of each
 `protocol`     of the evaluation
+`parameters`   of its network
 `unit`         of MAE and RMSE
 `training`     `steps`, `seconds`: of the training alone, without compiling and validating
 `cost`         of its network: see `experiments.studies.cost`

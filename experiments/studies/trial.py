@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FOREVER = 1e10  # seconds
 MOST_LETTERS = 200  # in the table of leases
 COSTLY = frozenset({"time", "memory"})  # objectives that are not of the error, but of the network
+KEPT = ("mae", "rmse", "psnr", "pe")  # metrics that studies have tables of, whatever a protocol is about
 
 
 class Pruned(Exception):
@@ -247,19 +248,21 @@ def measured_set(study: Study, config: TrainConfig, out: Path, data_dir: Path | 
 
 
 def measure(study: Study, config: TrainConfig, out: Path, data_dir: Path | None) -> dict[str, Any]:
-    """What a trained run is worth: `metrics`, `floor`, `images`, `unit`, and its `training`."""
+    """What a trained run is worth: `metrics`, `floor`, `images`, `unit`; its `parameters`, and its `training`."""
     from experiments.evaluate import measure_all
-    from experiments.methods import open_method
+    from experiments.methods import Network
 
     dataset, split, name, protocol = measured_set(study, config, out, data_dir)
-    found = measure_all(open_method(str(out), None, protocol), dataset, name, protocol, split=split)
-    kept = dict.fromkeys(("mae", "rmse", *found.metrics))
+    network = Network(out)
+    found = measure_all(network, dataset, name, protocol, split=split)
+    kept = dict.fromkeys((*KEPT, *found.metrics))
     return {
         "unit": found.unit,
         "protocol": f"{name}: {protocol}",
         "images": {image.name: _numbers(image.metrics, kept) for image in found.images},
         "metrics": _numbers(found.mean.metrics, kept),
         "floor": _numbers(found.mean.floor, kept),
+        "parameters": network.parameters,
         "training": training(out),
     }
 

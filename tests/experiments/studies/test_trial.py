@@ -3,15 +3,17 @@
 import dataclasses
 import math
 
+import jax
 import optuna
 import pytest
 
+from ahmf_jax.state import init_params
 from ahmf_jax.stopping import Stop
 from experiments import provenance
 from experiments.studies import cost, trial
 from experiments.studies.cost import Cost
 from experiments.studies.space import All, Between, Choose, Pruning, Space
-from experiments.studies.study import Spec, make_study, retry_failed
+from experiments.studies.study import Measured, Spec, make_study, retry_failed
 from experiments.studies.trial import Unsuited, fields_of
 from experiments.studies.worker import take, work
 
@@ -240,6 +242,16 @@ def test_any_seed_of_a_configuration_seeds_the_sampler(search):
     study = search(1)
     object.__setattr__(study.spec, "config", dataclasses.replace(study.spec.config, seed=20261121))
     assert fields_of(take(study, "one", 60))
+
+
+def test_what_is_measured_of_a_run(storage, tiny, run, data_dir):
+    """PSNR and PE by any protocol, as studies have tables of them; and how large the network is."""
+    study = make_study(storage, "levels", Spec("levels", tiny, Measured(protocol="b6")))
+    found = trial.measure(study, tiny, run, data_dir)
+    assert found["metrics"].keys() == found["floor"].keys() == {"mae", "rmse", "psnr", "pe"}
+    (image,) = found["images"].values()
+    assert image == found["metrics"] and found["protocol"].startswith("b6: ") and found["unit"] == "cm"
+    assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(init_params(tiny.model.build())))
 
 
 def test_a_library_that_is_not_installed_has_no_version():
