@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ahmf_jax.writing import write_whole
-from experiments.plots import save
-from experiments.studies import charts, outcome, pictures, tables
+from experiments.studies import charts, outcome, tables
 from experiments.studies.cost import Cost
 from experiments.studies.outcome import by_seed, difference, places, signed
 from experiments.studies.standing import Spread, Standing, read, spread
@@ -224,12 +222,8 @@ def study_figures(study: Study, folder: Path) -> list[Path]:
       InputError: it cannot be written.
     """
     standing = read(study)
-    made = [folder / f"{NAME}.md", folder / f"{NAME}.csv"]
-    write_whole(made[0], markdown(standing).encode())
-    write_whole(made[1], as_csv(rows(standing)))
-    for name, chart in {NAME: charts.figure_1(standing), CURVES: charts.curves(standing)}.items():
-        made += [] if chart is None else save(pictures.figure(chart), folder / name)
-    return made
+    drawn = {NAME: charts.figure_1(standing), CURVES: charts.curves(standing)}
+    return outcome.write(folder, NAME, markdown(standing), as_csv(rows(standing)), drawn)
 
 
 def as_csv(found: Sequence[Row]) -> bytes:
@@ -261,9 +255,7 @@ def as_csv(found: Sequence[Row]) -> bytes:
 
 def summary(study: Study) -> str:
     """What the command prints at its end: both tables, and what they say."""
-    from experiments.studies.show import block
-
     standing = read(study)
     found = rows(standing)
-    said = "\n".join([*sentences(found), *not_measured(found)])
-    return "\n\n".join([block(brings(found, standing.unit), None), block(takes(found), None), said])
+    said = [*sentences(found), *not_measured(found)]
+    return outcome.Findings([brings(found, standing.unit), takes(found)], said).printed()

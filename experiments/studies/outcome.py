@@ -12,22 +12,30 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from ahmf_jax.writing import write_whole
 from experiments.evaluate import decimal_places
+from experiments.plots import save
+from experiments.studies import pictures
+from experiments.studies.charts import Axis, Chart, Series
 from experiments.studies.cost import Cost, from_json, key
+from experiments.studies.show import block
 from experiments.studies.standing import COSTS, Entry, Standing, costs_of, spread
 from experiments.studies.storage import worker_name
 from experiments.studies.study import Study
+from experiments.studies.tables import Table
 
 CONFIDENCE = 0.95
+# Colours of what a difference says, from the pictures' list.
+WORDS = {"better": 2, "within the spread": None, "worse": 1, "one seed": None}
 LEASE = 600.0  # seconds without a run, as compiling may take, after which another may measure the costs
 
 
 class Difference(NamedTuple):
-    """A row's error less another's, over the seeds that both have: the mean, its standard error and interval.
+    """A row's metric less another's, over the seeds that both have: the mean, its standard error and interval.
 
-    All but the mean are NaN where there is one seed.
+    All but the mean are NaN where there is one seed. `better` says which values of the metric are.
     """
 
     mean: float
@@ -35,18 +43,26 @@ class Difference(NamedTuple):
     low: float
     high: float
     n: int
+    better: Literal["lower", "higher"] = "lower"
 
     @property
     def word(self) -> str:
         """What it says of the first row."""
         if math.isnan(self.error):
             return "one seed"
-        if self.low > 0:
-            return "worse"
-        return "better" if self.high < 0 else "within the spread"
+        if self.low <= 0 <= self.high:
+            return "within the spread"
+        return "better" if (self.mean < 0) == (self.better == "lower") else "worse"
+
+    @property
+    def sureness(self) -> str:
+        """The same, and of how many seeds."""
+        return self.word if math.isnan(self.error) else f"{self.n} seeds: {self.word}"
 
 
-def difference(of: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+def difference(
+    of: Mapping[int, float], base: Mapping[int, float], better: Literal["lower", "higher"] = "lower"
+) -> Difference | None:
     """`of` less `base`, both by seed; None where they have no seed in common."""
     from scipy.special import stdtrit
 
@@ -55,7 +71,7 @@ def difference(of: Mapping[int, float], base: Mapping[int, float]) -> Difference
         return None
     error = found.deviation / math.sqrt(found.n)
     reach = float(stdtrit(found.n - 1, (1 + CONFIDENCE) / 2)) * error if found.n > 1 else math.nan
-    return Difference(found.mean, error, found.mean - reach, found.mean + reach, found.n)
+    return Difference(found.mean, error, found.mean - reach, found.mean + reach, found.n, better)
 
 
 def by_seed(trials: Iterable[Entry], metric: str) -> dict[int, float]:
@@ -134,6 +150,13 @@ def signed(found: Difference | None, digits: int) -> str:
     return f"{found.mean:+z.{digits}f}{error}"
 
 
+def interval(found: Difference | None, digits: int) -> str:
+    """Where the mean difference is, at 95 %; "" where nothing tells."""
+    if found is None or math.isnan(found.error):
+        return ""
+    return f"{found.low:+z.{digits}f} to {found.high:+z.{digits}f}"
+
+
 def seeds(done: int, planned: int) -> str:
     """How many seeds a row has, and of how many where some are missing."""
     return str(done) if done == planned else f"{done} of {planned}"
@@ -147,6 +170,71 @@ def as_csv(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     for row in rows:
         writer.writerow(["" if value is None or value != value else value for value in row])
     return file.getvalue().encode()
+
+
+class Findings(NamedTuple):
+    """What a study found: tables, and what they say."""
+
+    tables: list[Table]
+    said: list[str]
+
+    def printed(self) -> str:
+        """As a command prints it at its end."""
+        return "\n\n".join([*(block(table, None) for table in self.tables), "\n".join(self.said)])
+
+
+def write(folder: Path, name: str, text: str, numbers: bytes, drawn: Mapping[str, Chart | None]) -> list[Path]:
+    """Writes the page of a study, its numbers, and its pictures into a folder that is there; the files.
+
+    Args:
+      folder: where.
+      name: of the two first, without an ending.
+      text: the page, as Markdown.
+      numbers: as CSV.
+      drawn: each picture as SVG and PNG, by its name; None: there is too little for it.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    made = [folder / f"{name}.md", folder / f"{name}.csv"]
+    for path, content in zip(made, (text.encode(), numbers), strict=True):
+        write_whole(path, content)
+    for called, chart in drawn.items():
+        made += [] if chart is None else save(pictures.figure(chart), folder / called)
+    return made
+
+
+def changes(title: str, axis: str, found: Sequence[tuple[str, Difference]]) -> Chart | None:
+    """Differences with their 95 % intervals, each beside its name, from the top; None of nothing.
+
+    Args:
+      title: of the chart.
+      axis: what a difference is, in words.
+      found: names and differences.
+    """
+    series = []
+    for word, group in WORDS.items():
+        if of := [(name, change) for name, change in found if change.word == word]:
+            series.append(
+                Series(
+                    word,
+                    [change.mean for _, change in of],
+                    [name for name, _ in of],
+                    [f"{name}: {word}, {change.n} seed{'s' * (change.n > 1)}" for name, change in of],
+                    spread=[None if math.isnan(change.error) else change.high - change.mean for _, change in of],
+                    group=group,
+                )
+            )
+    if not series:
+        return None
+    return Chart(
+        title,
+        Axis(axis),
+        Axis("", categories=tuple(name for name, _ in found)),
+        series,
+        note="Seed by seed; bars: 95 % intervals by Student's t.",
+        tall=len(found),
+    )
 
 
 def origin(standing: Standing) -> list[str]:
