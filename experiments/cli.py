@@ -30,7 +30,7 @@ from experiments.commands.doctor import Doctor
 from experiments.commands.evaluate import Evaluate
 from experiments.commands.export import Export
 from experiments.commands.report import Report
-from experiments.commands.study import StudyAblation, StudyCommand, StudyLevels
+from experiments.commands.study import StudyCommand, StudyLevels, study_ablation
 from experiments.commands.train import Train, TrainRun, as_options
 from experiments.commands.upsample import Upsample
 from experiments.config import TrainConfig
@@ -38,7 +38,7 @@ from experiments.pages import restart_with_large_pages
 
 STOPPED = 75  # EX_TEMPFAIL: try again, with --resume
 STUDY_RECIPE = "ahmf_study_x4"
-PLANNED = {"levels": StudyLevels, "ablation": StudyAblation}
+PLANNED: dict[str, Callable[..., Any]] = {"levels": StudyLevels, "ablation": study_ablation}
 
 
 @dataclass(frozen=True)

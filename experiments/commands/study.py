@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ahmf_jax import variants
+from ahmf_jax import dscsan_forms, variants
 from ahmf_jax.errors import InputError
 from experiments import config as configs
-from experiments.config import AHMFConfig, PairsConfig, TrainConfig, WholeImages
+from experiments.config import AHMFConfig, DSCSANConfig, PairsConfig, TrainConfig, WholeImages
 
 if TYPE_CHECKING:
     from experiments.studies.study import Row, Spec, Study
@@ -212,7 +212,10 @@ class StudyLevels(Planned):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyAblation(Planned):
-    """Train Models 0-6 of the paper's Table VI in both variants, and the release with each part as the paper has it."""
+    """Train Models 0-6 of the paper's Table VI in both variants, and the release with each part as the paper has it.
+
+    With a recipe of DSCSAN: the forms of its Table 4.
+    """
 
     name: str = "ablation"
     """The study's name: the same command again goes on with it, and adds what is new."""
@@ -234,6 +237,7 @@ class StudyAblation(Planned):
     def __call__(self) -> None:
         """Does it."""
         from experiments.studies import ablation
+        from experiments.studies.standing import read
 
         study = self.carry_out("ablation", ablation.plan(self.seeds, self.parts))
         if self.create_only:
@@ -241,7 +245,56 @@ class StudyAblation(Planned):
         folder = Path(study.spec.folder)
         ablation.draw_features(study, folder, self.data_dir)
         made = ablation.study_figures(study, folder)
-        print(f"{ablation.summary(study)}\n\n{_listed(made)}")
+        print(f"{ablation.findings(read(study)).printed()}\n\n{_listed(made)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyForms(Planned):
+    """Train the forms C1 to C5 of DSCSAN's Table 4, each about as deep as the recipe's network, which is C5."""
+
+    name: str = "dscsan_ablation"
+    """The study's name: the same command again goes on with it, and adds what is new."""
+    forms: tuple[dscsan_forms.Form, ...] = tuple(dscsan_forms.FORMS)
+    """The forms: C1 is RCAN, C2 that with the attention, C3 with bilayer blocks, C4 with both, C5 in stages."""
+
+    def __post_init__(self) -> None:
+        """Checks it."""
+        super().__post_init__()
+        model, given = self._model, " ".join(self.forms)
+        for name, value in dscsan_forms.FORMS["C5"].items():
+            if getattr(model, name) != value:
+                raise InputError(f"--model.{name} {getattr(model, name)}: the forms set it: leave it at {value}")
+        if not self.forms or len(set(self.forms)) < len(self.forms):
+            raise InputError(f"--forms {given}: name one or more, each once; --seeds says how often it is trained")
+        if model.scale == 2 and {"C4", "C5"} <= {*self.forms}:
+            raise InputError(
+                f"--forms {given}: at x2 the only stage of C5 is its output, which makes it C4: leave one of them out"
+            )
+        if "C5" in self.forms and model.stages and not self.config.stage_weights:
+            raise InputError(
+                f"--stage-weights is empty: the stages of C5 are supervised: give {model.stages}, coarse to fine"
+            )
+
+    def __call__(self) -> None:
+        """Does it."""
+        from experiments.studies import forms
+        from experiments.studies.standing import read
+
+        study = self.carry_out("ablation", forms.plan(self._model, self.seeds, self.forms))
+        if self.create_only:
+            return
+        made = forms.study_figures(study, Path(study.spec.folder))
+        print(f"{forms.findings(read(study)).printed()}\n\n{_listed(made)}")
+
+    @property
+    def _model(self) -> DSCSANConfig:
+        assert isinstance(self.config.model, DSCSANConfig), "study_ablation makes it"
+        return self.config.model
+
+
+def study_ablation(config: TrainConfig) -> StudyAblation | StudyForms:
+    """The ablation that there is for the recipe's model."""
+    return StudyForms(config=config) if isinstance(config.model, DSCSANConfig) else StudyAblation(config=config)
 
 
 def _ahmf(config: TrainConfig) -> AHMFConfig:

@@ -1,11 +1,10 @@
-"""`ahmf study ablation`: Table VI's models in both variants beside what is published, and which of their parts matter.
+"""`ahmf study ablation` of AHMF: Table VI's models in both variants beside what is published, and which parts matter.
 
 What is written into the study's folder: `ablation.md`, the tables and what they say; `ablation.csv`, every number; and
 pictures, each as SVG and PNG: `models`, Table VI's course, ours and published; `parts`, what each part of the paper's
 changes in the release; and `features`, the feature maps before and after BHFC, as in the paper's Figure 10.
 """
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ahmf_jax import variants
-from ahmf_jax.writing import write_whole
 from experiments import published
-from experiments.plots import files, save
-from experiments.studies import outcome, pictures, tables
+from experiments.plots import files
+from experiments.studies import outcome, tables
 from experiments.studies.charts import Axis, Chart, Series
-from experiments.studies.outcome import Difference, by_seed, difference, places, signed
+from experiments.studies.outcome import Difference, Findings, by_seed, difference, places, signed
 from experiments.studies.standing import Entry, Standing, read, spread
 from experiments.studies.study import Row as Planned
 from experiments.studies.study import Study
 from experiments.studies.tables import Cell, Table, cell, plus_minus
 
 NAME, COURSE, PARTS, FEATURES = "ablation", "models", "parts", "features"
+QUESTION = "Which of the network's blocks matter, and which of the differences between its two variants?"
 
 
 class Model(NamedTuple):
@@ -209,14 +208,13 @@ def part_table(found: Rows, unit: str) -> Table:
     ]
     for row in found.parts:
         change = row.change
-        sure = change is not None and not math.isnan(change.error)
         lines.append(
             (
                 Cell(row.name, name=bool(row.part)),
                 Cell(outcome.seeds(len(row.mae), row.planned)),
                 cell(spread(row.mae.values()), digits),
                 Cell(signed(change, digits), change.mean) if change else Cell(""),
-                Cell(f"{change.low:+z.{digits}f} to {change.high:+z.{digits}f}") if change and sure else Cell(""),
+                Cell(outcome.interval(change, digits)),
                 Cell(change.word) if change else Cell(""),
             )
         )
@@ -232,7 +230,7 @@ def sentences(found: Rows) -> list[str]:
             digits = places(found.models[0].mae[variant].values())
             said.append(
                 f"{variant}: the MAE of Model {WHOLE}, the whole, less that of Model 0 is {signed(change, digits)} "
-                f"({_sureness(change)})."
+                f"({change.sureness})."
             )
     matter = [row for row in found.parts if row.part and row.change and row.change.word in ("better", "worse")]
     tried = [row for row in found.parts if row.part and row.change]
@@ -243,10 +241,6 @@ def sentences(found: Rows) -> list[str]:
             f"Of so many intervals at 95 %, {0.05 * len(tried):.2g} may be expected to say so of what does not matter."
         )
     return said or ["No training is complete yet."]
-
-
-def _sureness(change: Difference) -> str:
-    return "one seed" if math.isnan(change.error) else f"{change.n} seeds: {change.word}"
 
 
 def markdown(standing: Standing, features: bool = False) -> str:
@@ -315,15 +309,9 @@ def study_figures(study: Study, folder: Path) -> list[Path]:
       InputError: it cannot be written.
     """
     standing = read(study)
-    found = rows(standing)
-    made = []
-    for name, chart in {COURSE: course(found), PARTS: differences(found, standing.unit)}.items():
-        made += [] if chart is None else save(pictures.figure(chart), folder / name)
     there = [path for path in files(folder / FEATURES) if path.is_file()]
-    text, numbers = folder / f"{NAME}.md", folder / f"{NAME}.csv"
-    write_whole(text, markdown(standing, bool(there)).encode())
-    write_whole(numbers, as_csv(found))
-    return [text, numbers, *made, *there]
+    text = markdown(standing, bool(there))
+    return [*outcome.write(folder, NAME, text, as_csv(rows(standing)), drawn(standing)), *there]
 
 
 def draw_features(study: Study, folder: Path, data_dir: Path | None) -> list[Path]:
@@ -422,39 +410,21 @@ def course(found: Rows) -> Chart | None:
 def differences(found: Rows, unit: str) -> Chart | None:
     """How each part changes the release's MAE, with the 95 % interval; what the paper does best is at the top."""
     changes = [(row.name, row.change) for row in found.parts if row.change is not None]
-    if not changes:
-        return None
-    changes.sort(key=lambda pair: pair[1].mean)
-    groups: dict[str, int | None] = {"better": 2, "within the spread": None, "worse": 1, "one seed": None}
-    series = []
-    for word, group in groups.items():
-        if of := [(name, change) for name, change in changes if change.word == word]:
-            series.append(
-                Series(
-                    word,
-                    [change.mean for _, change in of],
-                    [name for name, _ in of],
-                    [f"{name}: {word}, {change.n} seed{'s' * (change.n > 1)}" for name, change in of],
-                    spread=[None if math.isnan(change.error) else change.high - change.mean for _, change in of],
-                    group=group,
-                )
-            )
-    return Chart(
+    return outcome.changes(
         "What the paper's form of each part changes in the release",
-        Axis(f"change of the MAE{f' ({unit})' if unit else ''}; left of 0 the paper's is better"),
-        Axis("", categories=tuple(name for name, _ in changes)),
-        series,
-        note="Seed by seed; bars: 95 % intervals by Student's t.",
-        tall=len(changes),
+        f"change of the MAE{f' ({unit})' if unit else ''}; left of 0 the paper's is better",
+        sorted(changes, key=lambda pair: pair[1].mean),
     )
 
 
-def summary(study: Study) -> str:
-    """What the command prints at its end: both tables, and what they say."""
-    from experiments.studies.show import block
-
-    standing = read(study)
+def findings(standing: Standing) -> Findings:
+    """Both tables, and what they say."""
     found = rows(standing)
-    parts = [block(model_table(found, standing.unit), None)]
-    parts += [block(part_table(found, standing.unit), None)] if found.parts else []
-    return "\n\n".join([*parts, "\n".join(sentences(found))])
+    parts = [part_table(found, standing.unit)] if found.parts else []
+    return Findings([model_table(found, standing.unit), *parts], sentences(found))
+
+
+def drawn(standing: Standing) -> dict[str, Chart | None]:
+    """The pictures by their names, where there is enough for them."""
+    found = rows(standing)
+    return {PARTS: differences(found, standing.unit), COURSE: course(found)}

@@ -102,7 +102,12 @@ def sections(standing: Standing) -> list[Section]:
     """All that there is to show of a study; a picture for which there is too little is a sentence that says so."""
     found = [Section("Learning curves", *_or_note(curves(standing), "No trial has been validated yet."))]
     if not standing.searches:
-        made = [chart for chart in (*_of_ablation(standing), figure_1(standing), rows(standing)) if chart]
+        own: Sequence[Chart | None] = ()
+        if standing.study.spec.kind == "ablation":
+            from experiments.studies.answers import answers
+
+            own = tuple(answers(standing.study.spec).drawn(standing).values())
+        made = [chart for chart in (*own, figure_1(standing), rows(standing)) if chart]
         return [Section("Pictures", made, () if made else ("No trial is complete yet.",)), *found]
     fronts_ = fronts(standing)
     if fronts_ or len(standing.study.spec.objectives) > 1:
@@ -231,16 +236,6 @@ def figure_1(standing: Standing) -> Chart | None:
             for i, (label, mae, time, memory) in enumerate(known)
         ],
     )
-
-
-def _of_ablation(standing: Standing) -> list[Chart | None]:
-    """What each part changes, and Table VI's course, ours and published."""
-    from experiments.studies import ablation
-
-    if standing.study.spec.kind != "ablation":
-        return []
-    found = ablation.rows(standing)
-    return [ablation.differences(found, standing.unit), ablation.course(found)]
 
 
 def fronts(standing: Standing) -> list[Chart]:

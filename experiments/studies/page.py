@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from experiments import config as configs
@@ -14,8 +14,10 @@ from experiments.comparison import escape
 from experiments.report.make import Places, write
 from experiments.report.markdown import MARK
 from experiments.report.page import assemble
-from experiments.studies import ablation, best, charts, levels, outcome, pictures, tables
+from experiments.studies import best, charts, levels, outcome, pictures, tables
+from experiments.studies.answers import answers
 from experiments.studies.charts import Chart, Parallel, Section
+from experiments.studies.outcome import Findings
 from experiments.studies.standing import Entry, Standing, read
 from experiments.studies.study import OBJECTIVES, Study
 from experiments.studies.tables import Table
@@ -25,7 +27,6 @@ HEIGHT, ROOM, ENTRY = 340, 130, 26  # pixels: of a chart; of one with many names
 DIMENSION = 110  # pixels: the width of an axis of the parallel coordinates, at least
 QUESTIONS = {
     "levels": "How many levels does the network need, the paper's m: what does each bring, and what does it cost?",
-    "ablation": "Which of the network's blocks matter, and which of the differences between its two variants?",
     "search": "With which settings is it best?",
 }
 
@@ -62,11 +63,10 @@ def title(standing: Standing) -> str:
     return f"Study {standing.study.name}"
 
 
-class Findings(NamedTuple):
-    """What a study found: tables, and what they say."""
-
-    tables: list[Table]
-    said: list[str]
+def question(standing: Standing) -> str:
+    """What the study asks."""
+    spec = standing.study.spec
+    return answers(spec).QUESTION if spec.kind == "ablation" else QUESTIONS[spec.kind]
 
 
 def findings(standing: Standing) -> Findings:
@@ -78,9 +78,7 @@ def findings(standing: Standing) -> Findings:
         said = [*levels.sentences(of), *levels.not_measured(of), *costs]
         return Findings([levels.brings(of, unit), levels.takes(of)], said)
     if standing.study.spec.kind == "ablation":
-        found = ablation.rows(standing)
-        parts = [ablation.part_table(found, unit)] if found.parts else []
-        return Findings([ablation.model_table(found, unit), *parts], ablation.sentences(found))
+        return answers(standing.study.spec).findings(standing)
     return Findings([], best.sentences(standing))
 
 
@@ -113,7 +111,7 @@ def asked(standing: Standing) -> list[tuple[str, str]]:
     protocols = Counter(t.attributes["protocol"] for t in standing.trials if "protocol" in t.attributes)
     pruned = "; a trial worse than the median of the others at its step is given up" if spec.prune else ""
     named = {
-        "question": QUESTIONS[spec.kind],
+        "question": question(standing),
         "minimised": ", ".join(OBJECTIVES[name] for name in spec.objectives) + pruned if standing.searches else "",
         "trained on": f"{data.dataset}, {data.train}: {config.steps} steps of {data.batch_size} patches of "
         f"{data.patch[0]} x {data.patch[1]}",
@@ -185,7 +183,7 @@ def html(standing: Standing, found: Findings, made: Sequence[Table], drawn: Sequ
         plots=bool(described),
         made=made_with(standing),
         title=title(standing),
-        lead=QUESTIONS[spec.kind],
+        lead=question(standing),
         said=found.said,
         asked=asked(standing)[1:],  # the question is the lead
         details=details,
