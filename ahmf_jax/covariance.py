@@ -38,19 +38,18 @@ def pooled(x: Image, cell: int, size: Size | None = None) -> Float[Array, "b i j
     """
     if cell == 1:
         return x
-    there = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     if size is not None:
-        there = within(x, jnp.stack([0, size[0], 0, size[1]])).astype(x.dtype)
-        x = jnp.where(there > 0, x, 0)
-
-    def total(values: Image) -> Float[Array, "b i j c"]:
-        # By halves: so grids that are nested are seen to agree also where sizes are symbols (`jax.export`).
-        for _ in range(cell.bit_length() - 1):
-            beyond = [(0, 0), (0, 1), (0, 1), (0, 0)]
-            values = lax.reduce_window(values, np.zeros((), values.dtype), lax.add, (1, 2, 2, 1), (1, 2, 2, 1), beyond)
-        return values
-
-    return total(x) / jnp.maximum(total(there), 1)
+        x = jnp.where(within(x, jnp.stack([0, size[0], 0, size[1]])), x, 0)
+    total = x
+    # By halves: so grids that are nested are seen to agree also where sizes are symbols (`jax.export`).
+    for _ in range(cell.bit_length() - 1):
+        beyond = [(0, 0), (0, 1), (0, 1), (0, 0)]
+        total = lax.reduce_window(total, np.zeros((), x.dtype), lax.add, (1, 2, 2, 1), (1, 2, 2, 1), beyond)
+    rows, columns = (
+        jnp.clip(length - cell * jnp.arange(cells), 1, cell)
+        for length, cells in zip(x.shape[1:3] if size is None else size, total.shape[1:3], strict=True)
+    )
+    return total / (rows[:, None] * columns)[..., None].astype(x.dtype)
 
 
 def within(x: Image, part: Region) -> Bool[Array, "1 h w 1"]:

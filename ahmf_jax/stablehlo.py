@@ -8,7 +8,7 @@ from jax import export
 from jaxtyping import Array, Float
 
 from ahmf_jax.export import Trained, check_portable
-from ahmf_jax.models import AHMF
+from ahmf_jax.models import AHMF, DSCSAN
 from ahmf_jax.scaling import predict
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -20,7 +20,7 @@ def in_units(trained: Trained) -> Callable[..., Array]:
     (B, h, w, 1) and (B, scale h, scale w, C) -> (B, scale h, scale w, 1), float32. Without C there is no guide.
     """
     model = trained.model
-    if isinstance(model, AHMF):  # a loop over the levels: neither the file nor its compilation grows with their number
+    if isinstance(model, AHMF | DSCSAN):  # a loop: neither the file nor its compilation grows with levels or blocks
         model = model.clone(unroll=1)
 
     def super_resolve(

@@ -241,6 +241,8 @@ class DSCSANConfig:
     """What is made is added to interpolated depth, stage by stage; RCAN as published does without."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the features; parameters, the attention's statistics and depth are float32."""
+    unroll: int | Literal["auto"] = field(default="auto", metadata=rule(above=0))
+    """Blocks of a group that are unrolled: all on the CPU and 1 elsewhere by default."""
 
     def __post_init__(self) -> None:
         """Checks the choices."""
@@ -779,8 +781,8 @@ class TrainConfig:
         if weights and not stages:
             making = ", ".join(name for name, cls in MODELS.items() if cls().stages)
             raise InputError(
-                f"TrainConfig.stage_weights is {weights}, but {self.model.name} makes no stages: leave it out, or "
-                f"train one of {making}"
+                f"TrainConfig.stage_weights is {weights}, but {self.model.summary()}, makes no stages: leave it out, "
+                f"or train one of {making}"
             )
         if self.stage_kernel and not weights:
             raise InputError(

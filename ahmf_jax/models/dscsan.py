@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ahmf_jax import covariance
 from ahmf_jax.errors import InputError
-from ahmf_jax.layers import Conv, ConvShuffle, Dtype, continued, over_levels, padded_image, size_there
+from ahmf_jax.layers import Conv, ConvShuffle, Dtype, Unroll, continued, over_levels, padded_image, size_there
 from ahmf_jax.models.base import Model
 from ahmf_jax.resample import resize
 
@@ -130,6 +130,7 @@ class Body(nn.Module):
     block: Block
     attention: bool
     dtype: Dtype = jnp.float32
+    unroll: Unroll = "auto"
 
     @nn.compact
     def __call__(
@@ -155,7 +156,7 @@ class Body(nn.Module):
         def step(module: Any, x: Image, _: None) -> tuple[Image, None]:
             return module(x), None
 
-        return over_levels(step, self.blocks, "auto", "none")(block, x, None)[0]
+        return over_levels(step, self.blocks, self.unroll, "none")(block, x, None)[0]
 
 
 class DSCSAN(Model):
@@ -173,6 +174,8 @@ class DSCSAN(Model):
       interpolated: whether what the network makes is added to interpolated depth (MATLAB's bicubic), stage by stage;
         RCAN as published does without.
       dtype: of the features, float32 or bfloat16; parameters, statistics and depth are float32 always.
+      unroll: blocks of a group that are unrolled in the compiled program; `"auto"` is all of them on the CPU and 1, a
+        loop, elsewhere.
 
     The paper's Table 4: C1 is `rcab` without attention and stages, C2 that with attention, C3 `brb` in place of `rcab`,
     C4 both, and C5, these fields as they are by default, C4 in stages: `ahmf_jax.dscsan_forms`.
@@ -187,6 +190,7 @@ class DSCSAN(Model):
     progressive: bool = True
     interpolated: bool = True
     dtype: Dtype = jnp.float32
+    unroll: Unroll = "auto"
 
     guided = False
     paddable = True
@@ -329,6 +333,7 @@ class DSCSAN(Model):
                     self.block,
                     self.attention,
                     self.dtype,
+                    self.unroll,
                     name=f"body_{stage}",
                 )
                 where = None if part is None else part * (depth.shape[1] // depth_lr.shape[1])

@@ -325,7 +325,8 @@ def _training(config: TrainConfig) -> Prepared:
     from ahmf_jax.train import lowered_step
 
     data, model = config.data, config.model.build()
-    mesh = choose_mesh(config.mesh, data.batch_size // config.accumulate, data.patch_size // model.scale)
+    rows = data.patch_size // model.scale
+    mesh = choose_mesh(config.mesh, data.batch_size // config.accumulate, rows, least_rows=model.least_rows)
     arrays = _batch(data.batch_size, data.patch, model.scale, 3 if model.guided else 0)
     batch = place_batch(arrays, mesh)
     how: dict[str, Any] = {

@@ -189,7 +189,7 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
         ({"stage_weights": 1.0}, "TrainConfig.stage_weights is 1.0: it must be a tuple of a number"),
         (
             {"stage_weights": [1.0]},
-            r"stage_weights is \(1.0,\), but ahmf makes no stages: .* train one of dsdmsr, dscsan$",
+            r"stage_weights is \(1.0,\), but .*, makes no stages: .* train one of dsdmsr, dscsan$",
         ),
         (
             {"stage_weights": [1.0, 1.0], "model": {"name": "dsdmsr"}},

@@ -156,7 +156,7 @@ def test_a_guided_model_wants_colour(refused, recipe, folder, tmp_path):
 
 
 def test_weights_of_stages_that_there_are_not(refused, recipe):
-    said = "--stage-weights is .*, but ahmf makes no stages: leave it out, or train one of dsdmsr"
+    said = "--stage-weights is .*, but .*, makes no stages: leave it out, or train one of dsdmsr"
     refused("train", recipe, "--stage-weights", "1", said=said)
     said = "--stage-weights is .*, but DSDMSR x4, vdsr makes 2 stages: give as many weights, coarse to fine"
     refused("train", "dsdmsr_short_x8", "--model.scale", "4", said=said)
