@@ -150,7 +150,7 @@ def test_what_must_be_the_same_in_one_program():
 
 
 def test_a_guided_model_wants_colour(refused, recipe, folder, tmp_path):
-    said = r"has no colour, which ahmf is guided by: choose one that has, or a model of depth alone \(dsdmsr\)"
+    said = r"has no colour, which ahmf is guided by: choose one that has, or a model of depth alone \(dsdmsr, dscsan\)"
     refused("train", recipe, "--data.dataset", folder, "--data.pairs.guide", "", "--out", tmp_path / "run", said=said)
     assert not (tmp_path / "run").exists()
 

@@ -164,6 +164,6 @@ def test_evaluation_of_depth_alone(ahmf, refused, weights, bundle, place):
         "evaluate",
         bundle,
         *data,
-        said="^ahmf: a: x4, m = 1.* reads 3 channels of colour, and there are 0: .* \\(dsdmsr\\)$",
+        said="^ahmf: a: x4, m = 1.* reads 3 channels of colour, and there are 0: .* \\(dsdmsr, dscsan\\)$",
     )
     refused("evaluate", "guided_filter", "--scale", "4", *data, said="^ahmf: a: guided_filter is guided by colour, and")
