@@ -7,6 +7,7 @@ anything is traced or read.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -134,8 +135,9 @@ def _some(items: Sequence[str]) -> str:
     return "; ".join(items[:MAX_NAMED]) + more
 
 
-def param_shapes(model: Model, channels: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's weights by path, for a guide of so many channels.
+@functools.lru_cache(maxsize=64)
+def param_shapes(model: Model, channels: int) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of a network's weights by path, for a guide of so many channels: traced once.
 
     No more than `TRACED_LEVELS` levels are traced: from two on, every axis grows by the same for each.
     """
