@@ -11,7 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
+
+from ahmf_jax.layers import whole, within
 
 # Added to a trace, by which is divided: that of a constant map is 0.
 TINY_TRACE = 1e-6
@@ -39,7 +41,7 @@ def pooled(x: Image, cell: int, size: Size | None = None) -> Float[Array, "b i j
     if cell == 1:
         return x
     if size is not None:
-        x = jnp.where(within(x, jnp.stack([0, size[0], 0, size[1]])), x, 0)
+        x = jnp.where(within(x, whole(size)), x, 0)
     total = x
     # By halves: so grids that are nested are seen to agree also where sizes are symbols (`jax.export`).
     for _ in range(cell.bit_length() - 1):
@@ -50,13 +52,6 @@ def pooled(x: Image, cell: int, size: Size | None = None) -> Float[Array, "b i j
         for length, cells in zip(x.shape[1:3] if size is None else size, total.shape[1:3], strict=True)
     )
     return total / (rows[:, None] * columns)[..., None].astype(x.dtype)
-
-
-def within(x: Image, part: Region) -> Bool[Array, "1 h w 1"]:
-    """Which places of a map lie in a part of it."""
-    top, bottom, left, right = part
-    row, column = jnp.arange(x.shape[1])[:, None, None], jnp.arange(x.shape[2])[:, None]
-    return ((row >= top) & (row < bottom) & (column >= left) & (column < right))[None]
 
 
 def cells_of(part: Array, cell: int) -> Array:
@@ -76,7 +71,7 @@ def gathered(
       part: of the pixels, those that count; it begins with a cell of the coarsest grid. All that are there by default.
     """
     if part is None and size is not None:
-        part = jnp.stack([0, size[0], 0, size[1]])
+        part = whole(size)
     found = []
     for own, cell in enumerate(cells):
         finer = [
@@ -87,8 +82,8 @@ def gathered(
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if part is None:
             count = jnp.full((1, 1), x.shape[1] * x.shape[2], jnp.float32)
-            centred = x - jnp.mean(x, (1, 2), keepdims=True)
             mean = jnp.mean(x, (1, 2))
+            centred = x - mean[:, None, None]
         else:
             there = within(x, cells_of(part, cell))
             count = jnp.sum(there, dtype=jnp.float32)[None, None]
@@ -110,20 +105,14 @@ def correlations(moments: Sequence[Moments], channels: int) -> list[list[Float[A
     covariance = [m["covariance"].reshape(m["mean"].shape[0], -1, channels, channels) for m in moments]
     traces = [jnp.trace(covariance[k][:, k], axis1=1, axis2=2) + TINY_TRACE for k in scales]
 
-    def between(finer: int, coarser: int) -> Float[Array, "b c c"]:
-        return covariance[coarser][:, finer] / jnp.sqrt(traces[finer] * traces[coarser])[:, None, None]
+    def between(k: int, other: int) -> Float[Array, "b c c"]:
+        if k == other:
+            return square_root(covariance[k][:, k])
+        if k > other:
+            return between(other, k).swapaxes(1, 2)
+        return covariance[other][:, k] / jnp.sqrt(traces[k] * traces[other])[:, None, None]
 
-    return [
-        [
-            square_root(covariance[k][:, k])
-            if k == other
-            else between(k, other)
-            if k < other
-            else between(other, k).swapaxes(1, 2)
-            for other in scales
-        ]
-        for k in scales
-    ]
+    return [[between(k, other) for other in scales] for k in scales]
 
 
 def square_root(matrix: Float[Array, "*b n n"], iterations: int = ITERATIONS) -> Float[Array, "*b n n"]:

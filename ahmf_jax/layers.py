@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Dtype = Any
 Remat = Literal["none", "convs", "blocks"]
@@ -104,8 +104,19 @@ def size_there(x: Float[Array, "b h w c"]) -> Int[Array, "2"] | None:
 def _without_padding(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     if (size := size_there(x)) is None:
         return x
-    there = (jnp.arange(x.shape[1]) < size[0])[:, None, None] & (jnp.arange(x.shape[2]) < size[1])[:, None]
-    return jnp.where(there, x, 0)
+    return jnp.where(within(x, whole(size)), x, 0)
+
+
+def whole(size: Int[Array, "2"]) -> Int[Array, "4"]:
+    """All that is there of a map, as a part of it: top, bottom, left, right."""
+    return jnp.stack([0, size[0], 0, size[1]])
+
+
+def within(x: Float[Array, "b h w c"], part: Int[Array, "4"]) -> Bool[Array, "h w 1"]:
+    """Which places of a map lie in a part of it."""
+    top, bottom, left, right = part
+    row, column = jnp.arange(x.shape[1])[:, None, None], jnp.arange(x.shape[2])[:, None]
+    return (row >= top) & (row < bottom) & (column >= left) & (column < right)
 
 
 def continued(x: Float[Array, "b h w c"], size: Int[Array, "2"], mirrored: int = 0) -> Float[Array, "b h w c"]:

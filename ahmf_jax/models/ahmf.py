@@ -34,6 +34,8 @@ from ahmf_jax.layers import (
     over_levels,
     padded_image,
     recomputed,
+    whole,
+    within,
 )
 from ahmf_jax.models.base import Model
 from ahmf_jax.resample import resize
@@ -131,9 +133,8 @@ def moments(x: Image, part: Region | None = None) -> Pooled:
     if part is None:
         count = jnp.full((1, 1), x.shape[1] * x.shape[2], x.dtype)
         return {"count": count, "mean": jnp.mean(x, (1, 2)), "variance": jnp.var(x, (1, 2))}
+    inside = within(x, part)
     top, bottom, left, right = part
-    row, column = jnp.arange(x.shape[1])[:, None, None], jnp.arange(x.shape[2])[:, None]
-    inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
     count = ((bottom - top) * (right - left)).astype(x.dtype)
     mean = jnp.sum(jnp.where(inside, x, 0), (1, 2), keepdims=True) / count
     variance = jnp.sum(jnp.where(inside, x - mean, 0) ** 2, (1, 2)) / count
@@ -536,7 +537,7 @@ class AHMF(Model):
             )
 
         if size is not None and part is None:
-            part = jnp.stack([0, size[0], 0, size[1]])
+            part = whole(size)
         with padded_image(depth_lr.shape[1], size):
             return self._super_resolve(depth_lr, guide, part, pooled)
 

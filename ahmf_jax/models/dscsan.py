@@ -17,7 +17,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ahmf_jax import covariance
 from ahmf_jax.errors import InputError
-from ahmf_jax.layers import Conv, ConvShuffle, Dtype, Unroll, continued, over_levels, padded_image, size_there
+from ahmf_jax.layers import (
+    Conv,
+    ConvShuffle,
+    Dtype,
+    Unroll,
+    continued,
+    over_levels,
+    padded_image,
+    size_there,
+    whole,
+    within,
+)
 from ahmf_jax.models.base import Model
 from ahmf_jax.resample import resize
 
@@ -357,7 +368,7 @@ def _mean(x: Image) -> Float[Array, "b 1 1 c"]:
     size = size_there(x)
     if size is None:
         return jnp.mean(x, (1, 2), keepdims=True)
-    there = covariance.within(x, jnp.stack([0, size[0], 0, size[1]]))
+    there = within(x, whole(size))
     return jnp.sum(jnp.where(there, x, 0), (1, 2), keepdims=True) / (size[0] * size[1])
 
 
