@@ -76,15 +76,15 @@ def offset_and_span(
 class Prediction(NamedTuple):
     """What a model makes of a batch: the depth in units of the range is `output * span + offset`.
 
-    `statistics` are the running ones after it, in training; {} otherwise, and of a model that has none. `stages` are
-    the maps that it makes on the way, in the scale of `output`; () of a model that makes none.
+    `statistics` are the running ones after it, in training; {} otherwise, and of a model that has none. `aux` are the
+    model's intermediates, in the scale of `output`.
     """
 
     output: Array
     offset: PerSample
     span: PerSample
     statistics: Any
-    stages: tuple[Array, ...]
+    aux: Mapping[str, Any]
 
 
 def predict(
@@ -99,6 +99,6 @@ def predict(
     given = split(weights), (batch["depth_lr"] - offset) / span, batch["guide"]
     if rngs is None:
         output, aux = model.apply(*given, mask_lr=batch["mask_lr"])
-        return Prediction(output, offset, span, {}, aux.get("stages", ()))
+        return Prediction(output, offset, span, {}, aux)
     (output, aux), renewed = model.apply(*given, mask_lr=batch["mask_lr"], train=True, rngs=rngs, mutable=[STATISTICS])
-    return Prediction(output, offset, span, renewed.get(STATISTICS, {}), aux.get("stages", ()))
+    return Prediction(output, offset, span, renewed.get(STATISTICS, {}), aux)

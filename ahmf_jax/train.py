@@ -84,7 +84,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         """The part's share of the loss, and of other metrics, and the running statistics after it."""
         rngs = {"sample": jax.random.fold_in(key, number)}
         weights = join(whole(params), whole(statistics))
-        output, offset, span, statistics, stages = predict(state.model, state.scaling, weights, part, rngs)
+        output, offset, span, statistics, aux = predict(state.model, state.scaling, weights, part, rngs)
         mask = part["mask_hr"]
         # Before the loss, not after: what stands in a hole may be NaN, and its gradient would be as well.
         target = jnp.where(mask, (part["depth_hr"] - offset) / span, output)
@@ -92,7 +92,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         shares = {"mae": jnp.sum(jnp.where(mask, jnp.abs(output - target) * span, 0.0)) / known}
         if state.stage_weights:
             shares["loss_final"] = loss
-            found = stage_losses(stages, (part["depth_hr"] - offset) / span, part)
+            found = stage_losses(aux.get("stages", ()), (part["depth_hr"] - offset) / span, part)
             for weight, (name, share) in zip(state.stage_weights, found, strict=True):
                 shares[name] = shares.get(name, 0.0) + share  # those of one size together
                 loss += weight * share

@@ -45,7 +45,7 @@ STAGE_KERNEL = "torch_bilinear"
 Program = Literal["jax", "engine", "torch", "onnxruntime"]
 Device = Literal["cpu", "gpu"]
 # The networks that there are twins of, but for the DADA, most of whose time is its loop's (`ahmf benchmark diffusion`).
-Network = Literal["ahmf", "dsdmsr"]
+Network = Literal["ahmf", "dsdmsr", "dscsan"]
 # What is multiplied, as in `ahmf_jax.flops`; sums, weights and results are float32 (PyTorch calls bfloat16's AMP).
 Arithmetic = Literal["float32", "tf32", "bfloat16"]
 
@@ -54,12 +54,15 @@ Arithmetic = Literal["float32", "tf32", "bfloat16"]
 class Sizes:
     """What is timed: a network on `images` of `height` x `width`, and on `batch` patches of `patch` x `patch`.
 
-    The network is AHMF's release, with its `num_levels` and `features`, or a DSDMSR of that `unit`.
+    The network is AHMF's release, with its `num_levels` and `features`; a DSDMSR of that `unit`; or a DSCSAN of so many
+    `groups`, `blocks` and `features`.
     """
 
     scale: int = 4
     num_levels: int = 4
     features: int = 64
+    groups: int = 1
+    blocks: int = 2
     height: int = 480
     width: int = 640
     batch: int = 4
@@ -85,6 +88,11 @@ class Sizes:
         return MODELS[self.network](**self.fields).stages
 
     @property
+    def attends(self) -> bool:
+        """Whether the network has an attention that it can be timed without."""
+        return hasattr(MODELS[self.network](), "attention")
+
+    @property
     def summary(self) -> str:
         """Of the network, for a line."""
         from ahmf_jax.models import MODELS as NETWORKS
@@ -103,6 +111,7 @@ class Setting:
     device: Device = "cpu"
     compiled: bool = False  # torch.compile
     channels_last: bool = False  # PyTorch's name for NHWC, which JAX has always
+    attention: bool = True  # of a DSCSAN in JAX; without, it tells what the attention takes
     environment: dict[str, str] = field(default_factory=dict)  # variables on top of this process's
 
 
@@ -399,6 +408,8 @@ def _jax_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) -> T
     jax.config.update("jax_default_matmul_precision", "highest" if setting.arithmetic == "float32" else None)
     with np.load(weights) as file:
         model, params = torch_weights.from_torch(dict(file))
+    if not setting.attention:
+        model, params = _without_attention(model, params)
     if setting.arithmetic == "bfloat16":
         model = model.clone(dtype=jnp.bfloat16)
     image, batch = _image_and_batch(sizes)
@@ -491,6 +502,14 @@ def _trained(weights: Path) -> Any:
     return Trained(model, params, "range", "m", 1.0)
 
 
+def _without_attention(model: Any, params: Any) -> tuple[Any, Any]:
+    """The same network and weights but for the attention's."""
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    kept = {path: w for path, w in flatten_dict(params).items() if not any("attention" in part for part in path)}
+    return model.clone(attention=False), unflatten_dict(kept)
+
+
 def _planned(plan: Any) -> int | None:
     """Bytes that a compiled program holds at its most, by the compiler's account."""
     if plan is None:
@@ -511,7 +530,11 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    made: Any = {"ahmf": torch_modules.AHMF, "dsdmsr": torch_modules.DSDMSR}[sizes.network]
+    made: Any = {
+        "ahmf": torch_modules.AHMF,
+        "dsdmsr": torch_modules.DSDMSR,
+        "dscsan": torch_modules.DSCSAN,
+    }[sizes.network]
     twin = made(**sizes.fields)
     for weight in twin.parameters():
         if weight.ndim == 4:  # so that the size of what passes through is about kept
@@ -572,7 +595,10 @@ def _torch_tasks(setting: Setting, sizes: Sizes, threads: int, weights: Path) ->
         def train() -> Any:
             optimiser.zero_grad()
             with amp:
-                depth, stages = run(given["depth_lr"]) if sizes.stages else (run(given["depth_lr"], given["guide"]), ())
+                if sizes.stages:
+                    depth, stages, *_ = run(given["depth_lr"])
+                else:
+                    depth, stages = run(given["depth_lr"], given["guide"]), ()
             loss = sum(map(error_of, stages), start=mean_error(depth, truth, mask))
             # Of the sum over the pixels, as Adam takes no notice of the factor. oneDNN's convolutions add up a bias'
             # gradient pixel by pixel in float32. Of the mean each pixel adds the same 1 / pixels, and what is rounded

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark_programs import PAUSE_S, Arithmetic, Setting, Sizes, worker
+from experiments.benchmark_programs import PAUSE_S, Arithmetic, Setting, Sizes, verdict, worker
 
+ATTENTION_TARGET = 1 / 3
 NAMES = {"jax": "JAX", "engine": "JAX, from NumPy to NumPy", "onnxruntime": "ONNX Runtime"}
 
 
@@ -22,7 +23,7 @@ def name_of(setting: Setting) -> str:
         words = ["PyTorch", "torch.compile" if setting.compiled else "eager"]
     else:
         words = [NAMES[setting.program]]
-    words += ["channels_last"] * setting.channels_last
+    words += ["channels_last"] * setting.channels_last + ["without attention"] * (not setting.attention)
     return ", ".join(words + ["large pages"] * ("GLIBC_TUNABLES" in setting.environment))
 
 
@@ -39,7 +40,8 @@ def time_rows(
     """Times a task in every row, in turn.
 
     Args:
-      rows: the first is the reference of all results, and draws the weights: a PyTorch program.
+      rows: the first is the reference of all results, and draws the weights: a PyTorch program. What has no attention
+        is compared with none.
       task: its name.
       sizes: of the network and its images.
       rounds: timed runs of each.
@@ -77,7 +79,7 @@ def time_rows(
             result = np.load(path)
             expected = result if expected is None else expected
             row |= {name: first[name] for name in first.keys() - {"ms", "cpu_ms", "idle_cpu_ms"}}
-            row |= {"difference": difference(result, expected), "idle_cpu_ms": 0.0}
+            row |= {"difference": difference(result, expected) if setting.attention else 0.0, "idle_cpu_ms": 0.0}
             allowed = agreement[setting.arithmetic]
             if not row["difference"] <= allowed:  # also where it is no number
                 raise RuntimeError(
@@ -104,3 +106,33 @@ def time_rows(
 def median_ms(row: dict[str, Any]) -> float:
     """Of a row that ran."""
     return statistics.median(row["ms"])
+
+
+def attention_shares(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What our network does not take of its time without its attention: `arithmetic`, `share`, and `met`, the target.
+
+    The share is the median over the rounds, in each of which the two were timed one after the other.
+    """
+    ran = [(Setting(**row["setting"]), row["ms"]) for row in rows if "ms" in row]
+    ours = [(setting, ms) for setting, ms in ran if setting.program == "jax"]
+    with_attention = {setting.arithmetic: ms for setting, ms in ours if setting.attention}
+    shares = {
+        setting.arithmetic: statistics.median(
+            1 - less / all_of_it for less, all_of_it in zip(ms, with_attention[setting.arithmetic], strict=True)
+        )
+        for setting, ms in ours
+        if not setting.attention and setting.arithmetic in with_attention
+    }
+    return [
+        {"arithmetic": arithmetic, "share": share, "met": share < ATTENTION_TARGET}
+        for arithmetic, share in shares.items()
+    ]
+
+
+def attention_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """These shares as they are printed."""
+    return [
+        f"{entry['arithmetic']}: the attention takes {entry['share']:.0%} of our time; target under a third  "
+        f"{verdict(entry['met'])}"
+        for entry in attention_shares(rows)
+    ]

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.models import ahmf, dsdmsr
+from ahmf_jax.models import ahmf, dscsan, dsdmsr
 from ahmf_jax.writing import atomic_write
 from experiments.benchmark_programs import (
     QUIET,
@@ -31,7 +31,7 @@ from experiments.benchmark_programs import (
     machine,
     verdict,
 )
-from experiments.benchmark_rows import median_ms, name_of, time_rows
+from experiments.benchmark_rows import attention_lines, median_ms, name_of, time_rows
 from experiments.pages import large_pages
 
 # Largest relative difference of loss and gradient norm from those of eager PyTorch in float32. Both programs are within
@@ -40,12 +40,17 @@ AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-4, "tf32": 1e-2, "bfloat16":
 ARITHMETICS: dict[Device, tuple[Arithmetic, ...]] = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
 BATCH = {"cpu": 4, "gpu": 16}
 PATCH = {"cpu": 128, "gpu": 256}
-SCALES: dict[Network, tuple[int, ...]] = {"ahmf": ahmf.SCALES, "dsdmsr": dsdmsr.SCALES}
+SCALES: dict[Network, tuple[int, ...]] = {
+    "ahmf": ahmf.SCALES,
+    "dsdmsr": dsdmsr.SCALES,
+    "dscsan": dscsan.SCALES,
+}
+FEATURES: dict[Network, int] = {"ahmf": 64, "dsdmsr": 64, "dscsan": 32}  # where none are asked for
 # Steps that are timed together: on a GPU one takes tens of milliseconds.
 STEPS = {"cpu": 1, "gpu": 10}
 # On the CPU, the largest ratio of our time to eager PyTorch's; on a GPU, the smallest ratio of our images per second to
 # those of the fastest PyTorch of the same arithmetic, and the largest of our memory to its.
-CPU_TIME_TARGETS: dict[Network, float] = {"ahmf": 1.25, "dsdmsr": 1.3}
+CPU_TIME_TARGETS: dict[Network, float] = {"ahmf": 1.25, "dsdmsr": 1.3, "dscsan": 1.3}
 GPU_SPEED_TARGET, GPU_MEMORY_TARGET = 1.5, 0.7
 
 
@@ -57,6 +62,9 @@ def benchmark_train(
     network: Network = "ahmf",
     scale: int = 4,
     num_levels: int = 4,
+    features: int | None = None,
+    groups: int = 1,
+    blocks: int = 2,
     unit: Literal["srcnn", "vdsr"] = "srcnn",
     batch: int | None = None,
     patch: int | None = None,
@@ -69,7 +77,8 @@ def benchmark_train(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      network, scale, num_levels, unit: AHMF's release, or a DSDMSR, whose stages are supervised with weight 1.
+      network, scale, num_levels, features, groups, blocks, unit: as in `Sizes`; 64 features, or 32 of a DSCSAN, where
+        they are None. The stages of what has some are supervised with weight 1.
       batch, patch: of the training: 4 of 128 x 128 on a CPU and 16 of 256 x 256 on a GPU where they are None.
       arithmetics: what is multiplied: all that the device has where it is empty.
       out: the JSON file.
@@ -84,36 +93,51 @@ def benchmark_train(
     sizes = Sizes(
         scale=scale,
         num_levels=num_levels,
+        features=FEATURES[network] if features is None else features,
+        groups=groups,
+        blocks=blocks,
         network=network,
         unit=unit,
         batch=BATCH[device] if batch is None else batch,
         patch=PATCH[device] if patch is None else patch,
     )
+    check_network(vars(sizes))
     _check_sizes(sizes, device, arithmetics)
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
-        report = {"machine": machine(threads)} | compare(settings(device, arithmetics), rounds, threads, sizes)
+        rows = settings(device, arithmetics, sizes.attends)
+        report = {"machine": machine(threads)} | compare(rows, rounds, threads, sizes)
         print(table(report))
         if temp is not None:
             temp.write_text(json.dumps(report, indent=2) + "\n")
 
 
+def check_network(fields: Mapping[str, Any]) -> None:
+    """Refuses a network that there is not; `fields` are those of `Sizes`."""
+    scale, network = fields["scale"], fields["network"]
+    if scale not in SCALES[network]:
+        raise InputError(f"--scale {scale}: choose one of {', '.join(map(str, SCALES[network]))}")
+    for option in ("num_levels", "features", "groups", "blocks"):
+        if fields[option] < 1:
+            raise InputError(f"--{option.replace('_', '-')} {fields[option]}: give at least 1")
+    if network == "dscsan" and (fields["features"] < 4 or fields["features"] % 2):
+        raise InputError(f"--features {fields['features']}: give an even number for a DSCSAN, at least 4")
+
+
 def _check_sizes(sizes: Sizes, device: Device, arithmetics: Sequence[Arithmetic]) -> None:
-    if sizes.scale not in SCALES[sizes.network]:
-        raise InputError(f"--scale {sizes.scale}: choose one of {', '.join(map(str, SCALES[sizes.network]))}")
-    for option in ("num_levels", "batch"):
-        if getattr(sizes, option) < 1:
-            raise InputError(f"--{option.replace('_', '-')} {getattr(sizes, option)}: give at least 1")
+    if sizes.batch < 1:
+        raise InputError(f"--batch {sizes.batch}: give at least 1")
     if sizes.patch < sizes.scale or sizes.patch % sizes.scale:
         raise InputError(f"--patch {sizes.patch}: give a multiple of the scale, {sizes.scale}")
     if device == "cpu" and "tf32" in arithmetics:
         raise InputError("--arithmetics tf32: a CPU has none: leave it out, or add --device gpu")
 
 
-def settings(device: Device, arithmetics: Sequence[Arithmetic]) -> list[Setting]:
+def settings(device: Device, arithmetics: Sequence[Arithmetic], attends: bool = False) -> list[Setting]:
     """The rows, eager PyTorch in float32 first, with which all are compared.
 
-    On a CPU ours has the memory pages that `ahmf train` sees to, and PyTorch has a row with them, too.
+    On a CPU ours has the memory pages that `ahmf train` sees to, and PyTorch has a row with them, too. A network that
+    `attends` is also timed without its attention.
     """
     pages = large_pages(os.environ) if device == "cpu" else {}
     rows = [Setting("torch", "float32", device)]
@@ -121,6 +145,7 @@ def settings(device: Device, arithmetics: Sequence[Arithmetic]) -> list[Setting]
         eager = Setting("torch", arithmetic, device)
         rows += [] if eager in rows else [eager]
         rows.append(Setting("jax", arithmetic, device, environment=pages))
+        rows += [Setting("jax", arithmetic, device, environment=pages, attention=False)] if attends else []
         rows += [Setting("torch", arithmetic, device, environment=pages)] if pages else []
         rows += [
             Setting("torch", arithmetic, device, compiled, channels_last)
@@ -163,7 +188,7 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
     ran = [(Setting(**row["setting"]), row) for row in report["rows"] if "ms" in row]
     entries = []
     for setting, ours in ran:
-        if setting.program == "torch":
+        if setting.program == "torch" or not setting.attention:
             continue
         others = [pair for pair in ran if pair[0].program == "torch" and pair[0].arithmetic == setting.arithmetic]
         if setting.device == "cpu":
@@ -187,7 +212,11 @@ def table(report: dict[str, Any]) -> str:
     about, sizes, rows = report["machine"], Sizes(**report["sizes"]), report["rows"]
     ran = [row for row in rows if "ms" in row]
     eager = ran[0]
-    ours = {row["setting"]["arithmetic"]: row for row in ran if row["setting"]["program"] == "jax"}
+    ours = {
+        row["setting"]["arithmetic"]: row
+        for row in ran
+        if row["setting"]["program"] == "jax" and row["setting"]["attention"]
+    }
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     supervised = f", {sizes.stages} stages supervised" if sizes.stages else ""
     lines = [
@@ -205,7 +234,7 @@ def table(report: dict[str, Any]) -> str:
         ms = median_ms(row)
         pairs = [mine / theirs for mine, theirs in zip(row["ms"], eager["ms"], strict=True)]
         share = memory = "-"
-        if setting.arithmetic in ours:
+        if setting.arithmetic in ours and setting.attention:
             facts = ours[setting.arithmetic]
             share = f"{facts['flops'] / (ms / 1e3) / facts['peak_flops']:.0%}"
         if row["peak_memory"] is not None:
@@ -226,6 +255,7 @@ def table(report: dict[str, Any]) -> str:
             goal = f"at least {GPU_SPEED_TARGET:g} times its images/s in at most {GPU_MEMORY_TARGET:g} of its memory"
             reached = f"{1 / entry['time']:.2f} times the images/s in {entry['memory']:.2f} of the memory"
         lines.append(f"{entry['arithmetic']}: {reached} of {entry['against']}; target {goal}  {verdict(entry['met'])}")
+    lines += attention_lines(rows)
     cpu = {name_of(Setting(**row["setting"])): statistics.median(row["cpu_ms"]) for row in ran}
     if eager["setting"]["device"] == "cpu":
         reference = statistics.median(eager["cpu_ms"])

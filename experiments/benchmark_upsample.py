@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,8 @@ from experiments.benchmark_programs import (
     random_params,
     verdict,
 )
-from experiments.benchmark_rows import median_ms, name_of, time_rows
-from experiments.benchmark_train import SCALES
+from experiments.benchmark_rows import attention_lines, median_ms, name_of, time_rows
+from experiments.benchmark_train import FEATURES, check_network
 
 # Largest difference of the depth, of 0 to 1, from eager PyTorch's in float32.
 AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-5, "tf32": 1e-2, "bfloat16": 1e-1}
@@ -59,7 +59,7 @@ STEPS = {"cpu": 1, "gpu": 10}
 MEGAPIXELS = (0.1, 0.5, 2.0, 8.0, 24.0)
 # On the CPU, the largest ratio to eager PyTorch's time; on a GPU, the least of our images per second to the best of
 # PyTorch's; the most seconds of a first call; the most bytes, and time for a pixel over that of a whole image.
-CPU_TIME_TARGETS: dict[Network, float] = {"ahmf": 0.95, "dsdmsr": 1.0}
+CPU_TIME_TARGETS: dict[Network, float] = {"ahmf": 0.95, "dsdmsr": 1.0, "dscsan": 1.0}
 GPU_SPEED_TARGET, FIRST_TARGET_S, MEMORY_TARGET, TILES_TARGET = 1.5, 2.0, 4e9, 2.0
 
 
@@ -71,7 +71,9 @@ def benchmark_upsample(
     network: Network = "ahmf",
     scale: int = 4,
     num_levels: int = 4,
-    features: int = 64,
+    features: int | None = None,
+    groups: int = 1,
+    blocks: int = 2,
     unit: Literal["srcnn", "vdsr"] = "srcnn",
     shapes: Sequence[tuple[int, int, int]] = (),
     arithmetics: Sequence[Arithmetic] = (),
@@ -84,7 +86,8 @@ def benchmark_upsample(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      network, scale, num_levels, features, unit: AHMF's release, or a DSDMSR, as in `Sizes`.
+      network, scale, num_levels, features, groups, blocks, unit: as in `Sizes`; 64 features, or 32 of a DSCSAN, where
+        they are None.
       shapes: images, height and width of what is timed beside PyTorch; those of the device where it is empty.
       arithmetics: what is multiplied: all that the device has where it is empty.
       megapixels: of the images of which the cost is measured, in millions of pixels; may be empty.
@@ -101,16 +104,20 @@ def benchmark_upsample(
         "network": network,
         "scale": scale,
         "num_levels": num_levels,
-        "features": features,
+        "features": FEATURES[network] if features is None else features,
+        "groups": groups,
+        "blocks": blocks,
         "unit": unit,
     }
-    _check(model, shapes, arithmetics, megapixels, device)
+    check_network(model)
+    _check(model["scale"], shapes, arithmetics, megapixels, device)
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
         report: dict[str, Any] = {"machine": machine(threads), "network": model, "device": device, "shapes": []}
         for images, height, width in shapes:
             sizes = Sizes(**model, height=height, width=width, images=images)
-            report["shapes"].append(compare(settings(device, arithmetics), rounds, threads, sizes))
+            rows = settings(device, arithmetics, sizes.attends)
+            report["shapes"].append(compare(rows, rounds, threads, sizes))
         report["first"] = first_calls(rounds, threads, device, model, shapes[0])
         report["cost"] = [cost(size, threads, device, model) for size in megapixels]
         print(table(report))
@@ -119,18 +126,12 @@ def benchmark_upsample(
 
 
 def _check(
-    model: Mapping[str, Any],
+    scale: int,
     shapes: Sequence[tuple[int, int, int]],
     arithmetics: Sequence[Arithmetic],
     megapixels: Sequence[float],
     device: Device,
 ) -> None:
-    scale, scales = model["scale"], SCALES[model["network"]]
-    if scale not in scales:
-        raise InputError(f"--scale {scale}: choose one of {', '.join(map(str, scales))}")
-    for option in ("num_levels", "features"):
-        if model[option] < 1:
-            raise InputError(f"--{option.replace('_', '-')} {model[option]}: give at least 1")
     for shape in shapes:
         images, *sides = shape
         if images < 1 or min(sides) < scale or any(side % scale for side in sides):
@@ -143,13 +144,14 @@ def _check(
         raise InputError("--arithmetics tf32: a CPU has none: leave it out, or add --device gpu")
 
 
-def settings(device: Device, arithmetics: Sequence[Arithmetic]) -> list[Setting]:
-    """The rows, eager PyTorch in float32 first, with which all are compared."""
+def settings(device: Device, arithmetics: Sequence[Arithmetic], attends: bool = False) -> list[Setting]:
+    """The rows, eager PyTorch in float32 first, with which all are compared; without attention what `attends`, too."""
     rows = [Setting("torch", "float32", device)]
     for arithmetic in arithmetics:
         eager = Setting("torch", arithmetic, device)
         rows += [] if eager in rows else [eager]
         rows.append(Setting("jax", arithmetic, device))
+        rows += [Setting("jax", arithmetic, device, attention=False)] if attends else []
         if arithmetic == "float32":
             rows.append(Setting("engine", arithmetic, device))
         rows += [
@@ -236,7 +238,11 @@ def _trained(what: dict[str, Any]) -> Any:
 def _sizes(what: dict[str, Any]) -> Sizes:
     """Of the network that is asked for."""
     return Sizes(
-        **{name: what[name] for name in ("network", "scale", "num_levels", "features", "unit") if name in what}
+        **{
+            name: what[name]
+            for name in ("network", "scale", "num_levels", "features", "groups", "blocks", "unit")
+            if name in what
+        }
     )
 
 
@@ -331,7 +337,7 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
             others = [pair for pair in ran if pair[0].program == "torch" and pair[0].arithmetic == setting.arithmetic]
             if setting.device == "cpu":
                 others = others[:1]  # eager, which always runs there
-            if setting.program not in ("jax", "engine") or not others:
+            if setting.program not in ("jax", "engine") or not setting.attention or not others:
                 continue
             against, theirs = min(others, key=lambda pair: median_ms(pair[1]))
             ratio = median_ms(ours) / median_ms(theirs)
@@ -427,7 +433,7 @@ def _shape_lines(shape: dict[str, Any]) -> list[str]:
             f"{min(pairs):>8.2f} -{max(pairs):>5.2f}{memory:>7}"
         )
     lines.append(f"results differ by at most {max(row['difference'] for row in ran):.1e}")
-    return lines
+    return lines + attention_lines(rows)
 
 
 def _cost_lines(rows: list[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@
     sheet = found.picture()                                          # (height, width, 3) uint8
 
 A column is a stage, the coarsest first and the output last; all have one scale of colours and are shown at one size.
+Below stand the gates of a model that has some (`experiments/gate_pictures.py`).
 """
 
 import functools
@@ -23,7 +24,8 @@ from ahmf_jax.export import Trained
 from ahmf_jax.losses import stage_truths
 from ahmf_jax.variables import split
 from experiments.figures import PERCENTILE, Crop
-from experiments.pictures import depth_colours, grid, heat_colours
+from experiments.gate_pictures import Gates, gates
+from experiments.pictures import depth_colours, grid, heat_colours, stacked
 from experiments.protocols import Protocol, rounded
 from experiments.windows import part, window
 
@@ -97,12 +99,14 @@ class Stages:
       stages: the coarsest first, the output last.
       measure: of the depth.
       is_part: whether this is a part of an image, whose errors are not the image's.
+      gates: of all of the image; None of a model that has none.
     """
 
     low: np.ndarray
     stages: tuple[Stage, ...]
     measure: Measure
     is_part: bool = False
+    gates: Gates | None = None
 
     @property
     def low_size(self) -> str:
@@ -135,7 +139,7 @@ class Stages:
         return f"{psnr}RMSE {stage.rmse:#.4g}"
 
     def picture(self) -> np.ndarray:
-        """All of it, (height, width, 3) uint8: stages in columns; prediction, truth, error and numbers in rows."""
+        """All of it, (height, width, 3) uint8: stages in columns; prediction, truth, error, numbers; and the gates."""
         height, width = self.stages[-1].depth.shape
         by = -(-WIDEST // width)
         size = (by * width, by * height)
@@ -162,7 +166,8 @@ class Stages:
             rows[1].append((f"truth of {stage.name}", depth(stage.truth)))
             rows[2].append((f"error of {stage.name}", cell(heat_colours(stage.error, self.largest))))
             rows[3].append((self.text(stage), blank))
-        return grid(rows)
+        sheet = grid(rows)
+        return sheet if self.gates is None else stacked([sheet, self.gates.picture()])
 
 
 def _size(image: np.ndarray) -> str:
@@ -180,7 +185,14 @@ def central(height: int, width: int, scale: int) -> Crop:
     return Crop((width - columns) // 2 // scale * scale, (height - rows) // 2 // scale * scale, columns, rows)
 
 
-def compared(low: np.ndarray, maps: Sequence[np.ndarray], truth: np.ndarray, measure: Measure, crop: Crop) -> Stages:
+def compared(
+    low: np.ndarray,
+    maps: Sequence[np.ndarray],
+    truth: np.ndarray,
+    measure: Measure,
+    crop: Crop,
+    of_image: Gates | None = None,
+) -> Stages:
     """A part of an image beside its truth, each stage's as training with `stage_weights` makes it.
 
     Args:
@@ -189,6 +201,7 @@ def compared(low: np.ndarray, maps: Sequence[np.ndarray], truth: np.ndarray, mea
       truth: (H, W), of the image, NaN where it is unknown.
       measure: of depth, in whose unit all of it is.
       crop: the part, at multiples of the scale.
+      of_image: the gates of the image.
     """
     height, width = truth.shape
     values = jnp.asarray(truth, jnp.float32)[None, ..., None]
@@ -200,7 +213,7 @@ def compared(low: np.ndarray, maps: Sequence[np.ndarray], truth: np.ndarray, mea
     ):
         right = part(np.where(known, target, np.nan)[0, ..., 0], crop, height)
         stages.append(Stage(name, measure.prepare(made).astype(np.float32), right))
-    return Stages(part(low, crop, height), tuple(stages), measure, crop[2:] != (width, height))
+    return Stages(part(low, crop, height), tuple(stages), measure, crop[2:] != (width, height), of_image)
 
 
 def watch(
@@ -233,14 +246,16 @@ def watch(
         raise InputError(f"{model.summary()} makes no {height} x {width} pixels of {depth_lr.shape} samples")
     one = None if math.isnan(measure.range) else measure.range
     given = window(trained, depth_lr, known, guide, crop, unit=measure.unit, one=one)
-    made = _made(model, split(trained.params), given.images, given.told)
-    if len(made) < 2:
-        raise InputError(f"{model.summary()} makes no stages on its way")
-    return compared(np.where(known, depth_lr, np.nan), [given.depth(m) for m in made], truth, measure, given.crop)
+    maps, attention = _made(model, split(trained.params), given.images, given.told)
+    of_image = gates(model, attention)
+    if len(maps) < 2 and of_image is None:
+        raise InputError(f"{model.summary()} makes no stages on its way, and has no gates")
+    low = np.where(known, depth_lr, np.nan)
+    return compared(low, [given.depth(made) for made in maps], truth, measure, given.crop, of_image)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _made(model: Any, variables: Any, images: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Each stage and the output, in the model's scale."""
+def _made(model: Any, variables: Any, images: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Each stage and the output, in the model's scale; and the gates."""
     output, aux = model.apply(variables, **images, **told)
-    return (*aux.get("stages", ()), output)
+    return (*aux.get("stages", ()), output), aux.get("attention", ())

@@ -115,7 +115,7 @@ def validate(
         if stop is not None and stop.requested:
             return None
         batch = whole_batch(example, place, info, model.scale, protocol)
-        maps = predict(batch)
+        maps, attention = predict(batch)
         prediction = np.asarray(maps[-1])
         ours = measure(prediction, batch, info.range, protocol)
         if place not in floors:
@@ -125,18 +125,31 @@ def validate(
             found += Validation(1, ours.mae, ours.rmse, floor.mae, floor.rmse)
         if len(found.samples) < samples:
             kernel = stage_kernel or protocol.degrade.kernel
-            stages = _stages(maps, batch, info, protocol, kernel) if len(maps) > 1 else None
+            stages = _stages(model, maps, attention, batch, info, protocol, kernel)
             found += Validation(samples=(Sample(example.name, batch, Made(prediction, stages)),))
     return found
 
 
 def _stages(
-    maps: Sequence[Any], batch: Mapping[str, np.ndarray], info: DatasetInfo, protocol: Protocol, kernel: str
-) -> "Stages":
-    """The middle of an image, stage by stage, in the unit that the protocol measures in."""
+    model: Any,
+    maps: Sequence[Any],
+    attention: Sequence[Any],
+    batch: Mapping[str, np.ndarray],
+    info: DatasetInfo,
+    protocol: Protocol,
+    kernel: str,
+) -> "Stages | None":
+    """The middle of an image, stage by stage, in the unit that the protocol measures in, and the image's gates.
+
+    None of a model that has neither.
+    """
+    from experiments.gate_pictures import gates
     from experiments.stage_pictures import Measure, central, compared
     from experiments.windows import part
 
+    of_image = gates(model, attention)
+    if len(maps) < 2 and of_image is None:
+        return None
     unit, factor = protocol.unit_of(info)
     measure = Measure(unit, info.range * factor, protocol, kernel)
     low, truth = (
@@ -146,28 +159,32 @@ def _stages(
     height, width = truth.shape
     crop = central(height, width, height // low.shape[0])
     parts = [measure.range * part(np.asarray(depth)[0, ..., 0], crop, height) for depth in maps]
-    return compared(low, parts, truth, measure, crop)
+    return compared(low, parts, truth, measure, crop, of_image)
 
 
 @functools.cache
-def _whole() -> Callable[..., tuple[Any, ...]]:
-    """Runs a network on a batch, in one program for each shape: its stages and its output, in units of the range."""
+def _whole() -> Callable[..., tuple[Sequence[Any], Sequence[Any]]]:
+    """Runs a network on a batch, in one program for each shape: what `_predictor` tells."""
     import jax
 
     from ahmf_jax.scaling import predict
 
-    def maps(model: Any, scaling: Any, params: Any, batch: Any) -> tuple[Any, ...]:
+    def run(model: Any, scaling: Any, params: Any, batch: Any) -> tuple[Sequence[Any], Sequence[Any]]:
         made = predict(model, scaling, params, batch)
-        return tuple(depth * made.span + made.offset for depth in (*made.stages, made.output))
+        maps = (*made.aux.get("stages", ()), made.output)
+        return tuple(depth * made.span + made.offset for depth in maps), made.aux.get("attention", ())
 
-    return jax.jit(maps, static_argnames=("model", "scaling"))
+    return jax.jit(run, static_argnames=("model", "scaling"))
 
 
-def _predictor(model: Any, scaling: str, params: Any) -> Callable[[Mapping[str, np.ndarray]], Sequence[Any]]:
+def _predictor(
+    model: Any, scaling: str, params: Any
+) -> Callable[[Mapping[str, np.ndarray]], tuple[Sequence[Any], Sequence[Any]]]:
     """The network on a batch of one: what it makes on its way and its output, each (1, h, w, 1), in units of the range.
 
-    An image is computed whole, by a program that the run's next validation has still; one that would take more than
-    half of the memory that is free, in tiles, whose programs are compiled for each validation, and of the output alone.
+    Beside them the gates of its attentions. An image is computed whole, by a program that the run's next validation has
+    still; one that would take more than half of the memory that is free, in tiles, whose programs are compiled for each
+    validation, and of the output alone.
     """
     import jax
 
@@ -180,9 +197,9 @@ def _predictor(model: Any, scaling: str, params: Any) -> Callable[[Mapping[str, 
     def in_tiles() -> upsample.Upsampler:
         return upsample.Upsampler(Trained(model, params, scaling), [device])  # type: ignore[arg-type]
 
-    def predict(batch: Mapping[str, np.ndarray]) -> Sequence[Any]:
+    def predict(batch: Mapping[str, np.ndarray]) -> tuple[Sequence[Any], Sequence[Any]]:
         if model.bytes_per_sample * batch["depth_lr"].size > memory.free(device) / 2:
-            return (in_tiles().batch(batch),)
+            return (in_tiles().batch(batch),), ()
         if not model.guided:
             batch = {**batch, "guide": batch["guide"][..., :0]}
         return _whole()(model, scaling, params, upsample.network_batch(batch))

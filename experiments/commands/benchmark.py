@@ -56,12 +56,18 @@ class BenchmarkTrain:
     """Timings of each, taken in turn; the medians are compared."""
     threads: int = 2
     """Threads that each may use."""
-    network: Literal["ahmf", "dsdmsr"] = "ahmf"
+    network: Literal["ahmf", "dsdmsr", "dscsan"] = "ahmf"
     """Which network."""
     scale: int = 4
     """Up-sampling factor."""
     num_levels: int = 4
     """Feature levels of an AHMF, the paper's m."""
+    features: int | None = None
+    """Channels of every intermediate feature (default: 64 of an AHMF, 32 of a DSCSAN)."""
+    groups: int = 1
+    """Groups of blocks in every stage of a DSCSAN."""
+    blocks: int = 2
+    """Blocks in a group of a DSCSAN."""
     unit: Literal["srcnn", "vdsr"] = "srcnn"
     """Units of a DSDMSR."""
     batch: int | None = None
@@ -77,19 +83,7 @@ class BenchmarkTrain:
         """Prints the table."""
         from experiments.benchmark_train import benchmark_train
 
-        benchmark_train(
-            self.rounds,
-            self.threads,
-            self.device,
-            network=self.network,
-            scale=self.scale,
-            num_levels=self.num_levels,
-            unit=self.unit,
-            batch=self.batch,
-            patch=self.patch,
-            arithmetics=self.arithmetics,
-            out=self.out,
-        )
+        benchmark_train(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)
@@ -102,14 +96,18 @@ class BenchmarkUpsample:
     """Timings of each, taken in turn; the medians are compared."""
     threads: int = 2
     """Threads that each may use."""
-    network: Literal["ahmf", "dsdmsr"] = "ahmf"
+    network: Literal["ahmf", "dsdmsr", "dscsan"] = "ahmf"
     """Which network."""
     scale: int = 4
     """Up-sampling factor."""
     num_levels: int = 4
     """Feature levels of an AHMF, the paper's m."""
-    features: int = 64
-    """Channels of every intermediate feature of an AHMF."""
+    features: int | None = None
+    """Channels of every intermediate feature (default: 64 of an AHMF, 32 of a DSCSAN)."""
+    groups: int = 1
+    """Groups of blocks in every stage of a DSCSAN."""
+    blocks: int = 2
+    """Blocks in a group of a DSCSAN."""
     unit: Literal["srcnn", "vdsr"] = "srcnn"
     """Units of a DSDMSR."""
     shapes: tuple[tuple[int, int, int], ...] = ()

@@ -1,4 +1,4 @@
-"""What a report shows of the stages of a model: of which evaluations, of which images, and of which part of them."""
+"""What a report shows of a model's stages and gates: of which evaluations, which images, and which part of them."""
 
 import functools
 import math
@@ -51,7 +51,7 @@ def stages(comparisons: Sequence[tuple[Comparison, Sequence[str]]]) -> list[list
 
 
 def makes_stages(evaluation: Evaluation) -> bool:
-    """Whether a model was measured that makes stages on its way, as far as the record or its weights say."""
+    """Whether a model was measured of a kind that makes stages on its way, as far as the record or its weights say."""
     cls = MODELS.get(models.model_of(evaluation))
     return cls is not None and cls().stages > 0
 
@@ -141,6 +141,10 @@ def of_page(shown: Shown) -> dict[str, Any]:
         "least": f"{found.span[0]:.4g}",
         "most": f"{found.span[1]:.4g}",
         "largest": f"{found.largest:g}",
+        "gates": [
+            {"name": strip.name, "text": strip.text, "picture": webp(strip.picture(), lossless=True)}
+            for strip in (found.gates.strips if found.gates else ())
+        ],
     }
 
 

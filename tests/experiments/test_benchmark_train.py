@@ -81,6 +81,35 @@ def test_a_network_that_reads_no_guide_and_whose_stages_are_supervised(
     assert "target at most 1.3 times its time" in printed
 
 
+def test_a_network_is_also_timed_without_its_attention(request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("torch")
+    request.getfixturevalue("programs_in_threads")
+    sizes = Sizes(network="dscsan", scale=4, groups=1, blocks=1, features=4, batch=1, patch=16)
+    assert sizes.attends and not Sizes().attends
+    rows = benchmark_train.settings("cpu", ("float32",), sizes.attends)
+    names = [benchmark_train.name_of(each).removesuffix(", large pages") for each in rows]
+    assert names.count("JAX, without attention") == 1
+    assert not [each for each in benchmark_train.settings("cpu", ("float32",)) if not each.attention]
+    report = benchmark_train.compare([Setting("torch"), Setting("jax"), Setting("jax", attention=False)], 1, 1, sizes)
+    reference, ours, without = report["rows"]
+    assert 0 < ours["difference"] <= 1e-4 and reference["difference"] == without["difference"] == 0
+    assert without["flops"] < ours["flops"], "it has its attention still"
+    for entry, ms in ((ours, [100.0]), (without, [80.0])):
+        entry["ms"] = ms
+    reference["ms"] = [200.0]
+    printed = benchmark_train.table({"machine": machine(1)} | report)
+    assert "1 x 1 blocks, 4 features, 1 stages supervised, 1 x 16 x 16" in printed
+    assert "float32: the attention takes 20% of our time; target under a third  met" in printed
+    assert "float32: 0.50 times the time of PyTorch, eager; target at most 1.3 times its time  met" in printed
+    (entry,) = benchmark_train.targets(report)
+    assert entry["time"] == 0.5
+    without["ms"] = [60.0]
+    (share,) = benchmark_rows.attention_shares(report["rows"])
+    assert share == {"arithmetic": "float32", "share": pytest.approx(0.4), "met": False}
+    del without["ms"]
+    assert benchmark_rows.attention_shares(report["rows"]) == []
+
+
 def test_the_twins_gradient_is_not_rounded_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were it that of the mean over the pixels, PyTorch's biases would have it off by 5e-5."""
     torch = pytest.importorskip("torch")
@@ -108,6 +137,10 @@ def test_the_network_is_that_of_its_name() -> None:
     sizes = dataclasses.replace(sizes, network="dsdmsr")
     assert sizes.fields == {"scale": 8, "unit": "vdsr"}
     assert (sizes.guide_channels, sizes.stages, sizes.summary) == (0, 3, "DSDMSR x8, vdsr")
+    sizes = dataclasses.replace(sizes, network="dscsan", groups=3)
+    assert sizes.fields == {"scale": 8, "groups": 3, "blocks": 2, "features": 6}
+    assert (sizes.guide_channels, sizes.stages) == (0, 2)
+    assert sizes.summary == "DSCSAN x8, 3 x 2 blocks, 6 features"
 
 
 def test_a_row_that_is_not_compiled_says_so_and_the_others_go_on(
@@ -239,6 +272,9 @@ def test_on_a_cpu_ours_has_the_pages_of_a_training_and_pytorch_may_have_them(mon
         ({"scale": 3}, "--scale 3: choose one of 2, 4"),
         ({"batch": 0}, "--batch 0: give at least 1"),
         ({"num_levels": 0}, "--num-levels 0: give at least 1"),
+        ({"features": 0}, "--features 0: give at least 1"),
+        ({"network": "dscsan", "features": 5}, "--features 5: give an even number for a DSCSAN, at least 4"),
+        ({"network": "dscsan", "blocks": 0}, "--blocks 0: give at least 1"),
         ({"patch": 130}, "--patch 130: give a multiple of the scale, 4"),
         ({"arithmetics": ("tf32",)}, "--arithmetics tf32: a CPU has none"),
     ],

@@ -555,6 +555,34 @@ def test_the_stages_of_a_part_and_those_that_cannot_be_shown(staged, tmp_path, m
     assert "stages" not in capsys.readouterr().err, "it is no terminal, and was done soon"
 
 
+def test_the_gates_of_an_attention_are_shown_below_the_stages(tmp_path):
+    from ahmf_jax.export import Trained, save_bundle
+    from ahmf_jax.models import DSCSAN
+    from ahmf_jax.state import init_params
+
+    model, weights = DSCSAN(4, groups=1, blocks=1, features=4), tmp_path / "w.safetensors"
+    save_bundle(weights, Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0, "a test"))
+    plain = tmp_path / "plain.safetensors"
+    without = DSCSAN(4, groups=1, blocks=1, features=4, attention=False, progressive=False)
+    save_bundle(plain, Trained(without, jax.device_get(init_params(without, 0)), "range", "grey level", 255.0))
+    fields = {"names": ("a",), "colour": False}
+    folders = [
+        write_evaluation(tmp_path / name, method=name, weights=str(file), made={"model": of.summary()}, **fields)
+        for name, file, of in (("own", weights, model), ("plain", plain, without))
+    ]
+    page = report(folders, tmp_path / "page.html").page.read_text("utf-8")
+    section = section_of(page, "stages-0")
+    assert "The stages of plain cannot be shown: DSCSAN x4" in section and "and has no gates." in section
+    strips = section.partition('<div class="steps strips"')[2]
+    names = re.findall("<figcaption>(.*?) <span>", strips)
+    assert names == [f"stage {stage}, group 1, cells of {cell}" for stage in (1, 2) for cell in (1, 2, 4)]
+    assert len(re.findall(r"<span>mean 0\.\d\d, 0\.\d\d to 0\.\d\d</span>", strips)) == 6
+    (picture, *others) = re.findall(r'src="data:image/webp;base64,(.*?)"', strips)
+    assert len(others) == 5
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"))
+    assert shown.shape[1] == 220 and len(np.unique(shown.reshape(-1, 3), axis=0)) == 2, "two channels"
+
+
 def test_a_terminal_is_told_at_once_and_a_file_now_and_then(monkeypatch):
     from experiments.report import progress
 

@@ -11,7 +11,7 @@ import pytest
 from ahmf_jax import losses
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
-from ahmf_jax.models import DADA, DSDMSR
+from ahmf_jax.models import DADA, DSCSAN, DSDMSR
 from ahmf_jax.resample import resize
 from ahmf_jax.scaling import offset_and_span
 from ahmf_jax.state import init_params
@@ -66,6 +66,31 @@ def test_a_part_is_what_it_is_in_the_whole_image():
     for stage, of_whole in zip(part.stages, whole().stages, strict=True):
         np.testing.assert_allclose(stage.depth, of_whole.depth[2:6, 40:56], atol=1e-3)
         np.testing.assert_array_equal(stage.truth, of_whole.truth[2:6, 40:56])
+
+
+def test_a_part_has_the_statistics_and_the_gates_of_the_whole_image():
+    """Bright columns far from the part, further than the reach, change its gates, and what it is."""
+    *_, guide, truth = scene(256)
+    model = DSCSAN(2, groups=1, blocks=1, features=4)
+    assert 2 * model.reach < 100
+    trained = Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0)
+    low = resize(np.nan_to_num(truth, nan=60)[..., None], (4, 128), "torch_bilinear")[..., 0]
+    of_whole, part, elsewhere = (
+        watch(trained, depth, np.ones_like(depth, bool), guide, truth, GREY, crop)
+        for depth, crop in (
+            (low, None),
+            (low, Crop(0, 0, 16, 8)),
+            (np.where(np.arange(128) > 100, 255, low), Crop(0, 0, 16, 8)),
+        )
+    )
+    assert part.is_part and [stage.name for stage in part.stages] == ["output"]
+    np.testing.assert_allclose(part.stages[0].depth, of_whole.stages[0].depth[:, :16], atol=1e-3)
+    strips = [np.stack([strip.values for strip in found.gates.strips]) for found in (of_whole, part, elsewhere)]
+    np.testing.assert_allclose(strips[0], strips[1], atol=1e-6)
+    assert np.abs(strips[0] - strips[2]).max() > 1e-4
+    sheet = part.picture()
+    below = part.gates.picture()
+    np.testing.assert_array_equal(sheet[-len(below) :, : below.shape[1]], below)
 
 
 def test_the_truth_of_a_stage_is_that_of_training():
@@ -143,5 +168,5 @@ def test_what_cannot_be_shown():
     dada = Trained(DADA(2, features="rgb", iterations=1), {}, "largest")
     with pytest.raises(InputError, match=r"guide of \(8, 64, 0\): give one of \(8, 64, 3\)$"):
         watch(dada, low, known, guide[..., :0], truth, GREY)
-    with pytest.raises(InputError, match="makes no stages on its way"):
+    with pytest.raises(InputError, match="makes no stages on its way, and has no gates"):
         watch(dada, low, known, guide, truth, GREY)
