@@ -22,7 +22,7 @@ from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.fitting import Fit, check_factor, fit_guide, output_size
 from ahmf_jax.holes import fill_by_colour
-from ahmf_jax.models import DADA, MODELS
+from ahmf_jax.models import DADA, OF_DEPTH_ALONE
 from ahmf_jax.scaling import Scaling, offset_and_span
 from ahmf_jax.scaling import predict as run_network
 from ahmf_jax.units import depth_of_one
@@ -107,10 +107,9 @@ class Upsampler:
         bucket = depth.shape not in self._own_sizes
         guide = np.asarray(batch["guide"])
         if self.trained.guide_channels not in (0, guide.shape[-1]):
-            others = ", ".join(name for name, model in MODELS.items() if not model.guided)
             raise InputError(
                 f"{self.trained.model.summary()} reads {self.trained.guide_channels} channels of colour, and there are "
-                f"{guide.shape[-1]}: use data with colour, or a model of depth alone ({others})"
+                f"{guide.shape[-1]}: use data with colour, or a model of depth alone ({', '.join(OF_DEPTH_ALONE)})"
             )
         return self.engine(depth, known, guide, span=batch.get("depth_span"), bucket=bucket)[..., None]
 

@@ -261,14 +261,13 @@ def check_prepared(data: DataConfig, data_dir: Path | None) -> None:
 
 def check_colour(config: TrainConfig, info: "DatasetInfo") -> None:
     """InputError where a data set has no colour, and the model reads a guide."""
-    from ahmf_jax.models import MODELS
-
-    if info.colour or not MODELS[config.model.name].guided:
+    if info.colour or not config.model.guided:
         return
-    others = ", ".join(name for name, model in MODELS.items() if not model.guided)
+    from ahmf_jax.models import OF_DEPTH_ALONE
+
     raise InputError(
         f"data set {info.name} has no colour, which {config.model.name} is guided by: choose one that has, or a model "
-        f"of depth alone ({others})"
+        f"of depth alone ({', '.join(OF_DEPTH_ALONE)})"
     )
 
 

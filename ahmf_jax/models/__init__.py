@@ -8,6 +8,8 @@ from ahmf_jax.models.dscsan import DSCSAN
 from ahmf_jax.models.dsdmsr import DSDMSR
 
 MODELS: dict[str, type[Model]] = {"ahmf": AHMF, "dada": DADA, "dsdmsr": DSDMSR, "dscsan": DSCSAN}
+# What can be used where there is no colour.
+OF_DEPTH_ALONE = tuple(name for name, model in MODELS.items() if not model.guided)
 
 
 def name_of(model: Model) -> str:
@@ -24,4 +26,4 @@ def name_of(model: Model) -> str:
     )
 
 
-__all__ = ["AHMF", "DADA", "DSCSAN", "DSDMSR", "MODELS", "Model", "name_of"]
+__all__ = ["AHMF", "DADA", "DSCSAN", "DSDMSR", "MODELS", "OF_DEPTH_ALONE", "Model", "name_of"]

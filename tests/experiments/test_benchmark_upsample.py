@@ -178,6 +178,8 @@ def test_on_a_gpu_the_targets_are_against_the_fastest_pytorch_of_the_same_arithm
 
 def test_every_setting_is_a_row() -> None:
     cpu = benchmark_upsample.settings("cpu", ("float32",))
+    (without,) = [each for each in benchmark_upsample.settings("cpu", ("float32",), True) if each not in cpu]
+    assert without == Setting("jax", attention=False)
     assert [(each.program, each.compiled, each.channels_last) for each in cpu] == [
         ("torch", False, False),
         ("jax", False, False),
