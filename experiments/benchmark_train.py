@@ -223,13 +223,13 @@ def table(report: dict[str, Any]) -> str:
         f"{about['cpu']}, {about['threads']} threads; {versions}",
         f"training step of {sizes.summary}{supervised}, {sizes.batch} x {sizes.patch} x {sizes.patch}; medians of "
         f"{len(eager['ms'])} rounds, in turn",
-        f"{'':<38}{'ms':>9}{'images/s':>10}{'/ eager':>9}{'min - max':>15}{'of peak':>9}{'GiB':>7}",
+        f"{'':<46}{'ms':>9}{'images/s':>10}{'/ eager':>9}{'min - max':>15}{'of peak':>9}{'GiB':>7}",
     ]
     for row in rows:
         setting = Setting(**row["setting"])
         label = f"{name_of(setting)}, {setting.arithmetic}"
         if "error" in row:
-            lines.append(f"{label:<38} did not run: {row['error']}")
+            lines.append(f"{label:<46} did not run: {row['error']}")
             continue
         ms = median_ms(row)
         pairs = [mine / theirs for mine, theirs in zip(row["ms"], eager["ms"], strict=True)]
@@ -240,7 +240,7 @@ def table(report: dict[str, Any]) -> str:
         if row["peak_memory"] is not None:
             memory = f"{row['peak_memory'] / 2**30:.2f}"
         lines.append(
-            f"{label:<38}{ms:>9.1f}{1e3 * sizes.batch / ms:>10.1f}{ms / median_ms(eager):>9.2f}"
+            f"{label:<46}{ms:>9.1f}{1e3 * sizes.batch / ms:>10.1f}{ms / median_ms(eager):>9.2f}"
             f"{min(pairs):>8.2f} -{max(pairs):>5.2f}{share:>9}{memory:>7}"
         )
     lines += [

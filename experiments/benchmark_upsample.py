@@ -46,7 +46,8 @@ from experiments.benchmark_programs import (
 from experiments.benchmark_rows import attention_lines, median_ms, name_of, time_rows
 from experiments.benchmark_train import FEATURES, check_network
 
-# Largest difference of the depth, of 0 to 1, from eager PyTorch's in float32.
+# Largest difference of the depth from eager PyTorch's in float32: of the range of what is given, or of the largest depth
+# that comes out where that is more, as random weights may make of it.
 AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-5, "tf32": 1e-2, "bfloat16": 1e-1}
 ARITHMETICS: dict[Device, tuple[Arithmetic, ...]] = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
 # Images, height and width.
@@ -168,7 +169,7 @@ def compare(rows: Sequence[Setting], rounds: int, threads: int, sizes: Sizes) ->
     there = [row for row in rows if row not in skipped]
 
     def difference(result: np.ndarray, expected: np.ndarray) -> float:
-        return float(np.abs(result - expected).max())
+        return float(np.abs(result - expected).max() / max(np.abs(expected).max(), 1.0))
 
     timed = time_rows(there, INFERENCE, sizes, rounds, threads, STEPS[rows[0].device], difference, AGREEMENT)
     why = f"{' and '.join(missing)} not installed: pip install 'ahmf-jax[onnx]'"

@@ -180,7 +180,7 @@ def test_a_row_that_is_not_compiled_says_so_and_the_others_go_on(
     first, not_compiled, last = report["rows"]
     assert first["ms"] == last["ms"] == [1.0, 1.0] and "ms" not in not_compiled
     printed = benchmark_train.table({"machine": machine(1)} | report)
-    assert "PyTorch, torch.compile, float32        did not run: InvalidCxxCompiler: no compiler" in printed
+    assert "PyTorch, torch.compile, float32                did not run: InvalidCxxCompiler: no compiler" in printed
 
 
 def test_programs_that_disagree_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_on_a_gpu_the_fastest_pytorch_of_the_same_arithmetic_is_the_measure() ->
     assert not half["met"]  # twice as fast, in 0.8 of the memory
     printed = benchmark_train.table(report)
     assert "bfloat16: 2.00 times the images/s in 0.80 of the memory of PyTorch, eager; target" in printed
-    assert "PyTorch, torch.compile, bfloat16       did not run: OutOfMemoryError: too much" in printed
+    assert "PyTorch, torch.compile, bfloat16               did not run: OutOfMemoryError: too much" in printed
     # 2 TFLOP in 50 ms of 100 TFLOP/s, 16 images.
     (line,) = [line for line in printed.splitlines() if line.startswith("JAX, bfloat16")]
     assert line.split()[2:] == ["50.0", "320.0", "0.12", "0.12", "-", "0.12", "40%", "4.00"]
