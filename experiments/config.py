@@ -779,10 +779,12 @@ class TrainConfig:
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
             raise InputError(f"TrainConfig.stage_weights is {weights}: none may be negative, and all must be finite")
         if weights and not stages:
-            making = ", ".join(name for name, cls in MODELS.items() if cls().stages)
+            making = [name for name, cls in MODELS.items() if cls().stages]
+            remedy = "give none (--stage-weights with nothing after it)"
+            if self.model.name not in making:
+                remedy = f"leave it out, or train one of {', '.join(making)}"
             raise InputError(
-                f"TrainConfig.stage_weights is {weights}, but {self.model.summary()}, makes no stages: leave it out, "
-                f"or train one of {making}"
+                f"TrainConfig.stage_weights is {weights}, but {self.model.summary()}, makes no stages: {remedy}"
             )
         if self.stage_kernel and not weights:
             raise InputError(

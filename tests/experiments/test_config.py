@@ -192,6 +192,10 @@ def test_a_recipe_is_a_python_file_too(tmp_path):
             r"stage_weights is \(1.0,\), but .*, makes no stages: .* train one of dsdmsr, dscsan$",
         ),
         (
+            {"stage_weights": [1.0], "model": {"name": "dscsan", "scale": 2}},
+            r"but DSCSAN x2, .*, makes no stages: give none \(--stage-weights with nothing after it\)$",
+        ),
+        (
             {"stage_weights": [1.0, 1.0], "model": {"name": "dsdmsr"}},
             r"stage_weights is \(1.0, 1.0\), but DSDMSR x8, srcnn makes 3 stages: give as many weights, coarse to fine",
         ),
