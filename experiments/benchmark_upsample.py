@@ -46,8 +46,8 @@ from experiments.benchmark_programs import (
 from experiments.benchmark_rows import attention_lines, median_ms, name_of, time_rows
 from experiments.benchmark_train import FEATURES, check_network
 
-# Largest difference of the depth from eager PyTorch's in float32, in parts of the range; of the largest depth where that
-# is more, as random weights may make it.
+# Largest difference of the depth from eager PyTorch's in float32, in parts of the range; of the largest depth where
+# random weights make that more.
 AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-5, "tf32": 1e-2, "bfloat16": 1e-1}
 ARITHMETICS: dict[Device, tuple[Arithmetic, ...]] = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
 # Images, height and width.
