@@ -281,7 +281,7 @@ MODELS: dict[str, type[AnyModel]] = {cls.name: cls for cls in (AHMFConfig, DADAC
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """How a plain folder of image pairs is read; has no say for a prepared data set."""
+    """How a plain folder of image pairs is read; of a prepared data set all of it is known."""
 
     depth: str = "*_depth.png"
     """Names of the depth files; what `*` stands for names the pair."""

@@ -24,13 +24,22 @@ def open_named(
       split: of a prepared data set; of a folder, the folder of that name inside, `a+b` being two; "" is all of it.
       data_dir: where data sets are prepared; the default place if None.
       pairs: how a folder is read.
-      training: build a generated data set that is not there yet.
+      training: build a generated data set that is not there yet; `pairs` may then be of other sets that are trained on.
+
+    Raises:
+      InputError: there is no such data set, or `pairs` says how to read one that is prepared.
     """
     data_dir = data_dir or datasets.default_data_dir()
     folder = _folder(name, data_dir)
     if folder is None:
         if training and name not in datasets.prepared_names(data_dir) and not datasets.builder_class(name).FROM_FILES:
             datasets.prepare(name, data_dir)
+        given = [f.name for f in dataclasses.fields(PairsConfig) if pairs and getattr(pairs, f.name) != f.default]
+        if given and not training and name in datasets.prepared_names(data_dir):
+            raise InputError(
+                f"--pairs.{given[0]}: {name} is a prepared data set, and this is of a folder of pairs: leave it out, or "
+                f"name the folder with a separator in it, as ./{name}"
+            )
         return datasets.open_dataset(name, split, data_dir)
     parts = split.split("+") if split else []
     missing = [part for part in parts if not part or not (folder / part).is_dir()]

@@ -243,7 +243,8 @@ def measured_set(study: Study, config: TrainConfig, out: Path, data_dir: Path | 
         split = config.data.validation
     elif split is None:
         split = default_split(dataset, data_dir)
-    opened = open_named(dataset, split, data_dir, asked.pairs if asked.dataset else config.data.pairs)
+    of_training = not asked.dataset
+    opened = open_named(dataset, split, data_dir, config.data.pairs if of_training else asked.pairs, of_training)
     return MeasuredSet(opened, split, *choose_protocol(asked.protocol, opened.info, trained_on(out)))
 
 

@@ -33,6 +33,10 @@ def folder(tmp_path):
 def test_a_prepared_set_by_name(data_dir):
     assert open_named("scenes", "validation", data_dir).names == ("validation-00000",)
     assert len(open_named("scenes", "train+test", data_dir)) == 5
+    with pytest.raises(InputError, match=r"--pairs.names: scenes is a prepared data set, .* folder .*, as ./scenes$"):
+        open_named("scenes", "test", data_dir, PairsConfig(names=("a",)))
+    # Of a training, which may have a folder beside it.
+    assert open_named("scenes", "validation", data_dir, PairsConfig(names=("a",)), training=True).names
 
 
 def test_a_folder_and_the_folder_in_it(folder):
