@@ -37,8 +37,8 @@ def open_named(
         given = [f.name for f in dataclasses.fields(PairsConfig) if pairs and getattr(pairs, f.name) != f.default]
         if given and not training and name in datasets.prepared_names(data_dir):
             raise InputError(
-                f"--pairs.{given[0]}: {name} is a prepared data set, and this is of a folder of pairs: leave it out, or "
-                f"name the folder with a separator in it, as ./{name}"
+                f"--pairs.{given[0]}: {name} is a prepared data set, and this is of a folder of pairs: leave it out, "
+                f"or name the folder with a separator in it, as ./{name}"
             )
         return datasets.open_dataset(name, split, data_dir)
     parts = split.split("+") if split else []
