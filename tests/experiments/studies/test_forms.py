@@ -8,7 +8,7 @@ import pytest
 
 from ahmf_jax.dscsan_forms import FORMS
 from experiments import published
-from experiments.config import DSCSANConfig, TrainConfig
+from experiments.config import DataConfig, DSCSANConfig, TrainConfig
 from experiments.studies import charts, forms, page, trial
 from experiments.studies.standing import read
 from experiments.studies.storage import open_storage
@@ -188,6 +188,14 @@ def test_what_is_not_as_published(study, scale, attributes, others):
     weights = (1.0,) * (scale // 4)
     standing = changed(study, trials, model=dataclasses.replace(MODEL, scale=scale), stage_weights=weights)
     assert f"Not as published: {others}. So what can be compared" in forms.markdown(standing)
+
+
+def test_all_that_is_trained_on_is_said(study):
+    data = DataConfig("sintel_depth", "train[:45]", "train[45:]", mix=("middlebury", "some/mine:a+b=2"), patch_size=64)
+    text = forms.markdown(changed(study, data=data))
+    assert " of sintel\\_depth, train\\[:45\\]; and middlebury, train; and mine, a+b, each 2 times; adam" in text
+    assert "; loss l1; stages weigh 0.5.\n" in text
+    assert "of middlebury, train; adam" in forms.markdown(changed(study, data=DataConfig(), stage_weights=()))
 
 
 def test_nothing_is_complete(study):
