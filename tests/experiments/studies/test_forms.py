@@ -195,7 +195,7 @@ def test_all_that_is_trained_on_is_said(study):
     text = forms.markdown(changed(study, data=data))
     assert " of sintel\\_depth, train\\[:45\\]; and middlebury, train; and mine, a+b, each 2 times; adam" in text
     assert "; loss l1; stages weigh 0.5.\n" in text
-    assert "of middlebury, train; adam" in forms.markdown(changed(study, data=DataConfig(), stage_weights=()))
+    assert "of middlebury, train; adam" in forms.markdown(changed(study, data=DataConfig()))
 
 
 def test_nothing_is_complete(study):
