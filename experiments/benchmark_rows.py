@@ -52,8 +52,8 @@ def time_rows(
 
     Returns:
       The rows, each with its `setting` and, where it ran, the milliseconds `ms` and processor milliseconds `cpu_ms` of
-      a step in each round, `peak_memory` in bytes (None on a CPU), `difference` of its results, `idle_cpu_ms`, the most
-      that it took while it waited, and the task's facts; where not, the `error`.
+      a step in each round, `peak_memory` in bytes (None on a CPU), `difference` of its results (None of what has no
+      attention), `idle_cpu_ms`, the most that it took while it waited, and the task's facts; where not, the `error`.
 
     Raises:
       RuntimeError: a row's results differ by more than `agreement`, or a process ended.
@@ -79,9 +79,9 @@ def time_rows(
             result = np.load(path)
             expected = result if expected is None else expected
             row |= {name: first[name] for name in first.keys() - {"ms", "cpu_ms", "idle_cpu_ms"}}
-            row |= {"difference": difference(result, expected) if setting.attention else 0.0, "idle_cpu_ms": 0.0}
+            row |= {"difference": difference(result, expected) if setting.attention else None, "idle_cpu_ms": 0.0}
             allowed = agreement[setting.arithmetic]
-            if not row["difference"] <= allowed:  # also where it is no number
+            if setting.attention and not row["difference"] <= allowed:  # also where it is no number
                 raise RuntimeError(
                     f"{name_of(setting)}, {setting.arithmetic}: {task}: results differ by {row['difference']:.2e} "
                     f"from {name_of(rows[0])}'s in {rows[0].arithmetic}, more than {allowed:g}"
@@ -101,6 +101,11 @@ def time_rows(
                 row["peak_memory"] = answer["peak_memory"]
             bar.update()
     return report
+
+
+def largest_difference(rows: Sequence[dict[str, Any]]) -> float:
+    """Of the results of all that ran and was compared."""
+    return max(row["difference"] for row in rows if row.get("difference") is not None)
 
 
 def median_ms(row: dict[str, Any]) -> float:

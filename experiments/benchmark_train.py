@@ -6,10 +6,12 @@ its loss and the norm of its gradient must be those of eager PyTorch in float32.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ahmf_jax.errors import InputError
-from ahmf_jax.models import ahmf, dscsan, dsdmsr
 from ahmf_jax.writing import atomic_write
 from experiments.benchmark_programs import (
     QUIET,
@@ -31,7 +32,8 @@ from experiments.benchmark_programs import (
     machine,
     verdict,
 )
-from experiments.benchmark_rows import attention_lines, median_ms, name_of, time_rows
+from experiments.benchmark_rows import attention_lines, largest_difference, median_ms, name_of, time_rows
+from experiments.config import MODELS
 from experiments.pages import large_pages
 
 # Largest relative difference of loss and gradient norm from those of eager PyTorch in float32. Both programs are within
@@ -40,12 +42,12 @@ AGREEMENT: dict[Arithmetic, float] = {"float32": 1e-4, "tf32": 1e-2, "bfloat16":
 ARITHMETICS: dict[Device, tuple[Arithmetic, ...]] = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
 BATCH = {"cpu": 4, "gpu": 16}
 PATCH = {"cpu": 128, "gpu": 256}
-SCALES: dict[Network, tuple[int, ...]] = {
-    "ahmf": ahmf.SCALES,
-    "dsdmsr": dsdmsr.SCALES,
-    "dscsan": dscsan.SCALES,
+# What is timed where nothing is asked for, beside the networks' own defaults.
+DEFAULTS: dict[Network, dict[str, Any]] = {
+    "ahmf": {},
+    "dsdmsr": {},
+    "dscsan": {"groups": 1, "blocks": 2, "features": 32},
 }
-FEATURES: dict[Network, int] = {"ahmf": 64, "dsdmsr": 64, "dscsan": 32}  # where none are asked for
 # Steps that are timed together: on a GPU one takes tens of milliseconds.
 STEPS = {"cpu": 1, "gpu": 10}
 # On the CPU, the largest ratio of our time to eager PyTorch's; on a GPU, the smallest ratio of our images per second to
@@ -61,11 +63,11 @@ def benchmark_train(
     *,
     network: Network = "ahmf",
     scale: int = 4,
-    num_levels: int = 4,
+    num_levels: int | None = None,
     features: int | None = None,
-    groups: int = 1,
-    blocks: int = 2,
-    unit: Literal["srcnn", "vdsr"] = "srcnn",
+    groups: int | None = None,
+    blocks: int | None = None,
+    unit: Literal["srcnn", "vdsr"] | None = None,
     batch: int | None = None,
     patch: int | None = None,
     arithmetics: Sequence[Arithmetic] = (),
@@ -77,8 +79,8 @@ def benchmark_train(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      network, scale, num_levels, features, groups, blocks, unit: as in `Sizes`; 64 features, or 32 of a DSCSAN, where
-        they are None. The stages of what has some are supervised with weight 1.
+      network, scale, num_levels, features, groups, blocks, unit: as `network_fields` has them. The stages of what has
+        some are supervised with weight 1.
       batch, patch: of the training: 4 of 128 x 128 on a CPU and 16 of 256 x 256 on a GPU where they are None.
       arithmetics: what is multiplied: all that the device has where it is empty.
       out: the JSON file.
@@ -91,17 +93,12 @@ def benchmark_train(
     check("train", rounds, threads)
     arithmetics = tuple(arithmetics) or ARITHMETICS[device]
     sizes = Sizes(
-        scale=scale,
-        num_levels=num_levels,
-        features=FEATURES[network] if features is None else features,
-        groups=groups,
-        blocks=blocks,
-        network=network,
-        unit=unit,
+        **network_fields(
+            network, scale=scale, num_levels=num_levels, features=features, groups=groups, blocks=blocks, unit=unit
+        ),
         batch=BATCH[device] if batch is None else batch,
         patch=PATCH[device] if patch is None else patch,
     )
-    check_network(vars(sizes))
     _check_sizes(sizes, device, arithmetics)
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
@@ -112,16 +109,23 @@ def benchmark_train(
             temp.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def check_network(fields: Mapping[str, Any]) -> None:
-    """Refuses a network that there is not; `fields` are those of `Sizes`."""
-    scale, network = fields["scale"], fields["network"]
-    if scale not in SCALES[network]:
-        raise InputError(f"--scale {scale}: choose one of {', '.join(map(str, SCALES[network]))}")
-    for option in ("num_levels", "features", "groups", "blocks"):
-        if fields[option] < 1:
-            raise InputError(f"--{option.replace('_', '-')} {fields[option]}: give at least 1")
-    if network == "dscsan" and (fields["features"] < 4 or fields["features"] % 2):
-        raise InputError(f"--features {fields['features']}: give an even number for a DSCSAN, at least 4")
+def network_fields(network: Network, **options: Any) -> dict[str, Any]:
+    """The fields of `Sizes` that are of the network: those of a kind that are given, and defaults where None is.
+
+    Raises:
+      InputError: there is no such network, or it has no such field.
+    """
+    config = MODELS[network]
+    known = {field.name for field in dataclasses.fields(config)}
+    given = {name: value for name, value in options.items() if value is not None}
+    if lacking := sorted(given.keys() - known):
+        raise InputError(f"--{lacking[0].replace('_', '-')}: --network {network} has none: leave it out")
+    fields = {name: value for name, value in DEFAULTS[network].items() if name not in given} | given
+    try:
+        config(**fields)
+    except InputError as error:
+        raise InputError(re.sub(r"^\w+\.(\w+)", lambda name: f"--{name[1].replace('_', '-')}", str(error))) from None
+    return {"network": network, **fields}
 
 
 def _check_sizes(sizes: Sizes, device: Device, arithmetics: Sequence[Arithmetic]) -> None:
@@ -218,7 +222,7 @@ def table(report: dict[str, Any]) -> str:
         if row["setting"]["program"] == "jax" and row["setting"]["attention"]
     }
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    supervised = f", {sizes.stages} stages supervised" if sizes.stages else ""
+    supervised = f", stages supervised: {sizes.stages}" if sizes.stages else ""
     lines = [
         f"{about['cpu']}, {about['threads']} threads; {versions}",
         f"training step of {sizes.summary}{supervised}, {sizes.batch} x {sizes.patch} x {sizes.patch}; medians of "
@@ -261,7 +265,7 @@ def table(report: dict[str, Any]) -> str:
         reference = statistics.median(eager["cpu_ms"])
         ratios = ", ".join(f"{name} {ms / reference:.2f}" for name, ms in cpu.items())
         lines.append(f"processor times / eager: {ratios}")
-    lines.append(f"results differ by at most {max(row['difference'] for row in ran):.1e}, relative")
+    lines.append(f"results differ by at most {largest_difference(ran):.1e}, relative")
     lines.append(f"processor time while waiting, at most: {max(row['idle_cpu_ms'] for row in ran):.0f} ms")
     if about["load"] is not None and about["load"] > QUIET:
         lines.append(f"load {about['load']:.1f} before the start: other work ran, and the ratios above are disturbed")

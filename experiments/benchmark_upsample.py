@@ -43,8 +43,8 @@ from experiments.benchmark_programs import (
     random_params,
     verdict,
 )
-from experiments.benchmark_rows import attention_lines, median_ms, name_of, time_rows
-from experiments.benchmark_train import FEATURES, check_network
+from experiments.benchmark_rows import attention_lines, largest_difference, median_ms, name_of, time_rows
+from experiments.benchmark_train import network_fields
 
 # Largest difference of the depth from eager PyTorch's in float32, in parts of the range; of the largest depth where
 # random weights make that more.
@@ -71,11 +71,11 @@ def benchmark_upsample(
     *,
     network: Network = "ahmf",
     scale: int = 4,
-    num_levels: int = 4,
+    num_levels: int | None = None,
     features: int | None = None,
-    groups: int = 1,
-    blocks: int = 2,
-    unit: Literal["srcnn", "vdsr"] = "srcnn",
+    groups: int | None = None,
+    blocks: int | None = None,
+    unit: Literal["srcnn", "vdsr"] | None = None,
     shapes: Sequence[tuple[int, int, int]] = (),
     arithmetics: Sequence[Arithmetic] = (),
     megapixels: Sequence[float] = MEGAPIXELS,
@@ -87,8 +87,7 @@ def benchmark_upsample(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      network, scale, num_levels, features, groups, blocks, unit: as in `Sizes`; 64 features, or 32 of a DSCSAN, where
-        they are None.
+      network, scale, num_levels, features, groups, blocks, unit: as `network_fields` has them.
       shapes: images, height and width of what is timed beside PyTorch; those of the device where it is empty.
       arithmetics: what is multiplied: all that the device has where it is empty.
       megapixels: of the images of which the cost is measured, in millions of pixels; may be empty.
@@ -101,16 +100,9 @@ def benchmark_upsample(
     """
     check("upsample", rounds, threads)
     shapes, arithmetics = tuple(shapes) or SHAPES[device], tuple(arithmetics) or ARITHMETICS[device]
-    model: dict[str, Any] = {
-        "network": network,
-        "scale": scale,
-        "num_levels": num_levels,
-        "features": FEATURES[network] if features is None else features,
-        "groups": groups,
-        "blocks": blocks,
-        "unit": unit,
-    }
-    check_network(model)
+    model = network_fields(
+        network, scale=scale, num_levels=num_levels, features=features, groups=groups, blocks=blocks, unit=unit
+    )
     _check(model["scale"], shapes, arithmetics, megapixels, device)
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
@@ -433,7 +425,7 @@ def _shape_lines(shape: dict[str, Any]) -> list[str]:
             f"{label:<50}{ms:>9.1f}{1e3 * sizes.images / ms:>10.1f}{ms / median_ms(eager):>9.2f}"
             f"{min(pairs):>8.2f} -{max(pairs):>5.2f}{memory:>7}"
         )
-    lines.append(f"results differ by at most {max(row['difference'] for row in ran):.1e}")
+    lines.append(f"results differ by at most {largest_difference(ran):.1e}")
     return lines + attention_lines(rows)
 
 

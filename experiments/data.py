@@ -14,6 +14,15 @@ from data_pipelines.datasets.folder import PairFiles, find_pairs
 from experiments.config import DataConfig, PairsConfig
 
 
+def refuse_pairs(pairs: PairsConfig, why: str, remedy: str) -> None:
+    """InputError where something is said about how a folder of pairs is read, and there is none."""
+    for field in dataclasses.fields(pairs):
+        if getattr(pairs, field.name) != field.default:
+            raise InputError(
+                f"--pairs.{field.name}: {why}, and this is of a folder of pairs: leave it out, or {remedy}"
+            )
+
+
 def open_named(
     name: str, split: str, data_dir: Path | None = None, pairs: PairsConfig | None = None, training: bool = False
 ) -> Dataset:
@@ -27,18 +36,16 @@ def open_named(
       training: build a generated data set that is not there yet; `pairs` may then be of other sets that are trained on.
 
     Raises:
-      InputError: there is no such data set, or `pairs` says how to read one that is prepared.
+      InputError: there is no such data set; or, but in training, `pairs` says how to read one that is prepared.
     """
     data_dir = data_dir or datasets.default_data_dir()
     folder = _folder(name, data_dir)
     if folder is None:
         if training and name not in datasets.prepared_names(data_dir) and not datasets.builder_class(name).FROM_FILES:
             datasets.prepare(name, data_dir)
-        given = [f.name for f in dataclasses.fields(PairsConfig) if pairs and getattr(pairs, f.name) != f.default]
-        if given and not training and name in datasets.prepared_names(data_dir):
-            raise InputError(
-                f"--pairs.{given[0]}: {name} is a prepared data set, and this is of a folder of pairs: leave it out, "
-                f"or name the folder with a separator in it, as ./{name}"
+        if pairs and not training and name in datasets.prepared_names(data_dir):
+            refuse_pairs(
+                pairs, f"{name} is a prepared data set", f"name the folder with a separator in it, as ./{name}"
             )
         return datasets.open_dataset(name, split, data_dir)
     parts = split.split("+") if split else []

@@ -25,7 +25,7 @@ from data_pipelines.degrade import Kernel
 from data_pipelines.opening import some
 from experiments.comparison import number
 from experiments.config import PairsConfig
-from experiments.data import default_split, open_named
+from experiments.data import default_split, open_named, refuse_pairs
 from experiments.evaluate import measure, whole_batch
 from experiments.findings import FACTORS, Finding
 from experiments.floors import Recorded, recorded
@@ -142,6 +142,7 @@ def doctor_floors(names: Sequence[str], data_dir: Path | None, pairs: PairsConfi
 def at_hand(name: str, data_dir: Path, pairs: PairsConfig) -> dict[str, Dataset]:
     """The splits of a prepared data set that are not empty, or a folder of pairs under ""."""
     if name in datasets.prepared_names(data_dir):
+        refuse_pairs(pairs, f"{name} is a prepared data set", "name a folder with --dataset")
         counts = datasets.describe(name, data_dir).counts
         return {split: datasets.open_dataset(name, split, data_dir) for split, count in counts.items() if count}
     split = default_split(name, data_dir)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from ahmf_jax.models import DSCSAN
 from ahmf_jax.models.dscsan import CELLS
 from experiments.pictures import error_colours, grid
 
@@ -76,9 +75,9 @@ def gates(model: Any, attention: Sequence[Any]) -> Gates | None:
 
     Args:
       model: which was run.
-      attention: `aux["attention"]` of a DSCSAN: of each attention (B, scales, channels).
+      attention: `aux["attention"]` of a DSCSAN: of each attention (B, scales, channels); () of another model.
     """
-    if not isinstance(model, DSCSAN) or not attention:
+    if not attention:
         return None
     groups = [f"group {group + 1}" for group in range(model.groups)]
     if model.outputs > 1:

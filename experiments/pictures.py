@@ -103,7 +103,7 @@ class Made(NamedTuple):
 def validation_picture(batch: Mapping[str, np.ndarray], made: Made, height: int = 320) -> np.ndarray:
     """Guide, low resolution, prediction, truth and error of a batch of one; (H, W, 3) uint8.
 
-    No guide where there is no colour. The stages of a model that has any stand below, and the row is no wider.
+    No guide where there is no colour. The stages or gates of a model that has any stand below, and the row is no wider.
 
     Args:
       batch: with the truth, in units of the range.

@@ -1,6 +1,6 @@
 """The stages of a model as one picture: what it makes on its way, each beside its truth and its error.
 
-    trained = load_trained("runs/mine")                              # a model whose `aux` has "stages"
+    trained = load_trained("runs/mine")                              # a model that makes stages, or has gates
     found = watch(trained, depth_lr, guide, truth, measure)
     sheet = found.picture()                                          # (height, width, 3) uint8
 
@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from ahmf_jax import memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.losses import stage_truths
+from ahmf_jax.models import DSCSAN
 from ahmf_jax.variables import split
 from experiments.figures import PERCENTILE, Crop
 from experiments.gate_pictures import Gates, gates
@@ -228,17 +230,17 @@ def watch(
     """Runs a model on an image, or on a part of it, and keeps what it makes on its way.
 
     Args:
-      trained: a model that makes stages.
+      trained: a model that makes stages, or has gates.
       depth_lr: (h, w).
       known: (h, w) bool, where it is known.
       guide: (scale * h, scale * w, C) uint8; a model that reads none takes any.
       truth: (scale * h, scale * w), NaN where it is unknown.
       measure: of the depths.
       crop: the part to show, at multiples of the scale. It is computed with the margin that a tile of the image has,
-        and what a tile is told of the whole.
+        and what a tile is told of the whole; with all of the image by a model that `sees_whole`.
 
     Raises:
-      InputError: a model that makes none, and depth and guide that it cannot take.
+      InputError: a model that has neither, depth and guide that it cannot take, what takes more memory than is free.
     """
     model = trained.model
     height, width = truth.shape
@@ -246,6 +248,9 @@ def watch(
         raise InputError(f"{model.summary()} makes no {height} x {width} pixels of {depth_lr.shape} samples")
     one = None if math.isnan(measure.range) else measure.range
     given = window(trained, depth_lr, known, guide, crop, unit=measure.unit, one=one)
+    wanted, free = model.bytes_per_sample * given.images["depth_lr"].size, memory.free(jax.devices()[0])
+    if wanted > free:
+        raise InputError(f"it takes about {wanted / 2**30:.1f} GiB, and {free / 2**30:.1f} are free")
     maps, attention = _made(model, split(trained.params), given.images, given.told)
     of_image = gates(model, attention)
     if len(maps) < 2 and of_image is None:
@@ -256,6 +261,10 @@ def watch(
 
 @functools.partial(jax.jit, static_argnames="model")
 def _made(model: Any, variables: Any, images: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Each stage and the output, in the model's scale; and the gates."""
-    output, aux = model.apply(variables, **images, **told)
-    return (*aux.get("stages", ()), output), aux.get("attention", ())
+    """What `on_its_way` tells, in the model's scale."""
+    return on_its_way(model, *model.apply(variables, **images, **told))
+
+
+def on_its_way(model: Any, output: Any, aux: Mapping[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Each stage and the output; and what `gates` is told, () of a model that has none."""
+    return (*aux.get("stages", ()), output), aux["attention"] if isinstance(model, DSCSAN) else ()

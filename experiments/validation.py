@@ -168,11 +168,12 @@ def _whole() -> Callable[..., tuple[Sequence[Any], Sequence[Any]]]:
     import jax
 
     from ahmf_jax.scaling import predict
+    from experiments.stage_pictures import on_its_way
 
     def run(model: Any, scaling: Any, params: Any, batch: Any) -> tuple[Sequence[Any], Sequence[Any]]:
         made = predict(model, scaling, params, batch)
-        maps = (*made.aux.get("stages", ()), made.output)
-        return tuple(depth * made.span + made.offset for depth in maps), made.aux.get("attention", ())
+        maps, attention = on_its_way(model, made.output, made.aux)
+        return tuple(depth * made.span + made.offset for depth in maps), attention
 
     return jax.jit(run, static_argnames=("model", "scaling"))
 

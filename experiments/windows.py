@@ -4,8 +4,8 @@
     output, aux = trained.model.apply(variables, **given.images, **given.told)
     depth = given.depth(output)                                      # of the part, in the unit of `depth_lr`
 
-So a part can be shown as it is in the whole image, without computing the whole. Only of a model that gathers statistics
-over the image (`pools`) the window is all of it.
+So a part can be shown as it is in the whole image, without computing the whole. Of a model that `sees_whole` the window
+is all of it.
 """
 
 import math
@@ -92,7 +92,7 @@ def window(
     model.check(scaled, mask)
 
     step = math.lcm(model.scale, model.stride)
-    margin = max(height, width) if model.pools else step * math.ceil(model.reach * model.scale / step)
+    margin = max(height, width) if model.sees_whole else step * math.ceil(model.reach * model.scale / step)
     rows = _around(crop.y, crop.height, height, margin, step, model.scale)
     columns = _around(crop.x, crop.width, width, margin, step, model.scale)
 

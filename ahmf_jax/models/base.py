@@ -67,6 +67,11 @@ class Model(nn.Module):
         return 0
 
     @property
+    def sees_whole(self) -> bool:
+        """Whether a part of an image is as it is in the image only where all of it is computed."""
+        return self.pools > 0
+
+    @property
     def least_rows(self) -> int:
         """Rows of low-resolution depth that a device has at the least, where several share an image."""
         return MIN_ROWS

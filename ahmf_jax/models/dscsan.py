@@ -243,6 +243,11 @@ class DSCSAN(Model):
         return self.outputs * self.groups if self.attention and self.block == "brb" else 0
 
     @property
+    def sees_whole(self) -> bool:
+        """Of its attentions and of RCAN's blocks, each, all of it is computed."""
+        return self.attention or self.block == "rcab"
+
+    @property
     def reach(self) -> int:
         """How many low-resolution samples away an input can be that an output depends on, the statistics given.
 

@@ -60,16 +60,16 @@ class BenchmarkTrain:
     """Which network."""
     scale: int = 4
     """Up-sampling factor."""
-    num_levels: int = 4
-    """Feature levels of an AHMF, the paper's m."""
+    num_levels: int | None = None
+    """Feature levels of an AHMF, the paper's m (default: 4)."""
     features: int | None = None
-    """Channels of every intermediate feature (default: 64 of an AHMF, 32 of a DSCSAN)."""
-    groups: int = 1
-    """Groups of blocks in every stage of a DSCSAN."""
-    blocks: int = 2
-    """Blocks in a group of a DSCSAN."""
-    unit: Literal["srcnn", "vdsr"] = "srcnn"
-    """Units of a DSDMSR."""
+    """Channels of every intermediate feature of an AHMF (default: 64) or a DSCSAN (default: 32)."""
+    groups: int | None = None
+    """Groups of blocks in every stage of a DSCSAN (default: 1)."""
+    blocks: int | None = None
+    """Blocks in a group of a DSCSAN (default: 2)."""
+    unit: Literal["srcnn", "vdsr"] | None = None
+    """Units of a DSDMSR (default: srcnn)."""
     batch: int | None = None
     """Patches in a step (default: 4 on a CPU, 16 on a GPU)."""
     patch: int | None = None
@@ -100,16 +100,16 @@ class BenchmarkUpsample:
     """Which network."""
     scale: int = 4
     """Up-sampling factor."""
-    num_levels: int = 4
-    """Feature levels of an AHMF, the paper's m."""
+    num_levels: int | None = None
+    """Feature levels of an AHMF, the paper's m (default: 4)."""
     features: int | None = None
-    """Channels of every intermediate feature (default: 64 of an AHMF, 32 of a DSCSAN)."""
-    groups: int = 1
-    """Groups of blocks in every stage of a DSCSAN."""
-    blocks: int = 2
-    """Blocks in a group of a DSCSAN."""
-    unit: Literal["srcnn", "vdsr"] = "srcnn"
-    """Units of a DSDMSR."""
+    """Channels of every intermediate feature of an AHMF (default: 64) or a DSCSAN (default: 32)."""
+    groups: int | None = None
+    """Groups of blocks in every stage of a DSCSAN (default: 1)."""
+    blocks: int | None = None
+    """Blocks in a group of a DSCSAN (default: 2)."""
+    unit: Literal["srcnn", "vdsr"] | None = None
+    """Units of a DSDMSR (default: srcnn)."""
     shapes: tuple[tuple[int, int, int], ...] = ()
     """Images, height and width of what is timed beside PyTorch (default: 1 480 640; on a GPU also 8, and 1080 1920)."""
     arithmetics: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ()

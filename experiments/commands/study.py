@@ -115,9 +115,9 @@ class Begun(Works):
     def begin(self, name: str, spec: "Spec", **trials: Any) -> "Study":
         """Queues the trials that `make_study` is given, and does what is left to do."""
         from experiments.studies.storage import as_typed, command, default_url, open_storage
-        from experiments.studies.study import check_colours, make_study, note_folder
+        from experiments.studies.study import check_data, make_study, note_folder
 
-        check_colours(spec, self.data_dir)
+        check_data(spec, self.data_dir)
         whole = as_typed([word for word in sys.argv[1:] if word != "--create-only"])
         study = make_study(
             open_storage(self.storage or default_url(), create=True), name, spec, command=whole, **trials

@@ -248,7 +248,8 @@ def origin(standing: Standing) -> list[str]:
         f"{escape(Path(part.name).name)}, {escape(part.split)}{f', each {part.weight:g} times' * (part.weight != 1)}"
         for part in data.training()
     )
-    stages = f"; stages weigh {' '.join(f'{weight:g}' for weight in config.stage_weights)}" * bool(config.stage_weights)
+    weights = " ".join(f"{weight:g}" for weight in config.stage_weights)
+    stages = f"; stages, where there are any, weigh {weights}" if weights else ""
     lines = [
         f"- **Network**: {config.model.summary()}, but for what the rows say.",
         f"- **Training**: {config.steps} steps of {data.batch_size} patches, {data.patch[0]} x {data.patch[1]}, "

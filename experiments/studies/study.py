@@ -368,13 +368,14 @@ def _folder_record(folder: Path) -> dict[str, str]:
     return {name: found[name] for name in FACTS}
 
 
-def check_colours(spec: Spec, data_dir: Path | None) -> None:
+def check_data(spec: Spec, data_dir: Path | None) -> None:
     """InputError where a data set has no colour, and the networks that are trained or measured on it read a guide.
 
-    Of those that are here, of which no image is read; others may be where the workers are.
+    And where it is said how to read a folder to measure on, and none is named. Of those that are here, of which no
+    image is read; others may be where the workers are.
     """
     from data_pipelines import datasets
-    from experiments.data import default_split, open_named
+    from experiments.data import default_split, open_named, refuse_pairs
     from experiments.train import check_colour
 
     data_dir = data_dir or datasets.default_data_dir()
@@ -385,6 +386,10 @@ def check_colours(spec: Spec, data_dir: Path | None) -> None:
     if measured.dataset:
         split = default_split(measured.dataset, data_dir) if measured.split is None else measured.split
         used.append((measured.dataset, split, measured.pairs, False))
+        if measured.dataset in there:
+            refuse_pairs(measured.pairs, f"{measured.dataset} is a prepared data set", "name a folder with --dataset")
+    else:
+        refuse_pairs(measured.pairs, "no --dataset is named", "name one")
     for name, split, pairs, training in used:
         if name in there:
             check_colour(spec.config, datasets.describe(name, data_dir).info)

@@ -199,9 +199,9 @@ def test_every_setting_is_a_row() -> None:
     [
         ({"rounds": 0}, "--rounds 0: give at least 1"),
         ({"threads": 100_000}, "--threads 100000: "),
-        ({"scale": 3}, "--scale 3: choose one of 2, 4"),
-        ({"num_levels": 0}, "--num-levels 0: give at least 1"),
-        ({"features": 0}, "--features 0: give at least 1"),
+        ({"scale": 3}, "--scale is 3: choose one of 2, 4"),
+        ({"num_levels": 0}, "--num-levels is 0: it must be positive"),
+        ({"features": 0}, "--features is 0: it must be at least 2"),
         ({"shapes": ((1, 482, 640),)}, "--shapes 1 482 640: give images, height and width, both multiples"),
         ({"shapes": ((0, 480, 640),)}, "--shapes 0 480 640: "),
         ({"megapixels": (0.0,)}, "--megapixels 0: give 0.0001 to 1000"),

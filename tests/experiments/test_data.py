@@ -19,6 +19,7 @@ from experiments.data import (
     published,
     trained_on_tests,
 )
+from experiments.doctor_floors import at_hand
 
 
 @pytest.fixture
@@ -35,6 +36,10 @@ def test_a_prepared_set_by_name(data_dir):
     assert len(open_named("scenes", "train+test", data_dir)) == 5
     with pytest.raises(InputError, match=r"--pairs.names: scenes is a prepared data set, .* folder .*, as ./scenes$"):
         open_named("scenes", "test", data_dir, PairsConfig(names=("a",)))
+    with pytest.raises(
+        InputError, match=r"--pairs.unit: scenes is a prepared data set, .* name a folder with --dataset$"
+    ):
+        at_hand("scenes", data_dir, PairsConfig(unit="mm"))
     # Of a training, which may have a folder beside it.
     assert open_named("scenes", "validation", data_dir, PairsConfig(names=("a",)), training=True).names
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ahmf_jax import losses
+from ahmf_jax import losses, memory
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained
 from ahmf_jax.models import DADA, DSCSAN, DSDMSR
@@ -68,10 +68,11 @@ def test_a_part_is_what_it_is_in_the_whole_image():
         np.testing.assert_array_equal(stage.truth, of_whole.truth[2:6, 40:56])
 
 
-def test_a_part_has_the_statistics_and_the_gates_of_the_whole_image():
+@pytest.mark.parametrize("block", ["brb", "rcab"])
+def test_a_part_has_the_statistics_and_the_gates_of_the_whole_image(block):
     """Bright columns far from the part, further than the reach, change its gates, and what it is."""
     *_, guide, truth = scene(256)
-    model = DSCSAN(2, groups=1, blocks=1, features=4)
+    model = DSCSAN(2, groups=1, blocks=1, features=4, block=block)
     assert 2 * model.reach < 100
     trained = Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0)
     low = resize(np.nan_to_num(truth, nan=60)[..., None], (4, 128), "torch_bilinear")[..., 0]
@@ -91,6 +92,12 @@ def test_a_part_has_the_statistics_and_the_gates_of_the_whole_image():
     sheet = part.picture()
     below = part.gates.picture()
     np.testing.assert_array_equal(sheet[-len(below) :, : below.shape[1]], below)
+
+
+def test_what_would_not_fit_into_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda device: 1000)
+    with pytest.raises(InputError, match=r"^it takes about 0\.0 GiB, and 0\.0 are free$"):
+        watch(*scene(), GREY)
 
 
 def test_the_truth_of_a_stage_is_that_of_training():

@@ -194,7 +194,7 @@ def test_all_that_is_trained_on_is_said(study):
     data = DataConfig("sintel_depth", "train[:45]", "train[45:]", mix=("middlebury", "some/mine:a+b=2"), patch_size=64)
     text = forms.markdown(changed(study, data=data))
     assert " of sintel\\_depth, train\\[:45\\]; and middlebury, train; and mine, a+b, each 2 times; adam" in text
-    assert "; loss l1; stages weigh 0.5.\n" in text
+    assert "; loss l1; stages, where there are any, weigh 0.5.\n" in text
     assert "of middlebury, train; adam" in forms.markdown(changed(study, data=DataConfig()))
 
 
