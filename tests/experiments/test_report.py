@@ -478,11 +478,11 @@ def staged(tmp_path_factory):
     """The report of a DSDMSR x4 of random weights on two images, and of a method that has no stages."""
     from ahmf_jax.export import Trained, save_bundle
     from ahmf_jax.models import DSDMSR
-    from ahmf_jax.state import init_params
+    from experiments.benchmark_programs import random_params
 
     folder = tmp_path_factory.mktemp("staged")
     model, weights = DSDMSR(4), folder / "w.safetensors"
-    save_bundle(weights, Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0, "a test"))
+    save_bundle(weights, Trained(model, random_params(model), "range", "grey level", 255.0, "a test"))
     fields = {"names": ("easy", "hard"), "colour": False}
     own = {"weights": str(weights), "origin": "a test", "protocol_fields": {"degrade": {"kernel": "area"}}}
     folders = [
@@ -558,21 +558,13 @@ def test_the_stages_of_a_part_and_those_that_cannot_be_shown(staged, tmp_path, m
 def test_the_gates_of_an_attention_are_shown_below_the_stages(tmp_path):
     from ahmf_jax.export import Trained, save_bundle
     from ahmf_jax.models import DSCSAN
-    from ahmf_jax.state import init_params
+    from experiments.benchmark_programs import random_params
 
     model, weights = DSCSAN(4, groups=1, blocks=1, features=4), tmp_path / "w.safetensors"
-    save_bundle(weights, Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0, "a test"))
-    plain = tmp_path / "plain.safetensors"
-    without = DSCSAN(4, groups=1, blocks=1, features=4, attention=False, progressive=False)
-    save_bundle(plain, Trained(without, jax.device_get(init_params(without, 0)), "range", "grey level", 255.0))
-    fields = {"names": ("a",), "colour": False}
-    folders = [
-        write_evaluation(tmp_path / name, method=name, weights=str(file), made={"model": of.summary()}, **fields)
-        for name, file, of in (("own", weights, model), ("plain", plain, without))
-    ]
-    page = report(folders, tmp_path / "page.html").page.read_text("utf-8")
-    section = section_of(page, "stages-0")
-    assert "The stages of plain cannot be shown: DSCSAN x4" in section and "and has no gates." in section
+    save_bundle(weights, Trained(model, random_params(model), "range", "grey level", 255.0, "a test"))
+    made = {"weights": str(weights), "made": {"model": model.summary()}}
+    folder = write_evaluation(tmp_path / "own", names=("a",), colour=False, **made)
+    section = section_of(report([folder], tmp_path / "page.html").page.read_text("utf-8"), "stages-0")
     strips = section.partition('<div class="steps strips"')[2]
     names = re.findall("<figcaption>(.*?) <span>", strips)
     assert names == [f"stage {stage}, group 1, cells of {cell}" for stage in (1, 2) for cell in (1, 2, 4)]

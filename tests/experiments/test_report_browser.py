@@ -4,13 +4,12 @@ import json
 import re
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 from ahmf_jax.export import Trained, save_bundle
 from ahmf_jax.models import DSDMSR
-from ahmf_jax.state import init_params
+from experiments.benchmark_programs import random_params
 from experiments.evaluations import find, read_image
 from experiments.pictures import depth_colours
 from experiments.report.make import report
@@ -335,7 +334,7 @@ def test_without_colour_there_is_no_guide_to_choose(one_context, tmp_path):
 
 def test_the_scales_of_the_stages_have_colours(one_context, tmp_path):
     model, weights = DSDMSR(4), tmp_path / "w.safetensors"
-    save_bundle(weights, Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0))
+    save_bundle(weights, Trained(model, random_params(model), "range", "grey level", 255.0))
     folder = write_evaluation(tmp_path / "e", names=("easy",), weights=str(weights))
     watched = Watched(one_context, report([folder], tmp_path / "r.html").page)
     ramps = watched.page.eval_on_selector_all("#stages-0 [data-ramp]", "bars => bars.map((b) => b.style.background)")

@@ -11,10 +11,10 @@ from PIL import Image
 
 from ahmf_jax.export import Trained, save_bundle
 from ahmf_jax.models import AHMF, DSDMSR
-from ahmf_jax.state import init_params
 from data_pipelines.datasets import open_pairs
 from data_pipelines.degrade import Degradation
 from experiments import robustness
+from experiments.benchmark_programs import random_params
 from experiments.evaluate import measure_all
 from experiments.methods import Interpolation
 from experiments.protocols import PROTOCOLS
@@ -130,7 +130,7 @@ def test_the_command(ahmf, pairs, bundle, tmp_path):
 def test_the_guide_is_left_out_where_nothing_reads_it(ahmf, pairs, tmp_path):
     """An interpolation and a model of depth alone, whose guide may be as bad as it will."""
     model, weights = DSDMSR(2, unit="vdsr"), tmp_path / "dsdmsr.safetensors"
-    save_bundle(weights, Trained(model, jax.device_get(init_params(model)), "range", "grey level", 255.0))
+    save_bundle(weights, Trained(model, random_params(model), "range", "grey level", 255.0))
     out, plot = tmp_path / "r.json", tmp_path / "curve"
     options = ("--noise", 10, "--dropouts", 20, "--out", out, "--plot", plot)
     ended = ahmf("benchmark", "robustness", "bicubic", weights, "--dataset", pairs, *options)
@@ -180,7 +180,7 @@ def test_wrong_input(refused, pairs, bundle, tmp_path):
 
 def test_models_of_several_scales(refused, pairs, bundle, tmp_path):
     model = AHMF(scale=2, num_levels=1, features=2)
-    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), jax.eval_shape(lambda: init_params(model)))
+    params = jax.tree.map(np.zeros_like, random_params(model))
     save_bundle(tmp_path / "two.safetensors", Trained(model, params, "range", "grey level", 255.0, "a test"))
     said = r"several scales cannot be compared \(.*tiny.safetensors is x4, .*two.safetensors is x2\)"
     refused("benchmark", "robustness", bundle, tmp_path / "two.safetensors", "--dataset", pairs, said=said)

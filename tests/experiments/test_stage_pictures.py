@@ -14,7 +14,7 @@ from ahmf_jax.export import Trained
 from ahmf_jax.models import DADA, DSCSAN, DSDMSR
 from ahmf_jax.resample import resize
 from ahmf_jax.scaling import offset_and_span
-from ahmf_jax.state import init_params
+from experiments.benchmark_programs import random_params
 from experiments.figures import Crop
 from experiments.pictures import CAPTION, GAP, depth_colours, heat_colours
 from experiments.protocols import Protocol
@@ -27,7 +27,7 @@ GREY = Measure("grey levels", 255.0, Protocol(clip=True), "torch_bilinear")
 def scene(columns=64):
     """A DSDMSR x2, and what it is shown: (8, `columns`) pixels, one sample and one pixel of which are unknown."""
     model = DSDMSR(2)
-    trained = Trained(model, jax.device_get(init_params(model, 1)), "sample", "grey level", 255.0)
+    trained = Trained(model, random_params(model), "sample", "grey level", 255.0)
     rng = np.random.default_rng(0)
     truth = np.where(np.arange(columns) < columns // 2, 60, 180) + rng.integers(0, 9, (8, columns)).astype(np.float32)
     low = resize(truth[..., None], (4, columns // 2), "torch_bilinear")[..., 0]
@@ -74,7 +74,7 @@ def test_a_part_has_the_statistics_and_the_gates_of_the_whole_image(block):
     *_, guide, truth = scene(256)
     model = DSCSAN(2, groups=1, blocks=1, features=4, block=block)
     assert 2 * model.reach < 100
-    trained = Trained(model, jax.device_get(init_params(model, 0)), "range", "grey level", 255.0)
+    trained = Trained(model, random_params(model), "range", "grey level", 255.0)
     low = resize(np.nan_to_num(truth, nan=60)[..., None], (4, 128), "torch_bilinear")[..., 0]
     of_whole, part, elsewhere = (
         watch(trained, depth, np.ones_like(depth, bool), guide, truth, GREY, crop)

@@ -2,16 +2,15 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from ahmf_jax.errors import InputError
 from ahmf_jax.export import Trained, save_bundle
 from ahmf_jax.models import DSDMSR
-from ahmf_jax.state import init_params
 from ahmf_jax.upsample import load
 from data_pipelines.files import read_depth, write_depth, write_picture
+from experiments.benchmark_programs import random_params
 from experiments.evaluations import read
 
 RNG = np.random.default_rng(4)
@@ -26,7 +25,7 @@ def weights(tmp_path_factory):
     """A new DSDMSR x2; its units begin with what they are given."""
     path = tmp_path_factory.mktemp("weights") / "dsdmsr.safetensors"
     model = DSDMSR(2, unit="vdsr")
-    save_bundle(path, Trained(model, jax.device_get(init_params(model, 3)), "sample", "mm", 1000.0))
+    save_bundle(path, Trained(model, random_params(model), "sample", "mm", 1000.0))
     return path
 
 

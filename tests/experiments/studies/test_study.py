@@ -15,9 +15,10 @@ from experiments import config as configs
 from experiments.studies.storage import as_typed, command, open_storage
 from experiments.studies.study import (
     ATTRIBUTE,
+    Measured,
     Row,
     Spec,
-    check_colours,
+    check_data,
     make_study,
     note_folder,
     open_study,
@@ -243,7 +244,12 @@ def test_a_set_without_colour_is_refused_before_anything_is_queued(refused, tmp_
     words[words.index(data_dir)] = tmp_path / "elsewhere"
     refused(*words, "--dataset", tmp_path / "depth", "--pairs.guide", "", said=f"set test {said}")
     assert not (tmp_path / "studies.db").exists()
-    check_colours(Spec("levels", configs.load(str(recipe))), tmp_path)
+    check_data(Spec("levels", configs.load(str(recipe))), tmp_path)
+    pairs = configs.PairsConfig(unit="mm")
+    with pytest.raises(InputError, match="--pairs.unit: no --dataset is named, .*: leave it out, or name one$"):
+        check_data(Spec("levels", configs.load(str(recipe)), Measured(pairs=pairs)), tmp_path)
+    with pytest.raises(InputError, match="--pairs.unit: scenes is a prepared data set, .* a folder with --dataset$"):
+        check_data(Spec("levels", configs.load(str(recipe)), Measured("scenes", pairs=pairs)), data_dir)
 
 
 @pytest.mark.parametrize(
