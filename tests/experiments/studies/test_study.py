@@ -246,9 +246,9 @@ def test_a_set_without_colour_is_refused_before_anything_is_queued(refused, tmp_
     assert not (tmp_path / "studies.db").exists()
     check_data(Spec("levels", configs.load(str(recipe))), tmp_path)
     pairs = configs.PairsConfig(unit="mm")
-    with pytest.raises(InputError, match="--pairs.unit: no --dataset is named, .*: leave it out, or name one$"):
+    with pytest.raises(InputError, match=r"--pairs.unit: no --dataset is named, .*: leave it out, or name one$"):
         check_data(Spec("levels", configs.load(str(recipe)), Measured(pairs=pairs)), tmp_path)
-    with pytest.raises(InputError, match="--pairs.unit: scenes is a prepared data set, .* a folder with --dataset$"):
+    with pytest.raises(InputError, match=r"--pairs.unit: scenes is a prepared data set, .* a folder with --dataset$"):
         check_data(Spec("levels", configs.load(str(recipe)), Measured("scenes", pairs=pairs)), data_dir)
 
 
