@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ahmf_jax.errors import InputError
+
 MEMORY_GROUP = Path("/sys/fs/cgroup")
 
 
@@ -21,6 +23,13 @@ def free(device: Any) -> float:
         cached = re.search(r"^inactive_file (\d+)$", (MEMORY_GROUP / "memory.stat").read_text(), re.MULTILINE)
         known.append(limit - used + (int(cached[1]) if cached else 0))
     return max(float(min(known)), 0.0)
+
+
+def check(what: str, wanted: float, device: Any, remedy: str) -> None:
+    """InputError where `what`, a subject and its verb, more bytes than are free, with the remedy."""
+    there = free(device)
+    if wanted > there:
+        raise InputError(f"{what} about {wanted / 2**30:.1f} GiB, and {there / 2**30:.1f} are free: {remedy}")
 
 
 def forget_peak() -> None:

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -62,16 +62,11 @@ def benchmark_train(
     device: Device = "cpu",
     *,
     network: Network = "ahmf",
-    scale: int = 4,
-    num_levels: int | None = None,
-    features: int | None = None,
-    groups: int | None = None,
-    blocks: int | None = None,
-    unit: Literal["srcnn", "vdsr"] | None = None,
     batch: int | None = None,
     patch: int | None = None,
     arithmetics: Sequence[Arithmetic] = (),
     out: Path | None = None,
+    **fields: Any,
 ) -> None:
     """Measures, prints the table, and writes the numbers to the JSON file `out` if given.
 
@@ -79,7 +74,7 @@ def benchmark_train(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      network, scale, num_levels, features, groups, blocks, unit: as `network_fields` has them. The stages of what has
+      network, fields: as `network_fields` has them. The stages of what has
         some are supervised with weight 1.
       batch, patch: of the training: 4 of 128 x 128 on a CPU and 16 of 256 x 256 on a GPU where they are None.
       arithmetics: what is multiplied: all that the device has where it is empty.
@@ -93,9 +88,7 @@ def benchmark_train(
     check("train", rounds, threads)
     arithmetics = tuple(arithmetics) or ARITHMETICS[device]
     sizes = Sizes(
-        **network_fields(
-            network, scale=scale, num_levels=num_levels, features=features, groups=groups, blocks=blocks, unit=unit
-        ),
+        **network_fields(network, **fields),
         batch=BATCH[device] if batch is None else batch,
         patch=PATCH[device] if patch is None else patch,
     )
@@ -109,8 +102,8 @@ def benchmark_train(
             temp.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def network_fields(network: Network, **options: Any) -> dict[str, Any]:
-    """The fields of `Sizes` that are of the network: those of a kind that are given, and defaults where None is.
+def network_fields(network: Network, scale: int = 4, **options: Any) -> dict[str, Any]:
+    """The fields of `Sizes` that are of the network: those that are given, and defaults where None is.
 
     Raises:
       InputError: there is no such network, or it has no such field.
@@ -120,7 +113,8 @@ def network_fields(network: Network, **options: Any) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     if lacking := sorted(given.keys() - known):
         raise InputError(f"--{lacking[0].replace('_', '-')}: --network {network} has none: leave it out")
-    fields = {name: value for name, value in DEFAULTS[network].items() if name not in given} | given
+    fields = {name: value for name, value in DEFAULTS[network].items() if name not in given}
+    fields |= {"scale": scale, **given}
     try:
         config(**fields)
     except InputError as error:

@@ -9,6 +9,7 @@ own, so that the memory of one is not another's.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import math
@@ -20,7 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -70,16 +71,11 @@ def benchmark_upsample(
     device: Device = "cpu",
     *,
     network: Network = "ahmf",
-    scale: int = 4,
-    num_levels: int | None = None,
-    features: int | None = None,
-    groups: int | None = None,
-    blocks: int | None = None,
-    unit: Literal["srcnn", "vdsr"] | None = None,
     shapes: Sequence[tuple[int, int, int]] = (),
     arithmetics: Sequence[Arithmetic] = (),
     megapixels: Sequence[float] = MEGAPIXELS,
     out: Path | None = None,
+    **fields: Any,
 ) -> None:
     """Measures, prints the tables, and writes the numbers to the JSON file `out` if given.
 
@@ -87,7 +83,7 @@ def benchmark_upsample(
       rounds: timings of each row, taken in turn; the medians are compared.
       threads: of each program.
       device: "cpu" or "gpu".
-      network, scale, num_levels, features, groups, blocks, unit: as `network_fields` has them.
+      network, fields: as `network_fields` has them.
       shapes: images, height and width of what is timed beside PyTorch; those of the device where it is empty.
       arithmetics: what is multiplied: all that the device has where it is empty.
       megapixels: of the images of which the cost is measured, in millions of pixels; may be empty.
@@ -100,9 +96,7 @@ def benchmark_upsample(
     """
     check("upsample", rounds, threads)
     shapes, arithmetics = tuple(shapes) or SHAPES[device], tuple(arithmetics) or ARITHMETICS[device]
-    model = network_fields(
-        network, scale=scale, num_levels=num_levels, features=features, groups=groups, blocks=blocks, unit=unit
-    )
+    model = network_fields(network, **fields)
     _check(model["scale"], shapes, arithmetics, megapixels, device)
     with contextlib.ExitStack() as stack:
         temp = None if out is None else stack.enter_context(atomic_write(out))
@@ -230,13 +224,7 @@ def _trained(what: dict[str, Any]) -> Any:
 
 def _sizes(what: dict[str, Any]) -> Sizes:
     """Of the network that is asked for."""
-    return Sizes(
-        **{
-            name: what[name]
-            for name in ("network", "scale", "num_levels", "features", "groups", "blocks", "unit")
-            if name in what
-        }
-    )
+    return Sizes(**{f.name: what[f.name] for f in dataclasses.fields(Sizes) if f.name in what})
 
 
 def _image(height: int, width: int, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:

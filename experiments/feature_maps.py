@@ -98,12 +98,8 @@ def means(trained: Trained, batch: Mapping[str, Any]) -> Maps:
     _check(trained)
     model = trained.model
     depth, known, guide = (np.asarray(batch[name][:1]) for name in ("depth_lr", "mask_lr", "guide"))
-    wanted, free = model.bytes_per_sample * depth.size, memory.free(jax.devices()[0])
-    if wanted > free:
-        raise InputError(
-            f"the feature maps of {depth.shape[1]} x {depth.shape[2]} samples take about {wanted / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} are free: give a part of the image"
-        )
+    what = f"the feature maps of {depth.shape[1]} x {depth.shape[2]} samples take"
+    memory.check(what, model.bytes_per_sample * depth.size, jax.devices()[0], "give a part of the image")
     span = batch["depth_span"][:1] if "depth_span" in batch else None
     low, width = offset_and_span(depth, known, trained.scaling, span)
     scaled = ((depth - low) / width).astype(np.float32)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from ahmf_jax.models.dscsan import CELLS
-from experiments.pictures import error_colours, grid
+from experiments.pictures import WIDEST, error_colours, grid
 
-# Of a strip, at the least; a channel is as many whole pixels wide as that asks for.
-WIDEST, HIGH = 220, 28
+HIGH = 28  # of a strip
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ _HEAT = np.array(
     np.float64,
 )
 GAP, CAPTION = 6, 22
+WIDEST = 220  # of small cells that are enlarged by whole pixels, at the least, so that their captions have room
 
 
 def depth_colours(depth: np.ndarray, low: float, high: float, mask: np.ndarray | None = None) -> np.ndarray:

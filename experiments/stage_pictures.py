@@ -27,13 +27,12 @@ from ahmf_jax.models import DSCSAN
 from ahmf_jax.variables import split
 from experiments.figures import PERCENTILE, Crop
 from experiments.gate_pictures import Gates, gates
-from experiments.pictures import depth_colours, grid, heat_colours, stacked
+from experiments.pictures import WIDEST, depth_colours, grid, heat_colours, stacked
 from experiments.protocols import Protocol, rounded
 from experiments.windows import part, window
 
 SIDE = 256  # pixels of the part that is shown of a larger image
-# Of the picture's cells, for their captions; and of a scale of colours.
-WIDEST, RAMP = 220, 14
+RAMP = 14  # of a scale of colours, its height
 
 
 class Measure(NamedTuple):
@@ -248,9 +247,8 @@ def watch(
         raise InputError(f"{model.summary()} makes no {height} x {width} pixels of {depth_lr.shape} samples")
     one = None if math.isnan(measure.range) else measure.range
     given = window(trained, depth_lr, known, guide, crop, unit=measure.unit, one=one)
-    wanted, free = model.bytes_per_sample * given.images["depth_lr"].size, memory.free(jax.devices()[0])
-    if wanted > free:
-        raise InputError(f"it takes about {wanted / 2**30:.1f} GiB, and {free / 2**30:.1f} are free")
+    wanted = model.bytes_per_sample * given.images["depth_lr"].size
+    memory.check("it takes", wanted, jax.devices()[0], "free some, or use a larger machine")
     maps, attention = _made(model, split(trained.params), given.images, given.told)
     of_image = gates(model, attention)
     if len(maps) < 2 and of_image is None:

@@ -47,48 +47,8 @@ class BenchmarkData:
 
 
 @dataclass(frozen=True)
-class BenchmarkTrain:
-    """The training step against the twin's in every way that PyTorch can be told to compute it."""
-
-    device: Literal["cpu", "gpu"] = "cpu"
-    """Where both compute."""
-    rounds: int = 7
-    """Timings of each, taken in turn; the medians are compared."""
-    threads: int = 2
-    """Threads that each may use."""
-    network: Literal["ahmf", "dsdmsr", "dscsan"] = "ahmf"
-    """Which network."""
-    scale: int = 4
-    """Up-sampling factor."""
-    num_levels: int | None = None
-    """Feature levels of an AHMF, the paper's m (default: 4)."""
-    features: int | None = None
-    """Channels of every intermediate feature of an AHMF (default: 64) or a DSCSAN (default: 32)."""
-    groups: int | None = None
-    """Groups of blocks in every stage of a DSCSAN (default: 1)."""
-    blocks: int | None = None
-    """Blocks in a group of a DSCSAN (default: 2)."""
-    unit: Literal["srcnn", "vdsr"] | None = None
-    """Units of a DSDMSR (default: srcnn)."""
-    batch: int | None = None
-    """Patches in a step (default: 4 on a CPU, 16 on a GPU)."""
-    patch: int | None = None
-    """Height and width of a patch (default: 128 on a CPU, 256 on a GPU)."""
-    arithmetics: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ()
-    """What is multiplied (default: float32 on a CPU, all three on a GPU)."""
-    out: Path | None = None
-    """Also write the numbers to this JSON file."""
-
-    def __call__(self) -> None:
-        """Prints the table."""
-        from experiments.benchmark_train import benchmark_train
-
-        benchmark_train(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
-
-
-@dataclass(frozen=True)
-class BenchmarkUpsample:
-    """Inference against the twin's in every way and ONNX Runtime; the first call; what large images cost."""
+class BenchmarkNetwork:
+    """What is timed beside PyTorch, and how often."""
 
     device: Literal["cpu", "gpu"] = "cpu"
     """Where they compute."""
@@ -110,6 +70,32 @@ class BenchmarkUpsample:
     """Blocks in a group of a DSCSAN (default: 2)."""
     unit: Literal["srcnn", "vdsr"] | None = None
     """Units of a DSDMSR (default: srcnn)."""
+
+
+@dataclass(frozen=True)
+class BenchmarkTrain(BenchmarkNetwork):
+    """The training step against the twin's in every way that PyTorch can be told to compute it."""
+
+    batch: int | None = None
+    """Patches in a step (default: 4 on a CPU, 16 on a GPU)."""
+    patch: int | None = None
+    """Height and width of a patch (default: 128 on a CPU, 256 on a GPU)."""
+    arithmetics: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ()
+    """What is multiplied (default: float32 on a CPU, all three on a GPU)."""
+    out: Path | None = None
+    """Also write the numbers to this JSON file."""
+
+    def __call__(self) -> None:
+        """Prints the table."""
+        from experiments.benchmark_train import benchmark_train
+
+        benchmark_train(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class BenchmarkUpsample(BenchmarkNetwork):
+    """Inference against the twin's in every way and ONNX Runtime; the first call; what large images cost."""
+
     shapes: tuple[tuple[int, int, int], ...] = ()
     """Images, height and width of what is timed beside PyTorch (default: 1 480 640; on a GPU also 8, and 1080 1920)."""
     arithmetics: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ahmf_jax.errors import InputError
 from experiments.config import PairsConfig
-from experiments.data import refuse_pairs
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class Doctor:
             if getattr(self, option):
                 name = option.replace("_", "-")
                 raise InputError(f"--{name}: is looked at together with --floors: add --floors")
+        from experiments.data import refuse_pairs
+
         refuse_pairs(self.pairs, "no --floors is given", "add --floors and name the folder with --dataset")
         if self.depth is not None:
             from experiments.doctor_depth import examine_files, report

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ahmf_jax.models import AHMF, DSCSAN
-from experiments.gate_pictures import HIGH, WIDEST, gates
-from experiments.pictures import CAPTION, GAP
+from experiments.gate_pictures import HIGH, gates
+from experiments.pictures import CAPTION, GAP, WIDEST
 
 
 def drawn(attentions, channels=4):

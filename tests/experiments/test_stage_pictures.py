@@ -96,7 +96,9 @@ def test_a_part_has_the_statistics_and_the_gates_of_the_whole_image(block):
 
 def test_what_would_not_fit_into_memory_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "free", lambda device: 1000)
-    with pytest.raises(InputError, match=r"^it takes about 0\.0 GiB, and 0\.0 are free$"):
+    with pytest.raises(
+        InputError, match=r"^it takes about 0\.0 GiB, and 0\.0 are free: free some, or use a larger machine$"
+    ):
         watch(*scene(), GREY)
 
 
